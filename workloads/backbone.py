@@ -1,0 +1,144 @@
+"""A teacher of any family behind one face: the network, its schedule, its way of being called.
+
+Shapes: B batch, C latent channels, H latent size, S tokens, D text width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers.configuration_utils import FrozenDict
+from torch import Tensor, nn
+
+from workloads.conditioning import Conditioning
+from workloads.families import Family, family_of
+from workloads.schedule import NoiseSchedule
+
+Network = Callable[..., Any]
+"""A diffusers network, or a DeepSpeed engine or DDP module around one."""
+
+NETWORK_CLASSES = {"unet": UNet2DConditionModel, "transformer": PixArtTransformer2DModel}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen teacher and all that is needed to call any network of its architecture."""
+
+    source: str
+    family: Family
+    network: nn.Module
+    """The teacher; frozen, in evaluation mode."""
+    schedule: NoiseSchedule
+    start_timestep: int
+    """Timestep at which the one-step student reads pure noise."""
+
+    @property
+    def config(self) -> FrozenDict:
+        config: FrozenDict = self.network.config  # type: ignore[assignment]
+        return config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, H)."""
+        size = self.config["sample_size"]
+        return (self.config["in_channels"], size, size)
+
+    def predict(
+        self, network: Network, latents: Tensor, timestep: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """The raw output of `network`, float32 (B, C, H, H), less any variance channels.
+
+        Args:
+            network: the teacher, or any network (or engine) of the same architecture.
+            latents: (B, C, H, H), noisy.
+            timestep: (B,), integers below 1000.
+            conditioning: of B prompts.
+        """
+        latents, embeddings = latents.to(self.dtype), conditioning.embeddings.to(self.dtype)
+        if self.family.network == "unet":
+            output = network(latents, timestep, embeddings, return_dict=False)[0]
+        else:
+            output = network(
+                latents,
+                encoder_hidden_states=embeddings,
+                timestep=timestep,
+                encoder_attention_mask=conditioning.mask,
+                # PixArt at 1024 px also takes the resolution; smaller models take none.
+                added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+                return_dict=False,
+            )[0]
+        channels = self.latent_shape[0]
+        prediction: Tensor = output[:, :channels].float()
+        return prediction
+
+    def epsilon(
+        self, network: Network, latents: Tensor, timestep: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """The noise that `network` sees in `latents`; shapes as in `predict`."""
+        output = self.predict(network, latents, timestep, conditioning)
+        return self.schedule.to_epsilon(output, latents, timestep)
+
+    def one_step(self, network: Network, noise: Tensor, conditioning: Conditioning) -> Tensor:
+        """The student's picture: latents x_0 (B, C, H, H) from pure `noise`, in one call.
+
+        x_0 = (z - sigma_s epsilon) / alpha_s at the start timestep s (SwiftBrush, sec. 3).
+        """
+        timestep = torch.full((len(noise),), self.start_timestep, device=noise.device)
+        output = self.predict(network, noise, timestep, conditioning)
+        return self.schedule.to_latents(output, noise, timestep)
+
+
+def load_backbone(
+    source: str,
+    *,
+    start_timestep: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Backbone:
+    """Opens the teacher in a diffusers folder or hub id: network and schedule, no text encoder.
+
+    Hub ids use the ordinary cache (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN); safetensors only.
+
+    Raises:
+        ValueError: not a pipeline of a supported family, or its weights cannot be read.
+    """
+    family = family_of(source)
+    network = load_network(source, family, dtype).to(device).requires_grad_(False).eval()
+    schedule = NoiseSchedule.from_config(load_scheduler_config(source))
+    steps = len(schedule.alpha_bar)
+    start = family.start_timestep if start_timestep is None else start_timestep
+    if not 0 < start < steps:
+        raise ValueError(f"start_timestep {start} is outside the schedule of {source!r}, 1..{steps}")
+    return Backbone(source, family, network, schedule.to(torch.device(device)), start)
+
+
+def load_network(source: str, family: Family, dtype: torch.dtype) -> nn.Module:
+    """The family's network from `source`.
+
+    Raises:
+        ValueError: the weights are missing, are not safetensors, or do not fit the config.
+    """
+    try:
+        network: nn.Module = NETWORK_CLASSES[family.network].from_pretrained(
+            source, subfolder=family.network, dtype=dtype, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"backbone {source!r}: its {family.network} cannot be read: {reason}") from None
+    return network
+
+
+def load_scheduler_config(source: str) -> dict[str, Any]:
+    """The scheduler's config of a pipeline folder or hub id."""
+    config: dict[str, Any] = DDPMScheduler.load_config(source, subfolder="scheduler")
+    return config

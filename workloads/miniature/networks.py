@@ -1,0 +1,170 @@
+"""What the three miniature teachers are made of: the real classes, at toy sizes.
+
+Latents are 8 x 8 x 4 (pictures are 16 x 16, the autoencoder halves each side). Cross-attention
+sits at both the 8 x 8 and the 4 x 4 level of the UNet, and a 2 x 2 level without it tells the
+quadrants apart: without either, shape and position are never learnt.
+"""
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+from workloads.miniature.world import PIXELS, vocabulary
+
+TOKENS = 16
+TEXT_WIDTH = 64
+LATENT_SIZE = PIXELS // 2
+SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
+
+
+def tokenizer(start: bool) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of the world's vocabulary; `start`: with a start token, as CLIP."""
+    words = [*SPECIAL, *vocabulary()]
+    table = {word: index for index, word in enumerate(words)}
+    core = Tokenizer(WordLevel(table, unk_token="<unknown>"))
+    core.normalizer = Lowercase()
+    core.pre_tokenizer = Whitespace()
+    core.post_processor = TemplateProcessing(
+        single="<start> $A <end>" if start else "$A <end>",
+        special_tokens=[("<start>", table["<start>"]), ("<end>", table["<end>"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        model_max_length=TOKENS,
+        pad_token="<pad>",
+        bos_token="<start>",
+        eos_token="<end>",
+        unk_token="<unknown>",
+    )
+
+
+def autoencoder() -> AutoencoderKL:
+    """3 x 16 x 16 -> 4 x 8 x 8. Two norm groups: with one channel a group colour is lost."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+        latent_channels=4,
+        sample_size=PIXELS,
+    )
+
+
+def clip_text_encoder() -> CLIPTextModel:
+    words = len(SPECIAL) + len(vocabulary())
+    config = CLIPTextConfig(
+        vocab_size=words,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=2 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=TOKENS,
+        projection_dim=TEXT_WIDTH,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return CLIPTextModel(config)
+
+
+def t5_text_encoder() -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=len(SPECIAL) + len(vocabulary()),
+        d_model=TEXT_WIDTH,
+        d_kv=32,
+        d_ff=2 * TEXT_WIDTH,
+        num_layers=2,
+        num_heads=2,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=0,
+        eos_token_id=2,
+    )
+    return T5EncoderModel(config)
+
+
+def unet() -> UNet2DConditionModel:
+    """1.7 M parameters; `attention_head_dim=2` means two heads in this class."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=2,
+        cross_attention_dim=TEXT_WIDTH,
+    )
+
+
+def pixart() -> PixArtTransformer2DModel:
+    """Predicts eight channels as PixArt-alpha does: epsilon, and a variance nobody reads."""
+    return PixArtTransformer2DModel(
+        sample_size=LATENT_SIZE,
+        patch_size=2,
+        in_channels=4,
+        out_channels=8,
+        num_attention_heads=4,
+        attention_head_dim=32,
+        cross_attention_dim=128,
+        caption_channels=TEXT_WIDTH,
+        num_layers=6,
+        use_additional_conditions=False,
+    )
+
+
+def scheduler(teacher: str) -> DDIMScheduler:
+    """The noise schedule of the family that `teacher` stands for."""
+    if teacher == "pixart":
+        return DDIMScheduler(
+            beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False
+        )
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction" if teacher == "unet-v" else "epsilon",
+    )
+
+
+def assemble(
+    teacher: str, network: torch.nn.Module, text_encoder: torch.nn.Module, vae: AutoencoderKL
+) -> DiffusionPipeline:
+    """The parts as the stock diffusers pipeline of the family."""
+    parts = {"vae": vae, "text_encoder": text_encoder, "scheduler": scheduler(teacher)}
+    if teacher == "pixart":
+        return PixArtAlphaPipeline(
+            **parts, tokenizer=tokenizer(start=False), transformer=network
+        )
+    return StableDiffusionPipeline(
+        **parts,
+        tokenizer=tokenizer(start=True),
+        unet=network,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

@@ -1,0 +1,247 @@
+"""Trains the miniature judge, autoencoder and teachers, and saves them to `weights/`.
+
+    python -m workloads.miniature.recipe [--stage STAGE ...] [--out DIR] [--threads N]
+
+Every stage is a function of its seed. On one core of a 2020s server: judge 1 min, autoencoder
+5 min, unet-v 40 min, unet-epsilon 10 min (it starts from unet-v and keeps its text encoder, so
+that both share prompt shards), pixart 30 min.
+
+Shapes: B batch, C = 4 latent channels, H = 8 latent side, S = 16 tokens, D = 64 text width.
+"""
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from workloads.miniature import WEIGHTS, networks
+from workloads.miniature.judge import Judge, attribute_hits, labels, load_judge
+from workloads.miniature.world import captions, dataset
+
+PICTURES = 12_000
+CAPTION_DROPOUT = 0.1
+BATCH = 32
+TEACHER_STEPS = {"unet-v": 9_000, "unet-epsilon": 2_500, "pixart": 10_000}
+LEARNING_RATE = {"unet-v": 2e-3, "unet-epsilon": 1e-3, "pixart": 1.2e-3}
+EMA_DECAY = 0.999
+STAGES = ("judge", "vae", "unet-v", "unet-epsilon", "pixart")
+
+
+def train_judge(out: Path, steps: int = 3_000, seed: int = 1) -> None:
+    """Clean pictures and noisy ones, so that it reads imperfect pictures as a person would."""
+    torch.manual_seed(seed)
+    pictures, scenes, _ = dataset(PICTURES, seed)
+    images, targets = torch.from_numpy(pictures), labels(scenes)
+    judge = Judge()
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3)
+    for rows in _batches(len(images), 64, steps, optimizer):
+        noise = torch.randn(len(rows), 3, 16, 16) * 0.25 * torch.rand(len(rows), 1, 1, 1)
+        logits = judge(images[rows] + noise)
+        losses = [F.cross_entropy(logits[name], targets[name][rows]) for name in targets]
+        _step(optimizer, torch.stack(losses).sum(), judge)
+    save_file(judge.state_dict(), out / "judge.safetensors")
+    held_out, scenes, _ = dataset(4_000, seed + 1)
+    read = judge.read(torch.from_numpy(held_out))
+    for name in targets:
+        right = sum(seen[name] == getattr(s, name) for seen, s in zip(read, scenes, strict=True))
+        print(f"judge: {name} {right / len(scenes):.4f} right on {len(scenes)} clean pictures")
+
+
+def train_autoencoder(steps: int = 3_000, seed: int = 2) -> AutoencoderKL:
+    """Reconstruction plus a light KL term; the scaling factor makes latents unit variance."""
+    torch.manual_seed(seed)
+    images = torch.from_numpy(dataset(PICTURES, seed)[0])
+    vae = networks.autoencoder()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3)
+    for rows in _batches(len(images), 32, steps, optimizer):
+        posterior = vae.encode(images[rows]).latent_dist
+        decoded = vae.decode(posterior.sample()).sample
+        loss = F.mse_loss(decoded, images[rows]) + 1e-6 * posterior.kl().mean()
+        _step(optimizer, loss, vae)
+    latents = _encode(vae, images)
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    with torch.no_grad():
+        error = (vae.decode(latents[:500]).sample - images[:500]).square().mean().sqrt() / 2
+    print(f"vae: rmse {error:.4f} of the pixel range, channel std {latents.std((0, 2, 3))}")
+    return vae
+
+
+def train_teacher(teacher: str, vae: AutoencoderKL, seed: int = 3) -> DiffusionPipeline:
+    """Denoising with caption dropout; the loss is the error in v whatever the network predicts.
+
+    A plain epsilon loss hardly weighs high noise, where a toy network must learn the layout.
+    """
+    torch.manual_seed(seed)
+    pictures, _, texts = dataset(PICTURES, seed)
+    latents = _encode(vae, torch.from_numpy(pictures)) * vae.config.scaling_factor
+    pipeline = _untrained(teacher, vae)
+    parts = nn.ModuleDict({"net": _network(pipeline), "text": pipeline.text_encoder}).train()
+    average = copy.deepcopy(parts)
+    tokens = pipeline.tokenizer(
+        [*texts, ""], padding="max_length", max_length=networks.TOKENS, return_tensors="pt"
+    )
+    optimizer = torch.optim.AdamW(parts.parameters(), lr=LEARNING_RATE[teacher], betas=(0.9, 0.99))
+    started = time.monotonic()
+    steps = TEACHER_STEPS[teacher]
+    for step, rows in enumerate(_batches(len(latents), BATCH, steps, optimizer), 1):
+        dropped = torch.rand(len(rows)) < CAPTION_DROPOUT
+        text = torch.where(dropped, torch.tensor(len(texts)), rows)
+        ids, mask = tokens.input_ids[text], tokens.attention_mask[text]
+        loss = _v_loss(teacher, parts, pipeline.scheduler, latents[rows], ids, mask)
+        _step(optimizer, loss, parts)
+        with torch.no_grad():
+            decay = min(EMA_DECAY, step / (step + 10))
+            torch._foreach_lerp_(list(average.parameters()), list(parts.parameters()), 1 - decay)
+        if step % 1_000 == 0:
+            _adopt(pipeline, average)
+            print(f"{teacher}: step {step} of {steps}, {time.monotonic() - started:.0f} s, loss "
+                  f"{loss.item():.3f}, {report(pipeline, 192)}", flush=True)
+    _adopt(pipeline, average)
+    return pipeline
+
+
+def report(pipeline: DiffusionPipeline, count: int, seed: int = 77) -> str:
+    """Attribute accuracies of `count` pictures at guidance scale 3, in 20 DDIM steps."""
+    prompts = captions(count, seed)
+    pictures = draw(pipeline, prompts, seed=seed)
+    hits = attribute_hits(load_judge(), pictures, prompts)
+    total = [hit for values in hits.values() for hit in values]
+    each = ", ".join(f"{name} {sum(v) / len(v):.3f}" for name, v in hits.items())
+    return f"all {sum(total) / len(total):.3f}, {each}"
+
+
+def draw(
+    pipeline: DiffusionPipeline, prompts: list[str], guidance: float = 3.0, seed: int = 0
+) -> Tensor:
+    """Many-step pictures (B, 3, P, P) in [-1, 1] of the stock pipeline."""
+    extra = {"clean_caption": False, "use_resolution_binning": False, "max_sequence_length": 16}
+    pipeline.set_progress_bar_config(disable=True)
+    pixels = pipeline(
+        prompts,
+        height=16,
+        width=16,
+        num_inference_steps=20,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="pt",
+        **(extra if hasattr(pipeline, "transformer") else {}),
+    ).images
+    return torch.as_tensor(pixels * 2 - 1)
+
+
+def save(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Network and autoencoder in half precision, which diffusers widens again when it loads.
+
+    The text encoder stays float32: transformers loads one in the precision that it finds.
+    """
+    _network(pipeline).half()
+    pipeline.vae.half()
+    pipeline.save_pretrained(folder)
+
+
+def _untrained(teacher: str, vae: AutoencoderKL) -> DiffusionPipeline:
+    if teacher == "pixart":
+        return networks.assemble(teacher, networks.pixart(), networks.t5_text_encoder(), vae)
+    if teacher == "unet-v":
+        return networks.assemble(teacher, networks.unet(), networks.clip_text_encoder(), vae)
+    parent = DiffusionPipeline.from_pretrained(WEIGHTS / "unet-v", dtype=torch.float32)
+    parent.text_encoder.requires_grad_(False)
+    return networks.assemble(teacher, parent.unet, parent.text_encoder, vae)
+
+
+def _network(pipeline: DiffusionPipeline) -> nn.Module:
+    return pipeline.transformer if hasattr(pipeline, "transformer") else pipeline.unet
+
+
+def _adopt(pipeline: DiffusionPipeline, average: nn.ModuleDict) -> None:
+    """The pipeline draws with the averaged weights, while training goes on with its own."""
+    trained = copy.deepcopy(average).eval()
+    name = "transformer" if hasattr(pipeline, "transformer") else "unet"
+    pipeline.register_modules(text_encoder=trained["text"], **{name: trained["net"]})
+
+
+def _v_loss(
+    teacher: str,
+    parts: nn.ModuleDict,
+    scheduler: DDIMScheduler,
+    latents: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+) -> Tensor:
+    """Mean squared error in v of one batch: latents (B, C, H, H), ids and mask (B, S)."""
+    noise = torch.randn_like(latents)
+    timestep = torch.randint(0, 1_000, (len(latents),))
+    noisy = scheduler.add_noise(latents, noise, timestep)
+    alpha_bar = scheduler.alphas_cumprod[timestep].view(-1, 1, 1, 1)
+    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    if teacher == "pixart":
+        states = parts["text"](ids, attention_mask=mask).last_hidden_state
+        out = parts["net"](
+            noisy, states, timestep, encoder_attention_mask=mask, added_cond_kwargs={}
+        ).sample
+        out = out.chunk(2, dim=1)[0]
+    else:
+        out = parts["net"](noisy, timestep, parts["text"](ids).last_hidden_state).sample
+    if teacher == "unet-v":
+        return F.mse_loss(out, alpha * noise - sigma * latents)
+    # v = (epsilon - sigma x_t) / alpha, so an error in epsilon counts 1 / alpha^2; capped.
+    weight = (1 / alpha_bar).clamp(max=25.0)
+    return (weight * (out - noise).square()).mean()
+
+
+@torch.no_grad()
+def _encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """(N, 3, P, P) -> (N, C, H, H), unscaled posterior means."""
+    return torch.cat([vae.encode(chunk).latent_dist.mean for chunk in images.split(500)])
+
+
+def _batches(
+    rows: int, batch: int, steps: int, optimizer: torch.optim.Optimizer
+) -> Iterator[Tensor]:
+    """Random rows (batch,) `steps` times, with a warm-up and a cosine on the learning rate."""
+    scale: Callable[[int], float] = lambda step: min(  # noqa: E731
+        (step + 1) / 100, 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+    for _ in range(steps):
+        yield torch.randint(0, rows, (batch,))
+        schedule.step()
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for stage in arguments.stage:
+        if stage == "judge":
+            train_judge(arguments.out)
+        elif stage == "vae":
+            train_autoencoder().save_pretrained(arguments.out / "vae")
+        else:
+            vae = AutoencoderKL.from_pretrained(arguments.out / "vae")
+            pipeline = train_teacher(stage, vae)
+            print(f"{stage}: finished, {report(pipeline, 768, seed=5)}")
+            save(pipeline, arguments.out / stage)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Pictures as people look at them: contact sheets with their captions burnt in.
+
+Shapes: N rows, P pixels a side.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+CELL = 128
+CAPTION_WIDTH = 240
+HEADER = 22
+MARGIN = 4
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """(3, P, P) in [-1, 1] -> an RGB image of P x P."""
+    pixels = ((picture.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def contact_sheet(prompts: Sequence[str], columns: Mapping[str, Tensor], title: str = "") -> Image.Image:
+    """One row a prompt, one column an arm; each column is (N, 3, P, P) in [-1, 1].
+
+    Small pictures are enlarged pixel by pixel, large ones reduced smoothly.
+    """
+    width = CAPTION_WIDTH + len(columns) * (CELL + MARGIN)
+    top = 2 * HEADER if title else HEADER
+    sheet = Image.new("RGB", (width, top + len(prompts) * (CELL + MARGIN)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    if title:
+        draw.text((MARGIN, 4), title, "black", font)
+    for index, (name, pictures) in enumerate(columns.items()):
+        left = CAPTION_WIDTH + index * (CELL + MARGIN)
+        draw.text((left, top - HEADER + 3), name, "black", font)
+        for row, picture in enumerate(pictures):
+            sheet.paste(_cell(to_image(picture)), (left, top + row * (CELL + MARGIN)))
+    for row, prompt in enumerate(prompts):
+        text = "\n".join(textwrap.wrap(prompt, 32)[:7])
+        draw.text((MARGIN, top + row * (CELL + MARGIN) + 8), text, "black", font)
+    return sheet
+
+
+def _cell(image: Image.Image) -> Image.Image:
+    enlarge = image.width < CELL
+    return image.resize((CELL, CELL), Image.Resampling.NEAREST if enlarge else Image.Resampling.LANCZOS)

@@ -1,0 +1,34 @@
+"""A number that says what it was measured on."""
+
+import math
+from dataclasses import dataclass
+
+Z95 = 1.959964
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured quantity; `low` and `high` bound its 95 % confidence interval."""
+
+    metric: str
+    value: float
+    samples: int
+    low: float
+    high: float
+    protocol: str
+    """How it was measured, in words."""
+
+
+def share(metric: str, hits: int, samples: int, protocol: str) -> Score:
+    """A share of successes with Wilson's 95 % interval.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if samples == 0:
+        raise ValueError(f"{metric}: nothing to score")
+    p, z2 = hits / samples, Z95**2
+    middle = (p + z2 / (2 * samples)) / (1 + z2 / samples)
+    half = Z95 / (1 + z2 / samples) * math.sqrt(p * (1 - p) / samples + z2 / (4 * samples**2))
+    return Score(metric, p, samples, max(0.0, middle - half), min(1.0, middle + half), protocol)

@@ -1,0 +1,106 @@
+"""The one-step student: where it starts, how it draws, and the folder it is saved as.
+
+Shapes: B batch, C latent channels, H latent size, P pixels a side.
+"""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline
+from torch import Tensor, nn
+
+from workloads.backbone import Backbone, Network, load_network, load_scheduler_config
+from workloads.conditioning import Conditioning
+from workloads.families import family_of
+
+CALL = {"num_inference_steps": 1, "guidance_scale": 1.0}
+"""How to call the saved pipeline for a picture in one network call."""
+
+
+def new_student(backbone: Backbone, start_from: str | None = None) -> nn.Module:
+    """A trainable copy of the teacher, or the network of the pipeline `start_from`.
+
+    Raises:
+        ValueError: `start_from` is of another family or has other shapes.
+    """
+    if start_from is None:
+        return copy.deepcopy(backbone.network).requires_grad_(True).train()
+    if family_of(start_from) != backbone.family:
+        raise ValueError(f"student start_from {start_from!r} is not of {backbone.source!r}'s family")
+    student = load_network(start_from, backbone.family, backbone.dtype).to(backbone.device)
+    shapes = {name: value.shape for name, value in student.state_dict().items()}
+    if shapes != {name: value.shape for name, value in backbone.network.state_dict().items()}:
+        raise ValueError(f"student start_from {start_from!r} has not the shapes of {backbone.source!r}")
+    return student.requires_grad_(True).train()
+
+
+def load_autoencoder(source: str, device: torch.device | str = "cpu") -> AutoencoderKL:
+    """The frozen float32 autoencoder of a pipeline (half precision overflows in some)."""
+    vae = AutoencoderKL.from_pretrained(
+        source, subfolder="vae", dtype=torch.float32, use_safetensors=True
+    )
+    frozen: AutoencoderKL = vae.to(device).requires_grad_(False).eval()
+    return frozen
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: Tensor, batch: int = 16) -> Tensor:
+    """Latents (B, C, H, H) -> pictures (B, 3, P, P) in [-1, 1], on the CPU."""
+    scaled = latents.float() / vae.config["scaling_factor"]
+    pictures = [vae.decode(part).sample.clamp(-1, 1).cpu() for part in scaled.split(batch)]
+    return torch.cat(pictures)
+
+
+@torch.no_grad()
+def generate(
+    backbone: Backbone, student: Network, noise: Tensor, prompts: Conditioning, batch: int = 32
+) -> Tensor:
+    """One-step latents (B, C, H, H) of all `prompts` from `noise` (B, C, H, H)."""
+    parts = [
+        backbone.one_step(student, noise[row : row + batch], prompts[slice(row, row + batch)])
+        for row in range(0, len(noise), batch)
+    ]
+    return torch.cat(parts)
+
+
+def one_step_scheduler(source: str, start_timestep: int) -> DDIMScheduler:
+    """A stock scheduler whose single step is x_0 = (z - sigma_s e) / alpha_s at s.
+
+    Both beta tables are (powers of) straight lines, so cutting them after s and ending them at
+    beta_s leaves alpha_bar as it was; "trailing" then makes s the only step, and
+    set_alpha_to_one makes what it returns x_0 itself.
+    """
+    config = load_scheduler_config(source)
+    betas = DDIMScheduler.from_config(config).betas
+    changes: dict[str, Any] = {
+        "num_train_timesteps": start_timestep + 1,
+        "beta_end": betas[start_timestep].item(),
+        "timestep_spacing": "trailing",
+        "set_alpha_to_one": True,
+        "clip_sample": False,
+        "thresholding": False,
+        "rescale_betas_zero_snr": False,
+        "steps_offset": 1,
+        "trained_betas": None if config.get("trained_betas") is None else betas.tolist(),
+    }
+    kept = ("beta_start", "beta_schedule", "prediction_type")
+    return DDIMScheduler(**{key: config[key] for key in kept if key in config}, **changes)
+
+
+def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
+    """Writes the student as a pipeline folder that stock diffusers opens.
+
+    Network (half precision) and scheduler are the student's; all else is copied from the
+    teacher's folder as files, so that a large text encoder is never loaded here.
+    """
+    source = Path(backbone.source)
+    if not source.exists():
+        source = Path(DiffusionPipeline.download(backbone.source, use_safetensors=True))
+    own = shutil.ignore_patterns(backbone.family.network, "scheduler")
+    shutil.copytree(source, folder, ignore=own, dirs_exist_ok=True)
+    half: Any = copy.deepcopy(student).eval().half()
+    half.save_pretrained(folder / backbone.family.network)
+    one_step_scheduler(backbone.source, backbone.start_timestep).save_pretrained(folder / "scheduler")
