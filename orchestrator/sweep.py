@@ -215,24 +215,26 @@ class SweepFile:
         except yaml.YAMLError:
             raise UserError(f"--set {override}: the value is not valid YAML") from None
         keys: KeyPath = tuple(int(part) if part.isdigit() else part for part in key.split("."))
-        place = self._file.data
-        for index, part in enumerate(keys[:-1]):
-            place = self._descend(place, part, override, keys[:index])
+        place, at = self._file.data, keys[:0]
+        for part in keys[:-1]:
+            place, index = self._descend(place, part, override, at)
+            at = (*at, index)
         if not isinstance(place, dict):
             raise UserError(f"--set {override}: {keys[-2]} is not a section of the file")
         place[keys[-1]] = value
+        self._file.overridden((*at, keys[-1]), override)
 
     @staticmethod
-    def _descend(place: Any, part: str | int, override: str, above: KeyPath) -> Any:
+    def _descend(place: Any, part: str | int, override: str, above: KeyPath) -> tuple[Any, str | int]:
+        """What `part` (a key, or the index or name of an item) names in `place`, and its key."""
         if isinstance(place, list):
             names = [item.get("name") if isinstance(item, dict) else None for item in place]
-            if part in names:
-                return place[names.index(part)]
-            if isinstance(part, int) and part < len(place):
-                return place[part]
+            index = names.index(part) if part in names else part
+            if isinstance(index, int) and index < len(place):
+                return place[index], index
             raise UserError(f"--set {override}: no {part!r} in {'.'.join(map(str, above))}: {names}")
         if isinstance(place, dict):
-            return place.setdefault(part, {})
+            return place.setdefault(part, {}), part
         raise UserError(f"--set {override}: {part!r} is not a section of the file")
 
     def _error(self, error: ValidationError, root: Any, prefix: KeyPath) -> UserError:

@@ -22,6 +22,7 @@ class YamlFile:
         """
         self.path = path
         self._lines: dict[KeyPath, int] = {}
+        self._overrides: dict[KeyPath, str] = {}
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -39,13 +40,15 @@ class YamlFile:
     def where(self, key_path: KeyPath) -> str:
         """`file:line` of the setting at `key_path`, or of the nearest one that contains it."""
         for length in range(len(key_path), -1, -1):
+            if key_path[:length] in self._overrides:
+                return f"--set {self._overrides[key_path[:length]]}"
             if key_path[:length] in self._lines:
                 return f"{self.path}:{self._lines[key_path[:length]]}"
         return str(self.path)
 
-    def forget(self, key_path: KeyPath) -> None:
-        """The value at `key_path` no longer comes from the file."""
-        self._lines[key_path] = 0
+    def overridden(self, key_path: KeyPath, override: str) -> None:
+        """The value at `key_path` comes from `--set override` instead."""
+        self._overrides[key_path] = override
 
     def _walk(self, node: yaml.Node, at: KeyPath) -> None:
         if isinstance(node, yaml.SequenceNode):

@@ -1,0 +1,48 @@
+"""Connecting to Ray: the cluster that RAY_ADDRESS names, or one of this machine's own."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from orchestrator.errors import UserError
+from orchestrator.quiet import ENVIRONMENT, silence
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Ray for the time of a launch.
+
+    Raises:
+        UserError: the named cluster does not answer.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": ENVIRONMENT},
+            # Ray Train cleans up after a stopped trial by asking the dashboard.
+            **({} if address else {"include_dashboard": True}),
+        )
+    except (ConnectionError, RuntimeError) as error:
+        raise UserError(
+            f"Ray at {address or 'this machine'}: {str(error).splitlines()[0][:200]}; is it up, "
+            f"and are RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN those of its head?"
+        ) from None
+    silence()
+    _calm_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _calm_data() -> None:
+    context: Any = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True

@@ -1,0 +1,158 @@
+"""One launch of a sweep, stage after stage: prompts, references, search, summary."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+import ray
+
+from orchestrator.errors import UserError
+from orchestrator.ledger import Entry, Ledger
+from orchestrator.plan import Plan, Trial
+from orchestrator.prompts import PromptSet, encode_prompts, prepare_prompts
+from orchestrator.reference import load_reference, make_reference
+from orchestrator.search import search
+from orchestrator.shards import ShardSet
+from orchestrator.storage import Store
+from orchestrator.summary import comparison_rows, summary
+from orchestrator.tracking import Tracker, log_comparison
+from orchestrator.trial_job import TrialJob
+from workloads.text import encoder_digest
+
+LIBRARIES = ("ray", "torch", "diffusers", "transformers", "deepspeed", "mlflow", "numpy")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the stages before the search made."""
+
+    prompts: PromptSet
+    shards: Mapping[str, ShardSet]
+    """By source of the backbone; backbones with one text encoder have one."""
+    references: Mapping[str, str]
+    """By source of the backbone, names of files."""
+
+
+def launch(plan: Plan, store: Store, uri: str, out: TextIO) -> dict[str, Any]:
+    """Runs the sweep on the connected Ray; returns its summary, which it also writes.
+
+    Raises:
+        UserError: the cluster cannot hold a trial, no prompt is usable, tracking is down.
+    """
+    began = time.monotonic()
+    at_once = _at_once(plan)
+    tracker = Tracker(uri, plan.sweep.name, store)
+    shared = _prepare(plan, store, out)
+    ledger = Ledger(store, plan.sweep.name, tracker, out)
+    status = "KILLED"
+    try:
+        _record_launch(plan, tracker, shared, store)
+        jobs = [_job(plan, trial, tracker, ledger, shared, store) for trial in plan.trials]
+        todo = [job for job in jobs if ledger.entries[job.trial.digest].status == "waiting"]
+        if len(todo) < len(jobs):
+            print(f"{len(jobs) - len(todo)} trials have a result already and are kept", file=out)
+        if todo:
+            print(f"searching: {len(todo)} trials, {at_once} at once", file=out, flush=True)
+            search(plan, todo, ledger, at_once)
+        result = _conclude(plan, store, tracker, ledger, shared, time.monotonic() - began)
+        status = "FINISHED" if result["failed"] == 0 else "FAILED"
+    finally:
+        tracker.close(status)
+    return result
+
+
+def _at_once(plan: Plan) -> int:
+    have = ray.cluster_resources()
+    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    at_once = plan.trials_at_once(cpus, gpus)
+    if at_once == 0:
+        raise UserError(
+            f"sweep {plan.sweep.name}: a trial asks for {plan.cpus_per_trial:g} CPUs and "
+            f"{plan.gpus_per_trial} GPUs, the cluster has {cpus:g} and {gpus:g}: lower "
+            f"resources.workers or give the cluster more"
+        )
+    return at_once
+
+
+def _prepare(plan: Plan, store: Store, out: TextIO) -> Shared:
+    """The data stage and the teachers' references, side by side."""
+    gpu = plan.gpus_per_trial > 0
+    sources = list(dict.fromkeys(trial.source for trial in plan.trials))
+    make = ray.remote(make_reference).options(num_cpus=0.5, num_gpus=1 if gpu else 0)
+    print(f"drawing with {len(sources)} teachers, reading prompts", file=out, flush=True)
+    pending = [make.remote(source, plan.sweep.evaluate, store.root) for source in sources]
+    prompts = prepare_prompts(plan.sweep.prompts, store)
+    print(f"prompts: {prompts.prompts} used, {prompts.set_aside} set aside"
+          + (f", see {store.uri(prompts.folder)}/set_aside.jsonl" if prompts.set_aside else ""),
+          file=out, flush=True)
+    shards = {}
+    for source in sources:
+        shards[source] = encode_prompts(prompts, source, encoder_digest(source), store, gpu)
+    folders = len({found.folder for found in shards.values()})
+    print(f"shards: {len(prompts.rows)} for each of {folders} text encoders", file=out, flush=True)
+    try:
+        references = dict(zip(sources, ray.get(pending), strict=True))
+    except ray.exceptions.RayTaskError as error:
+        raise UserError(str(error.cause)) from None
+    return Shared(prompts, shards, references)
+
+
+def _record_launch(plan: Plan, tracker: Tracker, shared: Shared, store: Store) -> None:
+    sweep = plan.sweep
+    params = {"trials": len(plan.trials), "prompts": shared.prompts.prompts, "workers": sweep.resources.workers}
+    versions = {f"version.{name}": importlib.metadata.version(name) for name in LIBRARIES}
+    tags = {**versions, "git_revision": _git_revision(), "python": platform.python_version()}
+    parent = tracker.start_launch(f"launch {plan.digest}", plan.digest, params, tags)
+    tracker.log_json(parent, json.loads(sweep.model_dump_json()), "sweep.json")
+    tracker.log_text(parent, "\n".join(sys.argv), "command.txt")
+    tracker.log_prompts(parent, shared.prompts.source, shared.prompts.digest, shared.prompts.prompts)
+    print(f"tracking: experiment {sweep.name}, parent run {parent}", flush=True)
+
+
+def _job(
+    plan: Plan, trial: Trial, tracker: Tracker, ledger: Ledger, shared: Shared, store: Store
+) -> TrialJob:
+    flat = {key: value for key, value in asdict(trial.train).items() if key != "lora"}
+    lora = {f"lora.{key}": value for key, value in asdict(trial.train.lora).items()}
+    params = {"backbone": trial.backbone.name, "model": trial.backbone.model,
+              "start_timestep": trial.backbone.start_timestep, **flat, **lora}
+    run = tracker.start_trial(trial.name, trial.digest, params, {"backbone": trial.backbone.name})
+    tracker.log_prompts(run, shared.prompts.source, shared.prompts.digest, shared.prompts.prompts)
+    ledger.add(trial, run)
+    folder = f"{plan.sweep.name}/trials/{trial.digest}"
+    artifacts = tracker.artifact_uri(run)
+    own = artifacts if "mlflow-artifacts:" not in artifacts and "http" not in artifacts else store.uri(folder)
+    return TrialJob(
+        trial, shared.shards[trial.source], shared.references[trial.source], store.root,
+        folder, own, plan.sweep.evaluate, plan.sweep.resources,
+    )
+
+
+def _conclude(
+    plan: Plan, store: Store, tracker: Tracker, ledger: Ledger, shared: Shared, seconds: float
+) -> dict[str, Any]:
+    teachers = {
+        source: load_reference(store, name).teacher_scores
+        for source, name in shared.references.items()
+    }
+    entries: list[Entry] = [ledger.entries[trial.digest] for trial in plan.trials]
+    rows = comparison_rows(entries, teachers)
+    log_comparison(tracker, rows)
+    result = summary(plan, rows, shared.prompts, tracker, seconds)
+    store.write_json(f"{plan.sweep.name}/summary.json", result)
+    tracker.log_json(tracker.parent, result, "summary.json")
+    return result
+
+
+def _git_revision() -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,31 @@
+"""Settings of the processes that a sweep starts: quiet libraries, swift memory, short waits."""
+
+import logging
+import warnings
+
+ENVIRONMENT = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning,ignore::UserWarning",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Reports between two looks carry no score, and all is recorded by the ledger already.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A report waits for the controller's next look at its workers: 2 s by default.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Without these every large tensor is a page-faulting mmap of its own (CPU training).
+    "MALLOC_MMAP_THRESHOLD_": "2000000000",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+CHATTY = ("ray", "mlflow", "alembic", "transformers", "diffusers", "DeepSpeed", "httpx", "sqlalchemy")
+
+
+def silence() -> None:
+    """Turns the libraries' own logs down to errors in this process."""
+    warnings.simplefilter("ignore")
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)

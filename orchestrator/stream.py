@@ -1,0 +1,70 @@
+"""Streams a training's prompts from shards to one worker, with Ray Data.
+
+Ray Data's own iterators cannot go on from a position (Ray 2.60), so what a worker reads is
+laid down by `shards.pieces`; Ray Data fetches the pieces ahead, in order, on any node.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from orchestrator.shards import Piece, Position, ShardSet, pieces, to_conditioning, worker_rows
+from orchestrator.storage import Store
+from workloads.conditioning import Conditioning
+
+READ_CPUS = 0.01
+"""Asked for by a read task: small enough never to starve behind the trainers."""
+
+
+class ReadPiece:
+    """A Ray Data task: verifies a shard's digest and takes one worker's rows out of it."""
+
+    def __init__(
+        self, root: str, shards: ShardSet, seed: int, batch: int, rank: int, world: int
+    ) -> None:
+        self._root, self._shards, self._seed = root, shards, seed
+        self._batch, self._rank, self._world = batch, rank, world
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """A piece, as a table of one row -> the worker's rows of it."""
+        piece = Piece(**table.to_pylist()[0])
+        name = self._shards.file(piece.shard)
+        content = Store(self._root).read(name)
+        if hashlib.sha256(content).hexdigest() != self._shards.digests[piece.shard]:
+            raise ValueError(f"prompt shard {name} has changed: delete its folder, it is made anew")
+        rows = worker_rows(self._shards, self._seed, piece, self._batch, self._rank, self._world)
+        return pq.read_table(io.BytesIO(content)).take(pa.array(rows)).drop_columns(["prompt"])
+
+
+def stream(
+    store: Store,
+    shards: ShardSet,
+    seed: int,
+    start: Position,
+    steps: int,
+    batch: int,
+    rank: int,
+    world: int,
+) -> Iterator[Conditioning]:
+    """Worker `rank`'s part of each of the `steps` global batches from `start`, on the CPU."""
+    plan = [asdict(piece) for piece in pieces(shards, seed, start, steps * batch)]
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    dataset = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
+        ReadPiece(store.root, shards, seed, batch, rank, world),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=READ_CPUS,
+    )
+    batches: Any = dataset.iter_batches(
+        batch_size=batch // world, batch_format="numpy", prefetch_batches=2
+    )
+    for rows in batches:
+        yield to_conditioning(rows, shards.tokens)

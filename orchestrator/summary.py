@@ -1,0 +1,98 @@
+"""What a sweep came to: rows for tables, `summary.json`, and the last words on the screen.
+
+`summary.json`: name, launch, seconds; counts `finished`, `collapsed`, `stopped`, `failed`; the
+`prompts` used and set aside; `tracking` URI, experiment and parent run; and `trials`, each with
+its settings, status, scores (value, samples, 95 % interval, protocol), its teacher's scores,
+seconds of training, MLflow run, model URI, and checkpoint with its digest.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.ledger import HEADLINE, Entry, headline
+from orchestrator.plan import Plan
+from orchestrator.prompts import PromptSet
+from orchestrator.tracking import Tracker
+from orchestrator.tracking.server import look_command, without_secrets
+from workloads.scorers.score import Score
+
+STATUSES = ("finished", "collapsed", "stopped", "failed")
+
+
+def comparison_rows(
+    entries: Sequence[Entry], teachers: Mapping[str, Sequence[Score]]
+) -> list[dict[str, Any]]:
+    """One row a trial, in the order of the plan."""
+    rows = []
+    for entry in entries:
+        score, trial = headline(entry), entry.trial
+        teacher = next((s for s in teachers[trial.source] if s.metric == HEADLINE), None)
+        rows.append(
+            {
+                "trial": trial.name,
+                "digest": trial.digest,
+                "backbone": trial.backbone.name,
+                "interval": trial.interval,
+                "seed": trial.train.seed,
+                "status": entry.status,
+                "note": entry.note,
+                "accuracy": score.value if score else None,
+                "accuracy_low": score.low if score else None,
+                "accuracy_high": score.high if score else None,
+                "teacher_accuracy": teacher.value if teacher else None,
+                "scores": [asdict(s) for s in entry.scores],
+                "teacher_scores": [asdict(s) for s in teachers[trial.source]],
+                "train_seconds": round(entry.train_seconds, 1),
+                "settings": asdict(trial.train),
+                "run": entry.run,
+                "model": entry.model,
+                "checkpoint": entry.checkpoint,
+                "checkpoint_sha256": entry.checkpoint_digest,
+                "zero_stage": entry.zero_stage,
+            }
+        )
+    return rows
+
+
+def summary(
+    plan: Plan, rows: Sequence[dict[str, Any]], prompts: PromptSet, tracker: Tracker, seconds: float
+) -> dict[str, Any]:
+    """The content of `summary.json`; see the module's docstring."""
+    return {
+        "name": plan.sweep.name,
+        "launch": plan.digest,
+        "seconds": round(seconds, 1),
+        **{status: sum(row["status"] == status for row in rows) for status in STATUSES},
+        "prompts": {"used": prompts.prompts, "set_aside": prompts.set_aside, "digest": prompts.digest},
+        "tracking": {
+            "uri": without_secrets(tracker.uri),
+            "experiment": plan.sweep.name,
+            "parent_run": tracker.parent,
+        },
+        "trials": list(rows),
+    }
+
+
+def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
+    """The table of trials, where the students are, and how to look at them."""
+    rows = result["trials"]
+    width = max(len(row["trial"]) for row in rows)
+    lines = [f"{'trial':<{width}}  {'status':<9}  {'student':>8}  {'95 % interval':>14}  {'teacher':>8}  {'train s':>8}  model"]
+    for row in rows:
+        if row["accuracy"] is None:
+            figures = f"{'-':>8}  {'-':>14}  {'-':>8}"
+        else:
+            interval = f"{100 * row['accuracy_low']:.1f}-{100 * row['accuracy_high']:.1f} %"
+            figures = f"{100 * row['accuracy']:>6.1f} %  {interval:>14}  {100 * row['teacher_accuracy']:>6.1f} %"
+        lines.append(
+            f"{row['trial']:<{width}}  {row['status']:<9}  {figures}  {row['train_seconds']:>8.0f}  "
+            f"{row['model'] or row['note']}"
+        )
+    counts = ", ".join(f"{result[status]} {status}" for status in STATUSES if result[status])
+    lines += [
+        f"{len(rows)} trials: {counts}; {result['seconds']:.0f} s",
+        f"summary: {place}/summary.json",
+        f"look:    {look_command(uri)}   (experiment {result['name']})",
+    ]
+    return "\n".join(lines)

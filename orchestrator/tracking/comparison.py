@@ -1,0 +1,50 @@
+"""The parent run's page: all trials in one table and one picture."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+from orchestrator.tracking.runs import Tracker  # noqa: E402
+
+COLUMNS = (
+    "trial", "backbone", "interval", "seed", "status", "accuracy", "accuracy_low",
+    "accuracy_high", "teacher_accuracy", "train_seconds",
+)  # fmt: skip
+
+
+def log_comparison(tracker: Tracker, rows: Sequence[dict[str, Any]]) -> None:
+    """Logs `comparison.json` (a table in MLflow) and `comparison.png` to the parent run."""
+    table = {column: [row.get(column) for row in rows] for column in COLUMNS}
+    tracker.client.log_table(tracker.parent, table, "comparison.json")
+    picture = comparison_picture(rows)
+    if picture is not None:
+        with io.BytesIO() as content:
+            picture.savefig(content, format="png", dpi=110)
+            tracker.log_picture(tracker.parent, "comparison", 0, content.getvalue())
+            tracker.client.log_figure(tracker.parent, picture, "comparison.png")
+        plt.close(picture)
+
+
+def comparison_picture(rows: Sequence[dict[str, Any]]) -> "plt.Figure | None":
+    """Accuracy of every scored trial with its 95 % interval, beside its teacher's."""
+    scored = [row for row in rows if row.get("accuracy") is not None]
+    if not scored:
+        return None
+    figure, axes = plt.subplots(figsize=(8, 1.6 + 0.45 * len(scored)), layout="constrained")
+    for place, row in enumerate(reversed(scored)):
+        low, value, high = (100 * row[key] for key in ("accuracy_low", "accuracy", "accuracy_high"))
+        error = [[value - low], [high - value]]
+        axes.errorbar(value, place, xerr=error, fmt="o", color="tab:blue", capsize=3,
+                      label="student, one network call (95 % interval)" if place == 0 else None)
+        axes.plot(100 * row["teacher_accuracy"], place, "|", color="tab:orange", markersize=16,
+                  markeredgewidth=2, label="its teacher" if place == 0 else None)
+    axes.set_yticks(range(len(scored)), [row["trial"] for row in reversed(scored)])
+    axes.set_xlabel("attribute accuracy, %")
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
