@@ -16,13 +16,15 @@ from orchestrator.shards import Position
 from orchestrator.storage import file_digest
 from workloads.ema import AverageWeights
 
+START = Position()
+
 
 @dataclass(frozen=True)
 class Progress:
     """How far a training is."""
 
     step: int = 0
-    position: Position = Position()
+    position: Position = START
     first_spread: float | None = None
     """How much the student's first pictures varied: the measure of collapse."""
 

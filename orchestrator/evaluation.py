@@ -19,7 +19,7 @@ from workloads.backbone import Backbone
 from workloads.conditioning import Conditioning
 from workloads.ema import AverageWeights
 from workloads.pictures import contact_sheet
-from workloads.scorers import Score
+from workloads.scorers.score import Score
 from workloads.student import decode, generate, load_autoencoder, save_student
 
 

@@ -13,7 +13,6 @@ import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import psutil
 import ray.train
@@ -40,16 +39,11 @@ LOGS_PER_TRAINING = 50
 MOST_STEPS_BETWEEN_LOGS = 50
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """What Ray Train runs on every worker; `config` holds the `TrialJob` under "job"."""
-    prepare_process()
-    Worker(config["job"]).run()
-
-
 class Worker:
     """One worker's networks, engines and progress."""
 
     def __init__(self, job: TrialJob) -> None:
+        prepare_process()
         context = ray.train.get_context()
         self.job, self.train = job, job.trial.train
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
@@ -87,8 +81,14 @@ class Worker:
         rows = slice(self.rank * share, (self.rank + 1) * share)
         remaining = self.train.steps - first
         prompts = stream(
-            self.store, self.job.shards, self.train.seed, self.progress.position, remaining,
-            self.train.batch_size, self.rank, self.world,
+            self.store,
+            self.job.shards,
+            self.train.seed,
+            self.progress.position,
+            remaining,
+            self.train.batch_size,
+            self.rank,
+            self.world,
         )
         self._clock = time.monotonic()
         for step, batch in enumerate(islice(prompts, remaining), first + 1):
@@ -122,9 +122,7 @@ class Worker:
         if self.average is not None:
             self.average.update(self.student_engine.module, step)
         spread = outcome.latents.std(dim=0).mean()
-        self._pending.append(
-            torch.stack([outcome.loss, loss, outcome.score_gap, spread]).detach().float()
-        )
+        self._pending.append(torch.stack([outcome.loss, loss, outcome.score_gap, spread]).detach().float())
 
     def _report(self, step: int) -> bool:
         """Reports to Ray what is due after `step`; true if the training is over."""

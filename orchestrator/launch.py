@@ -53,16 +53,17 @@ def launch(plan: Plan, store: Store, uri: str, out: TextIO) -> dict[str, Any]:
     status = "KILLED"
     try:
         _record_launch(plan, tracker, shared, store)
-        jobs = [_job(plan, trial, tracker, ledger, shared, store) for trial in plan.trials]
-        todo = [job for job in jobs if ledger.entries[job.trial.digest].status == "waiting"]
-        if len(todo) < len(jobs):
-            print(f"{len(jobs) - len(todo)} trials have a result already and are kept", file=out)
+        trials = [trial for trial in plan.trials if not ledger.keep(trial)]
+        todo = [_job(plan, trial, tracker, ledger, shared, store) for trial in trials]
+        if len(todo) < len(plan.trials):
+            print(f"{len(plan.trials) - len(todo)} trials have a result already and are kept", file=out)
         if todo:
             print(f"searching: {len(todo)} trials, {at_once} at once", file=out, flush=True)
             search(plan, todo, ledger, at_once)
         result = _conclude(plan, store, tracker, ledger, shared, time.monotonic() - began)
         status = "FINISHED" if result["failed"] == 0 else "FAILED"
     finally:
+        ledger.interrupted()
         tracker.close(status)
     return result
 
@@ -88,9 +89,12 @@ def _prepare(plan: Plan, store: Store, out: TextIO) -> Shared:
     print(f"drawing with {len(sources)} teachers, reading prompts", file=out, flush=True)
     pending = [make.remote(source, plan.sweep.evaluate, store.root) for source in sources]
     prompts = prepare_prompts(plan.sweep.prompts, store)
-    print(f"prompts: {prompts.prompts} used, {prompts.set_aside} set aside"
-          + (f", see {store.uri(prompts.folder)}/set_aside.jsonl" if prompts.set_aside else ""),
-          file=out, flush=True)
+    print(
+        f"prompts: {prompts.prompts} used, {prompts.set_aside} set aside"
+        + (f", see {store.uri(prompts.folder)}/set_aside.jsonl" if prompts.set_aside else ""),
+        file=out,
+        flush=True,
+    )
     shards = {}
     for source in sources:
         shards[source] = encode_prompts(prompts, source, encoder_digest(source), store, gpu)
@@ -105,7 +109,11 @@ def _prepare(plan: Plan, store: Store, out: TextIO) -> Shared:
 
 def _record_launch(plan: Plan, tracker: Tracker, shared: Shared, store: Store) -> None:
     sweep = plan.sweep
-    params = {"trials": len(plan.trials), "prompts": shared.prompts.prompts, "workers": sweep.resources.workers}
+    params = {
+        "trials": len(plan.trials),
+        "prompts": shared.prompts.prompts,
+        "workers": sweep.resources.workers,
+    }
     versions = {f"version.{name}": importlib.metadata.version(name) for name in LIBRARIES}
     tags = {**versions, "git_revision": _git_revision(), "python": platform.python_version()}
     parent = tracker.start_launch(f"launch {plan.digest}", plan.digest, params, tags)
@@ -120,8 +128,13 @@ def _job(
 ) -> TrialJob:
     flat = {key: value for key, value in asdict(trial.train).items() if key != "lora"}
     lora = {f"lora.{key}": value for key, value in asdict(trial.train.lora).items()}
-    params = {"backbone": trial.backbone.name, "model": trial.backbone.model,
-              "start_timestep": trial.backbone.start_timestep, **flat, **lora}
+    params = {
+        "backbone": trial.backbone.name,
+        "model": trial.backbone.model,
+        "start_timestep": trial.backbone.start_timestep,
+        **flat,
+        **lora,
+    }
     run = tracker.start_trial(trial.name, trial.digest, params, {"backbone": trial.backbone.name})
     tracker.log_prompts(run, shared.prompts.source, shared.prompts.digest, shared.prompts.prompts)
     ledger.add(trial, run)
@@ -129,8 +142,14 @@ def _job(
     artifacts = tracker.artifact_uri(run)
     own = artifacts if "mlflow-artifacts:" not in artifacts and "http" not in artifacts else store.uri(folder)
     return TrialJob(
-        trial, shared.shards[trial.source], shared.references[trial.source], store.root,
-        folder, own, plan.sweep.evaluate, plan.sweep.resources,
+        trial,
+        shared.shards[trial.source],
+        shared.references[trial.source],
+        store.root,
+        folder,
+        own,
+        plan.sweep.evaluate,
+        plan.sweep.resources,
     )
 
 
@@ -138,8 +157,7 @@ def _conclude(
     plan: Plan, store: Store, tracker: Tracker, ledger: Ledger, shared: Shared, seconds: float
 ) -> dict[str, Any]:
     teachers = {
-        source: load_reference(store, name).teacher_scores
-        for source, name in shared.references.items()
+        source: load_reference(store, name).teacher_scores for source, name in shared.references.items()
     }
     entries: list[Entry] = [ledger.entries[trial.digest] for trial in plan.trials]
     rows = comparison_rows(entries, teachers)

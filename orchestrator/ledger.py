@@ -51,15 +51,18 @@ class Ledger:
         self.entries: dict[str, Entry] = {}
         self._last_progress = 0.0
 
-    def add(self, trial: Trial, run: str) -> Entry:
-        """Takes up a trial; if the storage holds its result, it is done."""
-        entry = Entry(trial, run)
-        self.entries[trial.digest] = entry
-        if self._store.exists(self._result(trial)):
-            kept = self._store.read_json(self._result(trial))
-            kept["scores"] = [Score(**score) for score in kept["scores"]]
-            self.entries[trial.digest] = entry = Entry(trial=trial, **kept)
-        return entry
+    def keep(self, trial: Trial) -> bool:
+        """Takes up a trial whose result the storage holds; false if it holds none."""
+        if not self._store.exists(self._result(trial)):
+            return False
+        kept = self._store.read_json(self._result(trial))
+        kept["scores"] = [Score(**score) for score in kept["scores"]]
+        self.entries[trial.digest] = Entry(trial=trial, **kept)
+        return True
+
+    def add(self, trial: Trial, run: str) -> None:
+        """Takes up a trial that is to be run, recorded in the MLflow run `run`."""
+        self.entries[trial.digest] = Entry(trial, run)
 
     def started(self, job: TrialJob) -> None:
         entry = self.entries[job.trial.digest]
@@ -106,7 +109,15 @@ class Ledger:
         self._tracker.finish(entry.run, "FAILED" if entry.status == "failed" else "FINISHED")
         if entry.status != "failed":
             self._store.write_json(self._result(entry.trial), self._kept(entry))
-        self._say(f"{entry.trial.name}: {entry.status}{_accuracy(entry)}{' ' + entry.note if entry.note else ''}")
+        self._say(
+            f"{entry.trial.name}: {entry.status}{_accuracy(entry)}{' ' + entry.note if entry.note else ''}"
+        )
+
+    def interrupted(self) -> None:
+        """The launch ends with trials unfinished: their runs say so until it is taken up again."""
+        for entry in self.entries.values():
+            if entry.status in ("waiting", "running"):
+                self._tracker.finish(entry.run, "KILLED")
 
     def tick(self) -> None:
         """Prints progress, now and then."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orchestrator.sweep import BackboneEntry, Range, Sweep, SweepFile, Values, draw, swept
+from orchestrator.sweep import BackboneEntry, Range, Sweep, Values, draw, swept
+from orchestrator.sweep_file import SweepFile
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings import TrainSettings
 

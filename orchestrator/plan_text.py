@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator.errors import UserError
-from orchestrator.plan import Plan, Trial
+from orchestrator.plan import DRIVER_CPUS, Plan, Trial
 from workloads.cost import FORWARDS_PER_SAMPLE, network_cost, state_bytes
 
 ASSUMED_CPU_TFLOPS = 0.02
@@ -82,7 +82,7 @@ def plan_text(plan: Plan, storage: str, tracking: str) -> str:
     )
     lines += [
         f"each trial asks for {asks} ({resources.workers} workers of {resources.cpus_per_worker:g} "
-        f"CPU and {resources.gpus_per_worker} GPU, and {plan.cpus_per_trial - resources.workers * resources.cpus_per_worker:.2g} CPU "
+        f"CPU and {resources.gpus_per_worker} GPU, and {DRIVER_CPUS:g} CPU "
         f"for its driver); as many run at once as the cluster holds",
         "states: weights, gradients and optimisers of one worker under ZeRO-2; activations come on top",
         _cost_line(plan),

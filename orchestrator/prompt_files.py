@@ -137,7 +137,9 @@ def _from_json(line: str, column: str | None) -> Any:
 
 def _table(text: io.TextIOWrapper, tabs: bool, column: str | None) -> Iterator[Any]:
     # Tab-separated sets in the wild (PartiPrompts) hold bare quotation marks.
-    rows = csv.reader(text, csv.excel_tab if tabs else csv.excel, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
+    rows = csv.reader(
+        text, csv.excel_tab if tabs else csv.excel, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    )
     header = next(rows, [])
     name = _column(header, column)
     for row in rows:

@@ -65,8 +65,7 @@ def prepare_prompts(settings: Prompts, store: Store) -> PromptSet:
     name = digest([texts, settings.rows_per_shard])[:16]
     folder = f"prompts/{name}"
     parts = [
-        texts[row : row + settings.rows_per_shard]
-        for row in range(0, len(texts), settings.rows_per_shard)
+        texts[row : row + settings.rows_per_shard] for row in range(0, len(texts), settings.rows_per_shard)
     ]
     rows = tuple(len(part) for part in parts)
     found = PromptSet(settings.source, name, folder, rows, len(texts) + len(bad), len(bad))
@@ -123,8 +122,7 @@ class EncodeShard:
         table = pq.read_table(io.BytesIO(self._store.read(f"{self._text_folder}/text/{name}.parquet")))
         texts = table["prompt"].to_pylist()
         parts = [
-            self._encoder.encode(texts[i : i + ENCODE_BATCH])
-            for i in range(0, len(texts), ENCODE_BATCH)
+            self._encoder.encode(texts[i : i + ENCODE_BATCH]) for i in range(0, len(texts), ENCODE_BATCH)
         ]
         conditioning = concatenate(parts)
         with tempfile.TemporaryDirectory() as aside:

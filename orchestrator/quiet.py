@@ -14,6 +14,8 @@ ENVIRONMENT = {
     # Reports between two looks carry no score, and all is recorded by the ledger already.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Ctrl-C is ours to answer: Tune would wait for its trials.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # A report waits for the controller's next look at its workers: 2 s by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Without these every large tensor is a page-faulting mmap of its own (CPU training).

@@ -18,7 +18,8 @@ from orchestrator.plan import digest
 from orchestrator.storage import Store
 from orchestrator.sweep import Evaluate
 from workloads.conditioning import Conditioning
-from workloads.scorers import AttributeAccuracy, Score
+from workloads.scorers.attributes import AttributeAccuracy
+from workloads.scorers.score import Score
 from workloads.teacher import draw, open_pipeline
 from workloads.text import TextEncoder
 
@@ -71,7 +72,7 @@ def load_reference(store: Store, name: str) -> Reference:
         path = Path(folder) / "reference"
         path.write_bytes(store.read(f"{name}.safetensors"))
         with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             scores = json.loads(file.metadata()["scores"])
     return Reference(
         null=_conditioning(tensors, "null"),

@@ -41,9 +41,17 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("sweep", type=Path, help="the sweep file; sweeps/ holds commented ones")
-    parser.add_argument("--plan", action="store_true", help="print trials, resources, memory and time; start nothing")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                        help="change a setting, as in train.steps=100 or backbones.unet-v.start_timestep=500; repeatable")
+    parser.add_argument(
+        "--plan", action="store_true", help="print trials, resources, memory and time; start nothing"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a setting, as in train.steps=100 or backbones.unet-v.start_timestep=500; repeatable",
+    )
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or database (tracking.uri)")
     parser.add_argument("--storage", metavar="PATH", help="folder or bucket of everything (storage)")
     return parser
@@ -52,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from orchestrator.plan import make_plan
     from orchestrator.plan_text import check_budget
-    from orchestrator.sweep import load_sweep
+    from orchestrator.sweep_file import load_sweep
 
     plan = make_plan(load_sweep(options.sweep, options.overrides))
     check_budget(plan)
@@ -73,10 +81,9 @@ def _check_root(root: str) -> None:
 
 def _print_plan(plan: Plan, root: str, uri: str | None) -> int:
     from orchestrator.plan_text import plan_text
-    from orchestrator.storage import Store
 
-    store = Store(root)
-    print(plan_text(plan, store.root, uri or os.environ.get("MLFLOW_TRACKING_URI") or "SQLite in the storage"))
+    tracking = uri or os.environ.get("MLFLOW_TRACKING_URI") or "SQLite in the storage"
+    print(plan_text(plan, root, tracking))
     return 0
 
 

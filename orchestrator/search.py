@@ -11,18 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from orchestrator.ledger import Ledger
 from orchestrator.plan import DRIVER_CPUS, Plan
+from orchestrator.trial import run_trial
 from orchestrator.trial_job import TrialJob
-
-CHECKPOINTS_KEPT = 2
-"""Train forgets older ones; of one alone Tune may hold a path that is gone."""
-TRAIN_RUN = "checkpoints"
 
 
 def search(plan: Plan, jobs: Sequence[TrialJob], ledger: Ledger, at_once: int) -> None:
@@ -40,38 +34,9 @@ def search(plan: Plan, jobs: Sequence[TrialJob], ledger: Ledger, at_once: int) -
         verbose=0,
         failure_config=tune.FailureConfig(max_failures=0),
     )
-    trainable = tune.with_resources(
-        tune.with_parameters(_run_trial, jobs=list(jobs)), {"CPU": DRIVER_CPUS}
-    )
+    trainable = tune.with_resources(tune.with_parameters(run_trial, jobs=list(jobs)), {"CPU": DRIVER_CPUS})
     space = {"job": tune.grid_search(list(range(len(jobs))))}
     tune.Tuner(trainable, param_space=space, tune_config=config, run_config=run).fit()
-
-
-def _run_trial(config: dict[str, Any], jobs: Sequence[TrialJob]) -> None:
-    """One trial, in a process of its own: starts the training group and waits for it."""
-    from orchestrator.group import train_worker
-
-    job = jobs[config["job"]]
-    resources = job.resources
-    TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker={
-                "CPU": resources.cpus_per_worker,
-                **({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
-            },
-        ),
-        run_config=RunConfig(
-            name=TRAIN_RUN,
-            storage_path=job.checkpoints,
-            callbacks=[TuneReportCallback()],
-            failure_config=FailureConfig(max_failures=resources.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
-        ),
-    ).fit()
 
 
 def _scheduler(plan: Plan) -> TrialScheduler | None:
@@ -120,4 +85,5 @@ class _ToLedger(tune.Callback):  # type: ignore[misc]
         self._ledger.tick()
 
     def _job(self, trial: Any) -> TrialJob:
-        return self._jobs[trial.config["job"]]
+        job: TrialJob = self._jobs[trial.config["job"]]
+        return job

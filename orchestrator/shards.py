@@ -107,7 +107,8 @@ def worker_rows(
     """
     rows = row_order(seed, piece.epoch, piece.shard, shards.rows[piece.shard])
     place = (np.arange(piece.take) + piece.offset) % batch
-    return rows[piece.skip : piece.skip + piece.take][place // (batch // world) == rank]
+    mine: npt.NDArray[np.int64] = place // (batch // world) == rank
+    return rows[piece.skip : piece.skip + piece.take].compress(mine)
 
 
 def write_shard(path: Path, prompts: list[str], conditioning: Conditioning) -> None:

@@ -1,9 +1,9 @@
 """Files of a sweep, in a folder or in a bucket, through pyarrow's file systems.
 
-    STORAGE/mlflow.db, STORAGE/artifacts/        the embedded tracking (unless a server is given)
-    STORAGE/prompts/DIGEST/                      prompt shards, shared by sweeps
-    STORAGE/NAME/results/TRIAL.json              what each finished trial came to
-    STORAGE/NAME/summary.json                    the whole sweep
+STORAGE/mlflow.db, STORAGE/artifacts/        the embedded tracking (unless a server is given)
+STORAGE/prompts/DIGEST/                      prompt shards, shared by sweeps
+STORAGE/NAME/results/TRIAL.json              what each finished trial came to
+STORAGE/NAME/summary.json                    the whole sweep
 """
 
 import hashlib

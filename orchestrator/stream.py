@@ -25,9 +25,7 @@ READ_CPUS = 0.01
 class ReadPiece:
     """A Ray Data task: verifies a shard's digest and takes one worker's rows out of it."""
 
-    def __init__(
-        self, root: str, shards: ShardSet, seed: int, batch: int, rank: int, world: int
-    ) -> None:
+    def __init__(self, root: str, shards: ShardSet, seed: int, batch: int, rank: int, world: int) -> None:
         self._root, self._shards, self._seed = root, shards, seed
         self._batch, self._rank, self._world = batch, rank, world
 
@@ -63,8 +61,6 @@ def stream(
         batch_format="pyarrow",
         num_cpus=READ_CPUS,
     )
-    batches: Any = dataset.iter_batches(
-        batch_size=batch // world, batch_format="numpy", prefetch_batches=2
-    )
+    batches: Any = dataset.iter_batches(batch_size=batch // world, batch_format="numpy", prefetch_batches=2)
     for rows in batches:
         yield to_conditioning(rows, shards.tokens)

@@ -78,13 +78,16 @@ def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
     """The table of trials, where the students are, and how to look at them."""
     rows = result["trials"]
     width = max(len(row["trial"]) for row in rows)
-    lines = [f"{'trial':<{width}}  {'status':<9}  {'student':>8}  {'95 % interval':>14}  {'teacher':>8}  {'train s':>8}  model"]
+    heads = f"{'student':>8}  {'95 % interval':>14}  {'teacher':>8}  {'train s':>8}"
+    lines = [f"{'trial':<{width}}  {'status':<9}  {heads}  model"]
     for row in rows:
         if row["accuracy"] is None:
             figures = f"{'-':>8}  {'-':>14}  {'-':>8}"
         else:
             interval = f"{100 * row['accuracy_low']:.1f}-{100 * row['accuracy_high']:.1f} %"
-            figures = f"{100 * row['accuracy']:>6.1f} %  {interval:>14}  {100 * row['teacher_accuracy']:>6.1f} %"
+            figures = (
+                f"{100 * row['accuracy']:>6.1f} %  {interval:>14}  {100 * row['teacher_accuracy']:>6.1f} %"
+            )
         lines.append(
             f"{row['trial']:<{width}}  {row['status']:<9}  {figures}  {row['train_seconds']:>8.0f}  "
             f"{row['model'] or row['note']}"

@@ -36,7 +36,7 @@ class Backbone:
 
     @property
     def config(self) -> FrozenDict:
-        config: FrozenDict = self.network.config  # type: ignore[assignment]
+        config: FrozenDict = self.network.config
         return config
 
     @property
@@ -56,7 +56,7 @@ class Backbone:
     def predict(
         self, network: Network, latents: Tensor, timestep: Tensor, conditioning: Conditioning
     ) -> Tensor:
-        """The raw output of `network`, float32 (B, C, H, H), less any variance channels.
+        """The raw output of `network`, in float32 at least, (B, C, H, H), less any variance channels.
 
         Args:
             network: the teacher, or any network (or engine) of the same architecture.
@@ -78,7 +78,8 @@ class Backbone:
                 return_dict=False,
             )[0]
         channels = self.latent_shape[0]
-        prediction: Tensor = output[:, :channels].float()
+        widened = torch.promote_types(output.dtype, torch.float32)
+        prediction: Tensor = output[:, :channels].to(widened)
         return prediction
 
     def epsilon(

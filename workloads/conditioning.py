@@ -46,6 +46,4 @@ class Conditioning:
 def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
     """One batch of all `parts`, in order."""
     masks = [part.mask for part in parts if part.mask is not None]
-    return Conditioning(
-        torch.cat([part.embeddings for part in parts]), torch.cat(masks) if masks else None
-    )
+    return Conditioning(torch.cat([part.embeddings for part in parts]), torch.cat(masks) if masks else None)

@@ -59,9 +59,7 @@ def family_of(source: str) -> Family:
     for family in FAMILIES:
         if index.get("_class_name") == family.pipeline:
             return family
-    raise ValueError(
-        f"backbone {source!r} is a {index.get('_class_name')}; supported are: {supported}"
-    )
+    raise ValueError(f"backbone {source!r} is a {index.get('_class_name')}; supported are: {supported}")
 
 
 def _first_line(error: Exception) -> str:

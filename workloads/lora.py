@@ -34,9 +34,11 @@ class AdaptedLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.scale = settings.alpha / settings.rank
-        self.down, self.up = _low_rank(layer, settings.rank)
-        nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
-        nn.init.zeros_(self.up.weight)
+        down, up = _low_rank(layer, settings.rank)
+        self.down: nn.Module = down
+        self.up: nn.Module = up
+        nn.init.kaiming_uniform_(down.weight, a=5**0.5)
+        nn.init.zeros_(up.weight)
         self._gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +48,8 @@ class AdaptedLayer(nn.Module):
         if mask is None:
             return out
         update = self.up(self.down(x)) * self.scale
-        return out + mask.to(out.dtype).view(-1, *[1] * (out.dim() - 1)) * update
+        chosen: Tensor = out + mask.to(out.dtype).view(-1, *[1] * (out.dim() - 1)) * update
+        return chosen
 
 
 class FakeScore(nn.Module):
@@ -96,15 +99,21 @@ def _is_target(name: str, targets: tuple[str, ...]) -> bool:
     return ALL in targets or any(name == t or name.endswith("." + t) for t in targets)
 
 
-def _low_rank(layer: nn.Linear | nn.Conv2d, rank: int) -> tuple[nn.Module, nn.Module]:
+def _low_rank(
+    layer: nn.Linear | nn.Conv2d, rank: int
+) -> tuple[nn.Linear, nn.Linear] | tuple[nn.Conv2d, nn.Conv2d]:
     if isinstance(layer, nn.Linear):
-        down: nn.Module = nn.Linear(layer.in_features, rank, bias=False)
-        return down, nn.Linear(rank, layer.out_features, bias=False)
+        return (
+            nn.Linear(layer.in_features, rank, bias=False),
+            nn.Linear(rank, layer.out_features, bias=False),
+        )
     window: dict[str, Any] = {
         "kernel_size": layer.kernel_size,
         "stride": layer.stride,
         "padding": layer.padding,
         "dilation": layer.dilation,
     }
-    down = nn.Conv2d(layer.in_channels, rank, bias=False, **window)
-    return down, nn.Conv2d(rank, layer.out_channels, kernel_size=1, bias=False)
+    return (
+        nn.Conv2d(layer.in_channels, rank, bias=False, **window),
+        nn.Conv2d(rank, layer.out_channels, kernel_size=1, bias=False),
+    )

@@ -39,9 +39,7 @@ def new_student(backbone: Backbone, start_from: str | None = None) -> nn.Module:
 
 def load_autoencoder(source: str, device: torch.device | str = "cpu") -> AutoencoderKL:
     """The frozen float32 autoencoder of a pipeline (half precision overflows in some)."""
-    vae = AutoencoderKL.from_pretrained(
-        source, subfolder="vae", dtype=torch.float32, use_safetensors=True
-    )
+    vae = AutoencoderKL.from_pretrained(source, subfolder="vae", dtype=torch.float32, use_safetensors=True)
     frozen: AutoencoderKL = vae.to(device).requires_grad_(False).eval()
     return frozen
 

@@ -40,7 +40,7 @@ class TextEncoder:
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"backbone {source!r}: its text encoder cannot be read: {reason}") from None
-        self._encoder = encoder.to(device).eval()  # type: ignore[arg-type]
+        self._encoder = encoder.to(device).eval()
         self._tokens = min(self.family.tokens, self._tokenizer.model_max_length)
 
     @torch.no_grad()

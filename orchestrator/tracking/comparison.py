@@ -7,9 +7,9 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
-from orchestrator.tracking.runs import Tracker  # noqa: E402
+from orchestrator.tracking.runs import Tracker
 
 COLUMNS = (
     "trial", "backbone", "interval", "seed", "status", "accuracy", "accuracy_low",
@@ -39,10 +39,24 @@ def comparison_picture(rows: Sequence[dict[str, Any]]) -> "plt.Figure | None":
     for place, row in enumerate(reversed(scored)):
         low, value, high = (100 * row[key] for key in ("accuracy_low", "accuracy", "accuracy_high"))
         error = [[value - low], [high - value]]
-        axes.errorbar(value, place, xerr=error, fmt="o", color="tab:blue", capsize=3,
-                      label="student, one network call (95 % interval)" if place == 0 else None)
-        axes.plot(100 * row["teacher_accuracy"], place, "|", color="tab:orange", markersize=16,
-                  markeredgewidth=2, label="its teacher" if place == 0 else None)
+        axes.errorbar(
+            value,
+            place,
+            xerr=error,
+            fmt="o",
+            color="tab:blue",
+            capsize=3,
+            label="student, one network call (95 % interval)" if place == 0 else None,
+        )
+        axes.plot(
+            100 * row["teacher_accuracy"],
+            place,
+            "|",
+            color="tab:orange",
+            markersize=16,
+            markeredgewidth=2,
+            label="its teacher" if place == 0 else None,
+        )
     axes.set_yticks(range(len(scored)), [row["trial"] for row in reversed(scored)])
     axes.set_xlabel("attribute accuracy, %")
     axes.grid(axis="x", alpha=0.3)

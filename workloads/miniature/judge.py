@@ -71,9 +71,7 @@ def labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     }
 
 
-def attribute_hits(
-    judge: Judge, pictures: Tensor, prompts: Sequence[str]
-) -> dict[str, list[bool]]:
+def attribute_hits(judge: Judge, pictures: Tensor, prompts: Sequence[str]) -> dict[str, list[bool]]:
     """For each attribute, whether each picture whose prompt names it shows what was asked.
 
     Args:

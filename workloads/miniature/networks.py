@@ -137,9 +137,7 @@ def pixart() -> PixArtTransformer2DModel:
 def scheduler(teacher: str) -> DDIMScheduler:
     """The noise schedule of the family that `teacher` stands for."""
     if teacher == "pixart":
-        return DDIMScheduler(
-            beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False
-        )
+        return DDIMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False)
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -157,9 +155,7 @@ def assemble(
     """The parts as the stock diffusers pipeline of the family."""
     parts = {"vae": vae, "text_encoder": text_encoder, "scheduler": scheduler(teacher)}
     if teacher == "pixart":
-        return PixArtAlphaPipeline(
-            **parts, tokenizer=tokenizer(start=False), transformer=network
-        )
+        return PixArtAlphaPipeline(**parts, tokenizer=tokenizer(start=False), transformer=network)
     return StableDiffusionPipeline(
         **parts,
         tokenizer=tokenizer(start=True),

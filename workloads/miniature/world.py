@@ -77,7 +77,8 @@ def render(scene: Scene, rng: random.Random) -> Picture:
     cover = inside.astype(np.float32).reshape(side).mean(axis=(1, 3))
     colour, background = _jittered(scene.colour, rng), _jittered(scene.background, rng)
     pixels = cover * colour[:, None, None] + (1 - cover) * background[:, None, None]
-    return (pixels / 127.5 - 1).astype(np.float32)
+    picture: Picture = (pixels / 127.5 - 1).astype(np.float32)
+    return picture
 
 
 def _inside(

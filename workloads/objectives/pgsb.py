@@ -54,9 +54,7 @@ class Draws:
 
     def __getitem__(self, rows: slice) -> "Draws":
         fake_score = tuple(update[rows] for update in self.fake_score)
-        return Draws(
-            self.start[rows], self.timestep[rows], self.noise[rows], self.scale[rows], fake_score
-        )
+        return Draws(self.start[rows], self.timestep[rows], self.noise[rows], self.scale[rows], fake_score)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""The data stage on a real Ray: prompt files to shards, and shards to a worker's batches."""
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from orchestrator.errors import UserError
+from orchestrator.prompts import encode_prompts, prepare_prompts
+from orchestrator.shards import Position, ShardSet, advance
+from orchestrator.storage import Store
+from orchestrator.stream import stream
+from orchestrator.sweep import Prompts
+from workloads.miniature import WEIGHTS
+from workloads.text import TextEncoder, encoder_digest
+
+pytestmark = pytest.mark.cluster
+SOURCE = str(WEIGHTS / "pixart")
+REAL = Path(os.environ.get("PROMPT_SETS", Path(__file__).parents[3] / "shared" / "prompts"))
+
+
+def encode(store: Store, settings: Prompts) -> ShardSet:
+    return encode_prompts(prepare_prompts(settings, store), SOURCE, encoder_digest(SOURCE), store, False)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"the real prompt sets are not at {REAL}")
+@pytest.mark.parametrize(
+    ("name", "column", "rows"), [("parti-prompts.tsv", "Prompt", 1632), ("geneval.jsonl", None, 553)]
+)
+def test_real_prompt_sets(local_ray: None, tmp_path: Path, name: str, column: str | None, rows: int) -> None:
+    """Rows in = rows out + rows set aside, through both passes and into the parquet files."""
+    store = Store(str(tmp_path))
+    settings = Prompts(source=str(REAL / name), column=column, rows_per_shard=256)
+    prompts = prepare_prompts(settings, store)
+    shards = encode(store, settings)
+    written = sum(pq.read_metadata(tmp_path / shards.file(i)).num_rows for i in range(len(shards.rows)))
+    assert prompts.rows_read == rows == written + prompts.set_aside
+    assert prompts.set_aside == 0
+
+
+def test_bad_rows_are_set_aside_and_stop_nothing(local_ray: None, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.txt").write_bytes(b"a red circle\n\n\xff\xfe\na blue square\n")
+    (source / "b.jsonl").write_text('{"prompt": "a green cross"}\n{"prompt": 1}\n')
+    (source / "c.parquet").write_bytes(b"torn")
+    store = Store(str(tmp_path / "out"))
+    prompts = prepare_prompts(Prompts(source=str(source)), store)
+    assert (prompts.prompts, prompts.set_aside) == (3, 4)
+    lines = store.read(f"{prompts.folder}/set_aside.jsonl").decode().splitlines()
+    aside = [(Path(row["file"]).name, row["row"], row["reason"]) for row in map(json.loads, lines)]
+    assert aside[:3] == [("a.txt", 2, "empty prompt"), ("a.txt", 3, "not UTF-8"),
+                         ("b.jsonl", 2, "the prompt is not text but int")]  # fmt: skip
+    assert aside[3][:2] == ("c.parquet", 0)
+
+
+BAD_FILES = [
+    ("empty.txt", b"", "no usable prompt in 0 rows"),
+    ("column.csv", b"a,b\n1,2\n", "no usable prompt in 1 rows; the first: .*no column named"),
+    ("torn.parquet", b"PAR1", "no usable prompt in 1 rows; the first: .*cannot be read"),
+    ("latin.txt", b"\xe9t\xe9\n", "no usable prompt in 1 rows; the first: .*not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD_FILES)
+def test_a_file_without_one_good_row_ends_in_one_line(
+    local_ray: None, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        prepare_prompts(Prompts(source=str(tmp_path / name)), Store(str(tmp_path / "out")))
+    assert "\n" not in str(caught.value)
+
+
+def test_two_workers_stream_the_batches_of_one_from_any_position(local_ray: None, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    shards = encode(store, Prompts(source="miniature:50", rows_per_shard=16))
+    whole = list(stream(store, shards, 3, Position(), 6, 8, 0, 1))
+    halves = [list(stream(store, shards, 3, Position(), 6, 8, rank, 2)) for rank in range(2)]
+    for step, batch in enumerate(whole):
+        joined = torch.cat([half[step].embeddings for half in halves])
+        assert torch.equal(joined, batch.embeddings)
+        assert batch.mask is not None and len(batch) == 8
+    later = list(stream(store, shards, 3, advance(shards, 3, Position(), 16), 4, 8, 0, 1))
+    assert torch.equal(later[0].embeddings, whole[2].embeddings)
+
+
+def test_shards_hold_what_the_encoder_says_and_are_made_once(local_ray: None, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    settings = Prompts(source="miniature:20", rows_per_shard=16)
+    shards = encode(store, settings)
+    table = pq.read_table(tmp_path / shards.file(0))
+    prompts = table["prompt"].to_pylist()
+    stored = torch.tensor(table["embeddings"].to_pylist()).view(len(prompts), shards.tokens, -1)
+    encoded = TextEncoder(SOURCE).encode(prompts).embeddings
+    torch.testing.assert_close(stored, encoded, rtol=2e-3, atol=2e-3)
+    before = (tmp_path / shards.file(0)).stat().st_mtime_ns
+    assert encode(store, settings) == shards
+    assert (tmp_path / shards.file(0)).stat().st_mtime_ns == before
+
+
+def test_a_changed_shard_is_named(local_ray: None, tmp_path: Path) -> None:
+    import ray
+
+    store = Store(str(tmp_path))
+    shards = encode(store, Prompts(source="miniature:20", rows_per_shard=32))
+    path = tmp_path / shards.file(0)
+    path.write_bytes(path.read_bytes()[:-8] + b"12345678")
+    with pytest.raises(ray.exceptions.RayTaskError, match=r"prompt shard .* has changed"):
+        list(stream(store, shards, 0, Position(), 2, 4, 0, 1))

@@ -1,0 +1,193 @@
+"""The whole product, as a user runs it: the command, on a real Ray, DeepSpeed and MLflow."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from orchestrator.storage import file_digest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+REPOSITORY = Path(__file__).parents[2]
+SWEEP = """name: e2e
+prompts: {source: "miniature:96", rows_per_shard: 32}
+backbones:
+  - name: pixart
+    model: miniature/pixart
+    start_timestep: 700
+train:
+  steps: 12
+  batch_size: 8
+  ema_decay: 0.9
+  fake_score_learning_rate: 2.0e-3
+  lora: {rank: 4, alpha: 4, targets: [all]}
+  learning_rate: 1.0e-4
+evaluate:
+  scorers: [attributes]
+  samples: 32
+  times: 2
+  teacher: {steps: 4, guidance_scale: 3}
+  sheet_prompts: [a large red circle, a tiny blue square at the top]
+resources: {checkpoint_every: 4}
+"""
+DIVERGES = "train.learning_rate={values: [1.0e-4, 1.0e+3]}"
+
+
+def command(storage: Path, *overrides: str) -> list[str]:
+    sweep = storage.parent / "sweep.yaml"
+    sweep.write_text(SWEEP)
+    sets = [word for override in overrides for word in ("--set", override)]
+    return [sys.executable, "-m", "orchestrator.run", str(sweep), "--storage", str(storage), *sets]
+
+
+def run(storage: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(storage, *overrides), capture_output=True, text=True, cwd=REPOSITORY, timeout=600
+    )
+
+
+def summary(storage: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((storage / "e2e/summary.json").read_text())
+    return found
+
+
+def average(storage: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights in the newest checkpoint of the only trial."""
+    checkpoint = Path(summary(storage)["trials"][0]["checkpoint"])
+    weights: dict[str, torch.Tensor] = load_file(checkpoint / "average.safetensors")
+    return weights
+
+
+@pytest.fixture(scope="module")
+def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a finished sweep: one trial that learns, one that diverges."""
+    storage = tmp_path_factory.mktemp("one") / "results"
+    done = run(storage, DIVERGES)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 trials: 1 finished, 1 collapsed" in done.stdout
+    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    return storage
+
+
+def test_a_trial_that_diverges_is_a_result(one_worker: Path) -> None:
+    finished, collapsed = summary(one_worker)["trials"]
+    assert finished["status"] == "finished" and finished["accuracy"] > 0.3
+    assert collapsed["status"] == "collapsed"
+    assert "non-finite loss" in collapsed["note"] or "pictures vary" in collapsed["note"]
+    assert collapsed["model"] == "" and finished["zero_stage"] == 2
+
+
+def test_mlflow_shows_parent_children_curves_sheets_and_models(one_worker: Path) -> None:
+    client = MlflowClient(f"sqlite:///{one_worker}/mlflow.db")
+    experiment = client.get_experiment_by_name("e2e")
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    assert len(parents) == 1 and len(runs) == 3
+    parent = parents[0]
+    assert parent.info.status == "FINISHED" and parent.data.tags["version.ray"] == "2.60.0"
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {
+        "comparison.json", "comparison.png", "summary.json", "sweep.json", "command.txt",
+    }  # fmt: skip
+    trial = summary(one_worker)["trials"][0]
+    child = client.get_run(trial["run"])
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.params["guidance_interval"] == "(0.5, 4.0)"
+    assert child.inputs.dataset_inputs[0].dataset.digest == summary(one_worker)["prompts"]["digest"]
+    steps = [m.step for m in client.get_metric_history(trial["run"], "student_loss")]
+    assert steps == sorted(set(steps)) and steps[0] == 1 and steps[-1] == 12
+    accuracy = client.get_metric_history(trial["run"], "attribute_accuracy")
+    assert [m.step for m in accuracy] == [6, 12] and accuracy[-1].value == trial["accuracy"]
+    images = [file.path for file in client.list_artifacts(trial["run"], "images")]
+    assert any("sheet" in image and image.endswith(".png") for image in images)
+
+
+def test_checkpoints_are_in_the_runs_artifacts_and_match_their_digest(one_worker: Path) -> None:
+    trial = summary(one_worker)["trials"][0]
+    checkpoint = Path(trial["checkpoint"])
+    client = MlflowClient(f"sqlite:///{one_worker}/mlflow.db")
+    assert str(checkpoint).startswith(client.get_run(trial["run"]).info.artifact_uri)
+    listed = [file.path for file in client.list_artifacts(trial["run"], "checkpoints")]
+    assert f"checkpoints/{checkpoint.name}" in listed
+    note = checkpoint / "digests-0000.json"
+    assert file_digest(note) == trial["checkpoint_sha256"]
+    digests = json.loads(note.read_text())
+    assert all(file_digest(checkpoint / name) == value for name, value in digests.items())
+    assert any(name.startswith("student/") for name in digests)
+
+
+def test_the_student_loads_from_the_registry_in_a_new_process(one_worker: Path, tmp_path: Path) -> None:
+    model = summary(one_worker)["trials"][0]["model"]
+    code = (
+        "import mlflow, pandas as pd, sys\n"
+        f"mlflow.set_tracking_uri('sqlite:///{one_worker}/mlflow.db')\n"
+        f"student = mlflow.pyfunc.load_model('{model}')\n"
+        "table = pd.DataFrame({'prompt': ['a large red circle'] * 2, 'seed': [1, 1]})\n"
+        "first, again = student.predict(table)['png']\n"
+        "assert first == again and first.startswith(b'\\x89PNG')\n"
+        "assert 'orchestrator' not in sys.modules and 'workloads' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_same_command_again_keeps_what_is_finished(one_worker: Path) -> None:
+    before = summary(one_worker)
+    done = run(one_worker, DIVERGES)
+    assert done.returncode == 0 and "2 trials have a result already and are kept" in done.stdout
+    assert summary(one_worker)["trials"] == before["trials"]
+    client = MlflowClient(f"sqlite:///{one_worker}/mlflow.db")
+    assert len(client.search_runs([client.get_experiment_by_name("e2e").experiment_id])) == 3
+    statuses = {client.get_run(trial["run"]).info.status for trial in before["trials"]}
+    assert statuses == {"FINISHED"}
+
+
+def test_two_workers_give_the_student_of_one(one_worker: Path, tmp_path: Path) -> None:
+    """Global draws and global batches: only the order of float32 sums may differ."""
+    done = run(tmp_path / "results", "resources.workers=2", "train.learning_rate=1.0e-4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    trial = summary(tmp_path / "results")["trials"][0]
+    one = summary(one_worker)["trials"][0]
+    assert trial["zero_stage"] == 2 and trial["digest"] == one["digest"]
+    ours, theirs = average(tmp_path / "results"), average(one_worker)
+    moved = max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+    # AdamW moves a weight by up to 1e-4 a step, 12 steps; sums in another order stay far below.
+    assert moved < 2e-4
+    assert abs(trial["accuracy"] - one["accuracy"]) < 0.05
+
+
+def test_interrupted_and_taken_up_again(one_worker: Path, tmp_path: Path) -> None:
+    """Ctrl-C after a checkpoint: the same command goes on from it and ends where it would have."""
+    storage = tmp_path / "results"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command(storage, "train.learning_rate=1.0e-4", "train.steps=60"),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=REPOSITORY, env=environment,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not list(storage.glob("artifacts/*/*/checkpoints/checkpoint_*/digests-0000.json")):
+        assert time.monotonic() < deadline and process.poll() is None, process.stdout
+        time.sleep(0.5)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "the same command takes the sweep up again" in output
+    assert not (storage / "e2e/summary.json").exists()
+    done = run(storage, "train.learning_rate=1.0e-4", "train.steps=60")
+    assert done.returncode == 0, done.stdout + done.stderr
+    trial = summary(storage)["trials"][0]
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    history = client.get_metric_history(trial["run"], "student_loss")
+    assert history[-1].step == 60 and len([m for m in history if m.step == 1]) == 1
+    mlflow.set_tracking_uri(None)

@@ -1,0 +1,66 @@
+"""The house rules that a machine can check: who imports whom, and how long files are."""
+
+import ast
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+FILES = [path for wing in ("orchestrator", "workloads") for path in (REPOSITORY / wing).rglob("*.py")]
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def importers(package: str) -> set[str]:
+    return {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in FILES
+        if any(name.split(".")[0] == package for name in imports(path))
+    }
+
+
+def test_workloads_know_nothing_of_the_cluster() -> None:
+    for package in ("ray", "mlflow", "deepspeed", "orchestrator"):
+        assert not any(name.startswith("workloads/") for name in importers(package)), package
+
+
+def test_one_room_each_for_deepspeed_and_mlflow() -> None:
+    assert importers("deepspeed") == {"orchestrator/engine.py"}
+    assert all(name.startswith("orchestrator/tracking/") for name in importers("mlflow"))
+
+
+def test_imports_have_no_cycle() -> None:
+    names = {
+        path.relative_to(REPOSITORY)
+        .with_suffix("")
+        .as_posix()
+        .replace("/", ".")
+        .removesuffix(".__init__"): path
+        for path in FILES
+    }
+    arrows = {name: imports(path) & set(names) - {name} for name, path in names.items()}
+    # Importing a module runs its packages' __init__ too, but a package may import its own parts.
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join([*above, name])
+        if name not in done:
+            for target in arrows[name]:
+                visit(target, (*above, name))
+            done.add(name)
+
+    for name in names:
+        visit(name, ())
+
+
+def test_no_file_is_long() -> None:
+    long = {path.name: lines for path in FILES if (lines := path.read_text().count("\n")) > 300}
+    assert not long

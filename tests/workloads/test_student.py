@@ -1,0 +1,71 @@
+"""A saved student is an ordinary pipeline that draws in one step what the trainer draws."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+
+from workloads.backbone import load_backbone
+from workloads.ema import AverageWeights
+from workloads.miniature import TEACHERS, WEIGHTS
+from workloads.schedule import NoiseSchedule
+from workloads.student import CALL, generate, new_student, one_step_scheduler, save_student
+from workloads.teacher import call_arguments
+from workloads.text import TextEncoder, encoder_digest
+
+PROMPTS = ["a large red circle", "a tiny blue square on a white background"]
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_the_stock_pipeline_draws_the_students_picture(teacher: str, tmp_path: Path) -> None:
+    source = str(WEIGHTS / teacher)
+    backbone = load_backbone(source, start_timestep=700)
+    student = new_student(backbone).eval()
+    save_student(backbone, student, tmp_path / "student")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "student")
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    calls = []
+    network = getattr(pipeline, backbone.family.network)
+    network.register_forward_hook(lambda *_: calls.append(1))
+    stock = pipeline(PROMPTS, latents=noise, output_type="latent", **CALL, **call_arguments(pipeline)).images
+    ours = generate(backbone, student, noise, TextEncoder(source).encode(PROMPTS))
+    torch.testing.assert_close(stock, ours, rtol=0, atol=0.02)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("start", [400, 700, 999])
+def test_the_one_step_scheduler_keeps_the_schedule(teacher: str, start: int) -> None:
+    source = str(WEIGHTS / teacher)
+    scheduler = one_step_scheduler(source, start)
+    scheduler.set_timesteps(1)
+    assert scheduler.timesteps.tolist() == [start]
+    full = NoiseSchedule.from_config(dict(DDIMScheduler.load_config(source, subfolder="scheduler")))
+    torch.testing.assert_close(scheduler.alphas_cumprod, full.alpha_bar[: start + 1], rtol=1e-4, atol=1e-6)
+
+
+def test_both_unets_share_a_text_encoder() -> None:
+    digests = {teacher: encoder_digest(str(WEIGHTS / teacher)) for teacher in TEACHERS}
+    assert digests["unet-epsilon"] == digests["unet-v"] != digests["pixart"]
+
+
+def test_the_average_follows_and_is_restored() -> None:
+    network = torch.nn.Linear(2, 2)
+    average = AverageWeights(network, decay=0.5)
+    first = average.weights["weight"].clone()
+    with torch.no_grad():
+        network.weight += 1
+    average.update(network, step=100)
+    torch.testing.assert_close(average.weights["weight"], first + 0.5)
+    other = AverageWeights(torch.nn.Linear(2, 2), decay=0.5)
+    other.load(average.weights)
+    other.copy_to(network)
+    torch.testing.assert_close(network.weight, first + 0.5)
+
+
+def test_a_student_of_another_family_is_refused() -> None:
+    backbone = load_backbone(str(WEIGHTS / "unet-v"))
+    with pytest.raises(ValueError, match=r"is not of .* family"):
+        new_student(backbone, str(WEIGHTS / "pixart"))
