@@ -140,14 +140,16 @@ def _job(
     ledger.add(trial, run)
     folder = f"{plan.sweep.name}/trials/{trial.digest}"
     artifacts = tracker.artifact_uri(run)
-    own = artifacts if "mlflow-artifacts:" not in artifacts and "http" not in artifacts else store.uri(folder)
+    # Behind a server's proxy Ray cannot write; then the storage keeps what the tracker uploads.
+    proxied = artifacts.startswith(("mlflow-artifacts:", "http:", "https:"))
+    checkpoints = store.uri(folder) if proxied else artifacts
     return TrialJob(
         trial,
         shared.shards[trial.source],
         shared.references[trial.source],
         store.root,
         folder,
-        own,
+        checkpoints,
         plan.sweep.evaluate,
         plan.sweep.resources,
     )
@@ -161,7 +163,8 @@ def _conclude(
     }
     entries: list[Entry] = [ledger.entries[trial.digest] for trial in plan.trials]
     rows = comparison_rows(entries, teachers)
-    log_comparison(tracker, rows)
+    sheets = [store.read(entry.sheet) for entry in entries if entry.sheet]
+    log_comparison(tracker, rows, sheets)
     result = summary(plan, rows, shared.prompts, tracker, seconds)
     store.write_json(f"{plan.sweep.name}/summary.json", result)
     tracker.log_json(tracker.parent, result, "summary.json")

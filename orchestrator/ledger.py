@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from orchestrator.plan import Trial
@@ -38,6 +39,8 @@ class Entry:
     note: str = ""
     """Why it collapsed, stopped or failed."""
     model: str = ""
+    sheet: str = ""
+    """The newest contact sheet's file in the storage."""
     checkpoint: str = ""
     checkpoint_digest: str = ""
     zero_stage: int = 0
@@ -80,13 +83,17 @@ class Ledger:
             curves |= {score.metric: score.value for score in entry.scores}
         self._tracker.log_metrics(entry.run, entry.step, curves)
         if "sheet" in metrics:
-            content = self._store.read(metrics["sheet"])
+            entry.sheet = metrics["sheet"]
+            content = self._store.read(entry.sheet)
             self._tracker.log_picture(entry.run, "sheet", entry.step, content)
         if "checkpoint_path" in metrics:
             entry.checkpoint = metrics["checkpoint_path"]
             entry.checkpoint_digest = metrics["checkpoint_digest"]
             digest = {"checkpoint": entry.checkpoint, "checkpoint_sha256": entry.checkpoint_digest}
             self._tracker.set_tags(entry.run, digest)
+            if job.uploads and self._store.local:
+                folder = Path(entry.checkpoint)
+                self._tracker.upload(entry.run, folder, f"checkpoints/{folder.name}")
         if metrics.get("finished"):
             entry.status = "collapsed" if metrics["collapsed"] else "finished"
             entry.note, entry.zero_stage = metrics["collapsed"], metrics["zero_stage"]

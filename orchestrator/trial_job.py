@@ -28,6 +28,11 @@ class TrialJob:
     resources: Resources
 
     @property
+    def uploads(self) -> bool:
+        """Whether MLflow's artifact store cannot be written by Ray, so that checkpoints are sent."""
+        return self.checkpoints == f"{self.root}/{self.folder}"
+
+    @property
     def student(self) -> str:
         """Folder of the finished student in the storage."""
         return f"{self.folder}/student"

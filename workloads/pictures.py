@@ -44,6 +44,16 @@ def contact_sheet(prompts: Sequence[str], columns: Mapping[str, Tensor], title: 
     return sheet
 
 
+def side_by_side(sheets: Sequence[Image.Image]) -> Image.Image:
+    """All `sheets` in one picture, left to right."""
+    size = (sum(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets))
+    whole, left = Image.new("RGB", size, "white"), 0
+    for sheet in sheets:
+        whole.paste(sheet, (left, 0))
+        left += sheet.width
+    return whole
+
+
 def _cell(image: Image.Image) -> Image.Image:
     enlarge = image.width < CELL
     return image.resize((CELL, CELL), Image.Resampling.NEAREST if enlarge else Image.Resampling.LANCZOS)

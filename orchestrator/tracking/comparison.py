@@ -8,8 +8,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from PIL import Image
 
 from orchestrator.tracking.runs import Tracker
+from workloads.pictures import side_by_side
 
 COLUMNS = (
     "trial", "backbone", "interval", "seed", "status", "accuracy", "accuracy_low",
@@ -17,10 +19,14 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def log_comparison(tracker: Tracker, rows: Sequence[dict[str, Any]]) -> None:
-    """Logs `comparison.json` (a table in MLflow) and `comparison.png` to the parent run."""
+def log_comparison(tracker: Tracker, rows: Sequence[dict[str, Any]], sheets: Sequence[bytes]) -> None:
+    """Logs `comparison.json` (a table in MLflow), `comparison.png` and, of the last contact
+    sheet (PNG) of every trial, `students.png` to the parent run."""
     table = {column: [row.get(column) for row in rows] for column in COLUMNS}
     tracker.client.log_table(tracker.parent, table, "comparison.json")
+    if sheets:
+        images = [Image.open(io.BytesIO(sheet)) for sheet in sheets]
+        tracker.client.log_image(tracker.parent, side_by_side(images), artifact_file="students.png")
     picture = comparison_picture(rows)
     if picture is not None:
         with io.BytesIO() as content:

@@ -97,7 +97,15 @@ class Tracker:
 
     def upload(self, run: str, folder: Path, path: str) -> None:
         """Sends a local folder as artifacts, on a thread of its own, off the training path."""
-        self._pending.append(self._uploads.submit(self.client.log_artifacts, run, str(folder), path))
+        self._pending.append(self._uploads.submit(self._upload, run, folder, path))
+
+    def _upload(self, run: str, folder: Path, path: str) -> None:
+        try:
+            self.client.log_artifacts(run, str(folder), path)
+        except FileNotFoundError:
+            if folder.exists():
+                raise
+            # Train has replaced this checkpoint by a newer one, which is uploaded in its turn.
 
     def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         self.client.log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])

@@ -97,7 +97,7 @@ def test_mlflow_shows_parent_children_curves_sheets_and_models(one_worker: Path)
     parent = parents[0]
     assert parent.info.status == "FINISHED" and parent.data.tags["version.ray"] == "2.60.0"
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {
-        "comparison.json", "comparison.png", "summary.json", "sweep.json", "command.txt",
+        "comparison.json", "comparison.png", "students.png", "summary.json", "sweep.json", "command.txt",
     }  # fmt: skip
     trial = summary(one_worker)["trials"][0]
     child = client.get_run(trial["run"])

@@ -11,6 +11,8 @@ Shapes: B batch, C = 4 latent channels, H = 8 latent side, S = 16 tokens, D = 64
 
 import argparse
 import copy
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -247,6 +249,13 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module) -> 
     optimizer.step()
 
 
+def write_digests(folder: Path) -> None:
+    """Notes the SHA-256 of every weight file, for a test to compare."""
+    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.safetensors")}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    (folder / "digests.json").write_text(json.dumps(digests, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stage", nargs="+", choices=STAGES, default=STAGES)
@@ -266,6 +275,7 @@ def main() -> None:
             pipeline = train_teacher(TEACHER_STAGES[stage], vae)
             print(f"{stage}: finished, {report(pipeline, 768, seed=5)}")
             save(pipeline, arguments.out / teacher)
+    write_digests(arguments.out)
 
 
 if __name__ == "__main__":
