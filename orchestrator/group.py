@@ -80,6 +80,9 @@ class Worker:
         share = self.train.batch_size // self.world
         rows = slice(self.rank * share, (self.rank + 1) * share)
         remaining = self.train.steps - first
+        if remaining == 0:
+            self._end_again()
+            return
         prompts = stream(
             self.store,
             self.job.shards,
@@ -143,6 +146,14 @@ class Worker:
         self._clock = time.monotonic()
         return last
 
+    def _end_again(self) -> None:
+        """The group died between its last checkpoint and its last words: says them again."""
+        metrics: Metrics = {"step": self.progress.step, "progress": 100.0}
+        if self.evaluation is not None:
+            assert self.average is not None
+            metrics |= self.evaluation.look(self.average, self.progress.step) | self._finish("")
+        self._send(metrics, with_checkpoint=True)
+
     def _log_every(self) -> int:
         return min(max(1, self.train.steps // LOGS_PER_TRAINING), MOST_STEPS_BETWEEN_LOGS)
 
@@ -173,7 +184,7 @@ class Worker:
 
     def _collapse(self, metrics: Metrics) -> str:
         """The stated rule, in words, if the student has collapsed by it; the same on all ranks."""
-        if not all(math.isfinite(metrics[key]) for key in ("student_loss", "fake_score_loss")):
+        if not all(math.isfinite(metrics[key]) for key in ("student_loss", "fake_score_loss", "score_gap")):
             return f"non-finite loss by step {metrics['step']}"
         first = self.progress.first_spread or 1.0
         ratio, limit = metrics["latent_spread"] / first, self.train.collapse_ratio

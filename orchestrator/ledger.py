@@ -1,5 +1,6 @@
 """The driver's book of a launch: every trial's state, written to MLflow and to the storage."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -74,9 +75,10 @@ class Ledger:
     def reported(self, job: TrialJob, metrics: dict[str, Any]) -> None:
         """Takes a worker's report: curves, sheets, scores, checkpoints, and the end."""
         entry = self.entries[job.trial.digest]
-        steps = metrics["step"] - entry.step
-        entry.train_seconds += max(steps, 0) * metrics["seconds_per_step"]
-        entry.step, entry.rate = metrics["step"], 1 / metrics["seconds_per_step"]
+        if "seconds_per_step" in metrics:
+            entry.train_seconds += max(metrics["step"] - entry.step, 0) * metrics["seconds_per_step"]
+            entry.rate = 1 / metrics["seconds_per_step"]
+        entry.step = metrics["step"]
         curves = {key: metrics[key] for key in CURVES if key in metrics}
         if "scores" in metrics:
             entry.scores = metrics["scores"]
@@ -162,7 +164,7 @@ def _running(entry: Entry) -> str:
     steps = entry.trial.train.steps
     if not entry.step:
         return f"{entry.trial.name}: starting, {time.monotonic() - entry.started:.0f} s"
-    left = (steps - entry.step) / entry.rate
+    left = (steps - entry.step) / (entry.rate or math.inf)
     return f"{entry.trial.name}: step {entry.step}/{steps}, {entry.rate:.2f}/s, {left:.0f} s left"
 
 

@@ -85,6 +85,7 @@ class Store:
         """Raises UserError if nothing can be written here."""
         try:
             self.write(".writable", b"")
+            self._fs.delete_file(self._path(".writable"))
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"storage {self.root}: cannot be written: {reason}") from None
