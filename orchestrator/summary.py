@@ -68,6 +68,7 @@ def summary(
         "tracking": {
             "uri": without_secrets(tracker.uri),
             "experiment": plan.sweep.name,
+            "experiment_id": tracker.experiment,
             "parent_run": tracker.parent,
         },
         "trials": list(rows),
@@ -96,6 +97,6 @@ def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
     lines += [
         f"{len(rows)} trials: {counts}; {result['seconds']:.0f} s",
         f"summary: {place}/summary.json",
-        f"look:    {look_command(uri)}   (experiment {result['name']})",
+        f"look:    {look_command(uri, result['tracking']['experiment_id'])}",
     ]
     return "\n".join(lines)

@@ -22,8 +22,6 @@ from orchestrator.tracking.server import without_secrets
 PARENT_TAG = "mlflow.parentRunId"
 DIGEST_TAG = "digest"
 PARAM_CHARACTERS = 6_000
-# Otherwise MLflow 3 opens the experiment on its page for language-model traces.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class Tracker:
@@ -43,7 +41,7 @@ class Tracker:
             self.experiment = (
                 found.experiment_id
                 if found is not None
-                else self.client.create_experiment(experiment, location, tags=EXPERIMENT_TAGS)
+                else self.client.create_experiment(experiment, artifact_location=location)
             )
         except MlflowException as error:
             reason = str(error).splitlines()[0][:200].replace(uri, without_secrets(uri))

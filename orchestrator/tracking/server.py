@@ -38,13 +38,17 @@ def without_secrets(uri: str) -> str:
     return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rsplit("@", 1)[1]))
 
 
-def look_command(uri: str) -> str:
-    """How a person opens what was recorded."""
+def look_command(uri: str, experiment_id: str) -> str:
+    """How a person opens what was recorded, on the page of training runs.
+
+    (MLflow's own start page is the one for language-model traces.)
+    """
+    page = f"#/experiments/{experiment_id}/runs"
     if uri.startswith("http"):
-        return f"open {without_secrets(uri)}"
+        return f"open {without_secrets(uri)}/{page}"
     path = uri.removeprefix("sqlite:///")
     try:
         path = "sqlite:///" + str(Path(path).relative_to(Path.cwd())) if uri.startswith("sqlite") else uri
     except ValueError:
         path = uri
-    return f"mlflow ui --backend-store-uri {without_secrets(path)}"
+    return f"mlflow ui --backend-store-uri {without_secrets(path)}   then open http://127.0.0.1:5000/{page}"

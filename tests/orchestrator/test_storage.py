@@ -58,7 +58,8 @@ def test_tracking_is_embedded_unless_named(tmp_path: Path, monkeypatch: pytest.M
 def test_secrets_are_not_shown() -> None:
     uri = "postgresql://me:secret@db:5432/mlflow"
     assert without_secrets(uri) == "postgresql://***@db:5432/mlflow"
-    assert "secret" not in look_command(uri)
+    assert "secret" not in look_command(uri, "1")
+    assert look_command("http://mlflow:5000", "3") == "open http://mlflow:5000/#/experiments/3/runs"
 
 
 def test_the_line_of_a_traceback_that_matters() -> None:
