@@ -33,8 +33,8 @@ def connected() -> Iterator[None]:
             f"Ray at {address or 'this machine'}: {str(error).splitlines()[0][:200]}; is it up, "
             f"and are RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN those of its head?"
         ) from None
-    silence()
     _calm_data()
+    silence()
     try:
         yield
     finally:

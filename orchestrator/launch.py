@@ -28,6 +28,10 @@ from workloads.text import encoder_digest
 LIBRARIES = ("ray", "torch", "diffusers", "transformers", "deepspeed", "mlflow", "numpy")
 
 
+REFERENCE_CPUS = 0.75
+"""Asked for by each teacher that draws: on two CPUs two of them, and the data stage beside."""
+
+
 @dataclass(frozen=True)
 class Shared:
     """What the stages before the search made."""
@@ -85,7 +89,7 @@ def _prepare(plan: Plan, store: Store, out: TextIO) -> Shared:
     """The data stage and the teachers' references, side by side."""
     gpu = plan.gpus_per_trial > 0
     sources = list(dict.fromkeys(trial.source for trial in plan.trials))
-    make = ray.remote(make_reference).options(num_cpus=0.5, num_gpus=1 if gpu else 0)
+    make = ray.remote(make_reference).options(num_cpus=REFERENCE_CPUS, num_gpus=1 if gpu else 0)
     print(f"drawing with {len(sources)} teachers, reading prompts", file=out, flush=True)
     pending = [make.remote(source, plan.sweep.evaluate, store.root) for source in sources]
     prompts = prepare_prompts(plan.sweep.prompts, store)

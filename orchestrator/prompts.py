@@ -29,6 +29,8 @@ from workloads.miniature.world import captions
 MINIATURE = "miniature:"
 MINIATURE_SEED = 7
 ENCODE_BATCH = 64
+MOST_ENCODERS, SHARDS_PER_ENCODER = 8, 64
+"""Actors of the second pass: each loads the text encoder, so few shards are left to one."""
 DATA_CPUS = 0.25
 """Asked for by each task of the data stage: it is bound by files more than by processors."""
 
@@ -90,7 +92,7 @@ def encode_prompts(prompts: PromptSet, source: str, encoder: str, store: Store, 
         done = shards.map(
             EncodeShard,
             fn_constructor_args=(source, store.root, prompts.folder, folder),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
+            compute=ray.data.ActorPoolStrategy(size=min(MOST_ENCODERS, -(-len(todo) // SHARDS_PER_ENCODER))),
             num_cpus=DATA_CPUS,
             num_gpus=1 if gpu else 0,
         )
@@ -108,6 +110,7 @@ class EncodeShard:
 
         from workloads.text import TextEncoder
 
+        torch.set_num_threads(1)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         self._encoder = TextEncoder(source, device, dtype)

@@ -16,6 +16,11 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Ctrl-C is ours to answer: Tune would wait for its trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # With verbose=0 Tune's newer output still prints a banner, the older none.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # A trial is several processes, and two trials start at once: do not queue them by twos.
+    "RAY_worker_maximum_startup_concurrency": "8",
     # A report waits for the controller's next look at its workers: 2 s by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Without these every large tensor is a page-faulting mmap of its own (CPU training).
@@ -23,7 +28,17 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "MALLOC_TOP_PAD_": "268435456",
 }
-CHATTY = ("ray", "mlflow", "alembic", "transformers", "diffusers", "DeepSpeed", "httpx", "sqlalchemy")
+CHATTY = (
+    "ray",
+    "ray.data",
+    "mlflow",
+    "alembic",
+    "transformers",
+    "diffusers",
+    "DeepSpeed",
+    "httpx",
+    "sqlalchemy",
+)
 
 
 def silence() -> None:
