@@ -23,7 +23,9 @@ ENVIRONMENT = {
     "RAY_worker_maximum_startup_concurrency": "8",
     # A report waits for the controller's next look at its workers: 2 s by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Without these every large tensor is a page-faulting mmap of its own (CPU training).
+    # Without these every large tensor is a page-faulting mmap of its own (CPU training). One arena,
+    # as Ray Train trains on a thread, and a thread's own arena gives memory back at every turn.
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "2000000000",
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "MALLOC_TOP_PAD_": "268435456",
