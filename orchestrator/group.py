@@ -47,8 +47,6 @@ class Worker:
         context = ray.train.get_context()
         self.job, self.train = job, job.trial.train
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        # More threads than CPUs of one's own spin against each other: ten times slower when seen.
-        torch.set_num_threads(max(1, int(job.resources.cpus_per_worker)))
         cuda = torch.cuda.is_available() and job.resources.gpus_per_worker > 0
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         half = self.train.precision == "bf16" or (self.train.precision == "auto" and cuda)

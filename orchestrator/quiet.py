@@ -23,6 +23,8 @@ ENVIRONMENT = {
     "RAY_worker_maximum_startup_concurrency": "8",
     # A report waits for the controller's next look at its workers: 2 s by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # A trial's workers are given more, as their CPUs allow: see `trial`.
+    "OMP_NUM_THREADS": "1",
     # Without these every large tensor is a page-faulting mmap of its own (CPU training). One arena,
     # as Ray Train trains on a thread, and a thread's own arena gives memory back at every turn.
     "MALLOC_ARENA_MAX": "1",

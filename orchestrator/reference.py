@@ -49,7 +49,6 @@ def make_reference(source: str, evaluate: Evaluate, root: str) -> str:
     store, name = Store(root), reference_name(source, evaluate)
     if store.exists(f"{name}.safetensors"):
         return name
-    torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensors = _encoded(source, evaluate, device)
     pipeline = open_pipeline(source, device)

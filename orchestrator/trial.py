@@ -36,6 +36,9 @@ def run_trial(config: dict[str, Any], jobs: Sequence[TrialJob]) -> None:
         run_config=RunConfig(
             name=TRAIN_RUN,
             storage_path=job.checkpoints,
+            # In the environment, since autograd's own threads read it there: threads beyond a
+            # worker's CPUs spin against those of its neighbours, six times slower when seen.
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(max(1, int(resources.cpus_per_worker)))}},
             callbacks=[TuneReportCallback()],
             failure_config=FailureConfig(max_failures=resources.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
