@@ -110,7 +110,7 @@ class EncodeShard:
 
         from workloads.text import TextEncoder
 
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         self._encoder = TextEncoder(source, device, dtype)
         self._store = Store(root)
