@@ -25,12 +25,6 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # A trial's workers are given more, as their CPUs allow: see `trial`.
     "OMP_NUM_THREADS": "1",
-    # Without these every large tensor is a page-faulting mmap of its own (CPU training). One arena,
-    # as Ray Train trains on a thread, and a thread's own arena gives memory back at every turn.
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "2000000000",
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
-    "MALLOC_TOP_PAD_": "268435456",
 }
 CHATTY = (
     "ray",
