@@ -1,4 +1,4 @@
-"""Settings of the processes that a sweep starts: quiet libraries, swift memory, short waits."""
+"""Settings of the processes that a sweep starts: quiet libraries, few threads, short waits."""
 
 import logging
 import warnings

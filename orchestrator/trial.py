@@ -41,8 +41,7 @@ def run_trial(config: dict[str, Any], jobs: Sequence[TrialJob]) -> None:
         run_config=RunConfig(
             name=TRAIN_RUN,
             storage_path=job.checkpoints,
-            # In the environment, since autograd's own threads read it there: threads beyond a
-            # worker's CPUs spin against those of its neighbours, six times slower when seen.
+            # In the environment, since autograd's own threads read it there.
             worker_runtime_env={"env_vars": _worker_environment(resources.cpus_per_worker)},
             callbacks=[TuneReportCallback()],
             failure_config=FailureConfig(max_failures=resources.max_failures),
