@@ -3,10 +3,10 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 
+from orchestrator.data_context import prepare_data_context
 from orchestrator.errors import UserError
 from orchestrator.quiet import ENVIRONMENT, silence
 
@@ -33,16 +33,9 @@ def connected() -> Iterator[None]:
             f"Ray at {address or 'this machine'}: {str(error).splitlines()[0][:200]}; is it up, "
             f"and are RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN those of its head?"
         ) from None
-    _calm_data()
+    prepare_data_context()
     silence()
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _calm_data() -> None:
-    context: Any = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.preserve_order = True

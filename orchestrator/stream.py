@@ -14,12 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from orchestrator.data_context import prepare_data_context
 from orchestrator.shards import Piece, Position, ShardSet, pieces, to_conditioning, worker_rows
 from orchestrator.storage import Store
 from workloads.conditioning import Conditioning
-
-READ_CPUS = 0.01
-"""Asked for by a read task: small enough never to starve behind the trainers."""
 
 
 class ReadPiece:
@@ -52,14 +50,14 @@ def stream(
 ) -> Iterator[Conditioning]:
     """Worker `rank`'s part of each of the `steps` global batches from `start`, on the CPU."""
     plan = [asdict(piece) for piece in pieces(shards, seed, start, steps * batch)]
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
+    prepare_data_context()
     dataset = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
         ReadPiece(store.root, shards, seed, batch, rank, world),
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=READ_CPUS,
+        # The trainers may hold every CPU; a share of one, however small, would then never be free.
+        num_cpus=0,
+        concurrency=1,
     )
     batches: Any = dataset.iter_batches(batch_size=batch // world, batch_format="numpy", prefetch_batches=2)
     for rows in batches:

@@ -5,10 +5,8 @@ the workers load it.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -18,15 +16,13 @@ from orchestrator.trial_job import TrialJob
 CHECKPOINTS_KEPT = 2
 """Train deletes older ones; of one alone, the path that Tune was told could be gone already."""
 TRAIN_RUN = "checkpoints"
-ALLOCATOR = Path(ray.__file__).parent / "core/libjemalloc.so"
-"""A native profile showed most of a small CPU step inside one loop of glibc, where its malloc is;
-with the jemalloc that Ray ships, steps came about three times as fast (no paired run yet)."""
 
 
 def run_trial(config: dict[str, Any], jobs: Sequence[TrialJob]) -> None:
     """One trial, in a process of its own: starts the training group and waits for it."""
     job = jobs[config["job"]]
     resources = job.resources
+    threads = str(max(1, int(resources.cpus_per_worker)))
     TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
@@ -42,19 +38,12 @@ def run_trial(config: dict[str, Any], jobs: Sequence[TrialJob]) -> None:
             name=TRAIN_RUN,
             storage_path=job.checkpoints,
             # In the environment, since autograd's own threads read it there.
-            worker_runtime_env={"env_vars": _worker_environment(resources.cpus_per_worker)},
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
             callbacks=[TuneReportCallback()],
             failure_config=FailureConfig(max_failures=resources.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
         ),
     ).fit()
-
-
-def _worker_environment(cpus: float) -> dict[str, str]:
-    environment = {"OMP_NUM_THREADS": str(max(1, int(cpus)))}
-    if ALLOCATOR.exists():
-        environment["LD_PRELOAD"] = str(ALLOCATOR)
-    return environment
 
 
 def train_worker(config: dict[str, Any]) -> None:
