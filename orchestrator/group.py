@@ -35,7 +35,7 @@ from workloads.lora import FakeScore
 from workloads.objectives import PGSB
 from workloads.student import new_student
 
-LOGS_PER_TRAINING = 50
+LOGS_PER_TRAINING = 30
 MOST_STEPS_BETWEEN_LOGS = 50
 
 

@@ -16,14 +16,15 @@ from orchestrator.errors import UserError
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.plan import Plan, Trial
 from orchestrator.prompts import PromptSet, encode_prompts, prepare_prompts
-from orchestrator.reference import load_reference, make_reference
+from orchestrator.reference import load_reference
 from orchestrator.search import search
 from orchestrator.shards import ShardSet
 from orchestrator.storage import Store
 from orchestrator.summary import comparison_rows, summary
+from orchestrator.sweep import Evaluate
 from orchestrator.tracking import Tracker, log_comparison
 from orchestrator.trial_job import TrialJob
-from workloads.text import encoder_digest
+from workloads.encoder_files import encoder_digest
 
 LIBRARIES = ("ray", "torch", "diffusers", "transformers", "deepspeed", "mlflow", "numpy")
 
@@ -89,7 +90,7 @@ def _prepare(plan: Plan, store: Store, out: TextIO) -> Shared:
     """The data stage and the teachers' references, side by side."""
     gpu = plan.gpus_per_trial > 0
     sources = list(dict.fromkeys(trial.source for trial in plan.trials))
-    make = ray.remote(make_reference).options(num_cpus=REFERENCE_CPUS, num_gpus=1 if gpu else 0)
+    make = ray.remote(_make_reference).options(num_cpus=REFERENCE_CPUS, num_gpus=1 if gpu else 0)
     print(f"drawing with {len(sources)} teachers, reading prompts", file=out, flush=True)
     pending = [make.remote(source, plan.sweep.evaluate, store.root) for source in sources]
     prompts = prepare_prompts(plan.sweep.prompts, store)
@@ -109,6 +110,13 @@ def _prepare(plan: Plan, store: Store, out: TextIO) -> Shared:
     except ray.exceptions.RayTaskError as error:
         raise UserError(str(error.cause)) from None
     return Shared(prompts, shards, references)
+
+
+def _make_reference(source: str, evaluate: Evaluate, root: str) -> str:
+    """Imports in the task, not in the driver, what loads diffusers whole."""
+    from orchestrator.teacher_reference import make_reference
+
+    return make_reference(source, evaluate, root)
 
 
 def _record_launch(plan: Plan, tracker: Tracker, shared: Shared, store: Store) -> None:

@@ -1,17 +1,14 @@
 """What every trial of a backbone shares: encoded prompts to look at, and the teacher's pictures.
 
-Made once per backbone, as a Ray task, in a process of its own: only there are a teacher's text
-encoder and its many-step pipeline ever loaded.
+`teacher_reference` makes it, once per backbone; trials and the driver read it.
 """
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from orchestrator.plan import digest
@@ -20,8 +17,6 @@ from orchestrator.sweep import Evaluate
 from workloads.conditioning import Conditioning
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.score import Score
-from workloads.teacher import draw, open_pipeline
-from workloads.text import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -44,28 +39,6 @@ def reference_name(source: str, evaluate: Evaluate) -> str:
     return f"references/{digest([source, evaluate.model_dump(mode='json', exclude={'times'})])[:16]}"
 
 
-def make_reference(source: str, evaluate: Evaluate, root: str) -> str:
-    """Draws, scores and encodes; returns the name of the file. Done once, then found."""
-    store, name = Store(root), reference_name(source, evaluate)
-    if store.exists(f"{name}.safetensors"):
-        return name
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tensors = _encoded(source, evaluate, device)
-    pipeline = open_pipeline(source, device)
-    teacher = {"steps": evaluate.teacher.steps, "guidance_scale": evaluate.teacher.guidance_scale}
-    sheet = draw(pipeline, evaluate.sheet_prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
-    tensors["teacher_sheet"] = sheet
-    scores: list[Score] = []
-    for scorer in scorers(evaluate):
-        prompts = scorer.prompts(evaluate.samples)
-        scores += scorer.score(draw(pipeline, prompts, seed=evaluate.seed, **teacher), prompts)  # type: ignore[arg-type]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "reference"
-        save_file(tensors, path, {"scores": json.dumps([asdict(score) for score in scores])})
-        store.write(f"{name}.safetensors", path.read_bytes())
-    return name
-
-
 def load_reference(store: Store, name: str) -> Reference:
     """Reads what `make_reference` wrote."""
     with tempfile.TemporaryDirectory() as folder:
@@ -86,20 +59,6 @@ def load_reference(store: Store, name: str) -> Reference:
 def scorers(evaluate: Evaluate) -> list[AttributeAccuracy]:
     """The scorers that `evaluate` names."""
     return [AttributeAccuracy() for name in evaluate.scorers if name == AttributeAccuracy.name]
-
-
-def _encoded(source: str, evaluate: Evaluate, device: str) -> dict[str, Tensor]:
-    encoder = TextEncoder(source, device)
-    texts = {"null": [""], "sheet": list(evaluate.sheet_prompts)}
-    if evaluate.scorers:
-        texts["scored"] = AttributeAccuracy.prompts(evaluate.samples)
-    tensors: dict[str, Tensor] = {}
-    for name, prompts in texts.items():
-        encoded = encoder.encode(prompts)
-        tensors[name] = encoded.embeddings.half().cpu().contiguous()
-        if encoded.mask is not None:
-            tensors[f"{name}_mask"] = encoded.mask.cpu().contiguous()
-    return tensors
 
 
 def _conditioning(tensors: dict[str, Tensor], name: str) -> Conditioning:

@@ -101,6 +101,7 @@ def _launch(plan: Plan, root: str, given_uri: str | None) -> int:
     from orchestrator.tracking import tracking_uri
 
     uri = tracking_uri(given_uri, store)
+    print(f"sweep {plan.sweep.name}: {len(plan.trials)} trials; starting Ray", flush=True)
     with connected():
         result = launch(plan, store, uri, sys.stdout)
     print(closing_words(result, store.uri(plan.sweep.name), uri))

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusers import DiffusionPipeline
+from huggingface_hub import hf_hub_download
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,9 @@ def family_of(source: str) -> Family:
     """
     supported = ", ".join(family.pipeline for family in FAMILIES)
     try:
-        if Path(source).exists():
-            index = json.loads((Path(source) / "model_index.json").read_text())
-        else:
-            index = DiffusionPipeline.load_config(source)
+        local = Path(source).exists()
+        path = Path(source) / "model_index.json" if local else hf_hub_download(source, "model_index.json")
+        index = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise ValueError(
             f"backbone {source!r}: no diffusers pipeline there ({_first_line(error)}); "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
 
 from workloads.backbone import Backbone, Network, load_network, load_scheduler_config
@@ -96,6 +96,8 @@ def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
     """
     source = Path(backbone.source)
     if not source.exists():
+        from diffusers import DiffusionPipeline  # it imports every pipeline's parts: seconds
+
         source = Path(DiffusionPipeline.download(backbone.source, use_safetensors=True))
     own = shutil.ignore_patterns(backbone.family.network, "scheduler")
     shutil.copytree(source, folder, ignore=own, dirs_exist_ok=True)

@@ -3,22 +3,19 @@
 Shapes: B batch, S tokens, D text width.
 """
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedModel, T5EncoderModel
 
 from workloads.conditioning import Conditioning
+from workloads.encoder_files import encoder_folder
 from workloads.families import Family, family_of
 
 ENCODER_CLASSES: dict[str, type[PreTrainedModel]] = {
     "CLIPTextModel": CLIPTextModel,
     "T5EncoderModel": T5EncoderModel,
 }
-PARTS = ("text_encoder/*", "tokenizer/*")
 
 
 class TextEncoder:
@@ -31,7 +28,7 @@ class TextEncoder:
             ValueError: not a supported pipeline, or a part of it cannot be read.
         """
         self.family: Family = family_of(source)
-        folder = _local_folder(source)
+        folder = encoder_folder(source)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
             encoder = ENCODER_CLASSES[self.family.text_encoder].from_pretrained(
@@ -57,21 +54,3 @@ class TextEncoder:
             return Conditioning(self._encoder(batch.input_ids).last_hidden_state)
         states = self._encoder(batch.input_ids, attention_mask=batch.attention_mask)
         return Conditioning(states.last_hidden_state, batch.attention_mask)
-
-
-def encoder_digest(source: str) -> str:
-    """SHA-256 over the files of the tokenizer and the text encoder: what shards depend on."""
-    folder = _local_folder(source)
-    digest = hashlib.sha256()
-    for path in sorted(p for part in ("text_encoder", "tokenizer") for p in (folder / part).iterdir()):
-        digest.update(f"{path.parent.name}/{path.name}\0".encode())
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _local_folder(source: str) -> Path:
-    """The folder of `source`, fetched through the hub cache when it is a hub id."""
-    if Path(source).exists():
-        return Path(source)
-    return Path(snapshot_download(source, allow_patterns=list(PARTS), ignore_patterns=["*.bin"]))

@@ -14,8 +14,9 @@ from orchestrator.shards import Position, ShardSet, advance
 from orchestrator.storage import Store
 from orchestrator.stream import stream
 from orchestrator.sweep import Prompts
+from workloads.encoder_files import encoder_digest
 from workloads.miniature import WEIGHTS
-from workloads.text import TextEncoder, encoder_digest
+from workloads.text import TextEncoder
 
 pytestmark = pytest.mark.cluster
 SOURCE = str(WEIGHTS / "pixart")

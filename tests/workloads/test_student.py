@@ -8,11 +8,12 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 
 from workloads.backbone import load_backbone
 from workloads.ema import AverageWeights
+from workloads.encoder_files import encoder_digest
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.schedule import NoiseSchedule
 from workloads.student import CALL, generate, new_student, one_step_scheduler, save_student
 from workloads.teacher import call_arguments
-from workloads.text import TextEncoder, encoder_digest
+from workloads.text import TextEncoder
 
 PROMPTS = ["a large red circle", "a tiny blue square on a white background"]
 

@@ -1,0 +1,58 @@
+"""Makes a backbone's reference: encodes its prompts, draws and scores with its teacher.
+
+Runs as a Ray task, in a process of its own: only there are a teacher's text encoder and its
+many-step pipeline ever loaded.
+"""
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from orchestrator.reference import reference_name, scorers
+from orchestrator.storage import Store
+from orchestrator.sweep import Evaluate
+from workloads.scorers.attributes import AttributeAccuracy
+from workloads.scorers.score import Score
+from workloads.teacher import draw, open_pipeline
+from workloads.text import TextEncoder
+
+
+def make_reference(source: str, evaluate: Evaluate, root: str) -> str:
+    """Draws, scores and encodes; returns the name of the file. Done once, then found."""
+    store, name = Store(root), reference_name(source, evaluate)
+    if store.exists(f"{name}.safetensors"):
+        return name
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tensors = _encoded(source, evaluate, device)
+    pipeline = open_pipeline(source, device)
+    teacher = {"steps": evaluate.teacher.steps, "guidance_scale": evaluate.teacher.guidance_scale}
+    sheet = draw(pipeline, evaluate.sheet_prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
+    tensors["teacher_sheet"] = sheet
+    scores: list[Score] = []
+    for scorer in scorers(evaluate):
+        prompts = scorer.prompts(evaluate.samples)
+        scores += scorer.score(draw(pipeline, prompts, seed=evaluate.seed, **teacher), prompts)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "reference"
+        save_file(tensors, path, {"scores": json.dumps([asdict(score) for score in scores])})
+        store.write(f"{name}.safetensors", path.read_bytes())
+    return name
+
+
+def _encoded(source: str, evaluate: Evaluate, device: str) -> dict[str, Tensor]:
+    encoder = TextEncoder(source, device)
+    texts = {"null": [""], "sheet": list(evaluate.sheet_prompts)}
+    if evaluate.scorers:
+        texts["scored"] = AttributeAccuracy.prompts(evaluate.samples)
+    tensors: dict[str, Tensor] = {}
+    for name, prompts in texts.items():
+        encoded = encoder.encode(prompts)
+        tensors[name] = encoded.embeddings.half().cpu().contiguous()
+        if encoded.mask is not None:
+            tensors[f"{name}_mask"] = encoded.mask.cpu().contiguous()
+    return tensors
