@@ -2,12 +2,17 @@
 
 import json
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
+from orchestrator.data_context import PAUSE_SECONDS, prepare_data_context
 from orchestrator.errors import UserError
 from orchestrator.prompts import encode_prompts, prepare_prompts
 from orchestrator.shards import Position, ShardSet, advance
@@ -112,3 +117,23 @@ def test_a_changed_shard_is_named(local_ray: None, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8] + b"12345678")
     with pytest.raises(ray.exceptions.RayTaskError, match=r"prompt shard .* has changed"):
         list(stream(store, shards, 0, Position(), 2, 4, 0, 1))
+
+
+def test_an_executor_that_may_start_nothing_rests(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside a training, which takes every CPU of the cluster from Ray Data."""
+    looks: list[float] = []
+    look = StreamingExecutor._scheduling_loop_step
+
+    def counted(executor: StreamingExecutor, topology: Any) -> bool:
+        looks.append(time.monotonic())
+        return bool(look(executor, topology))
+
+    monkeypatch.setattr(StreamingExecutor, "_scheduling_loop_step", counted)
+    prepare_data_context()
+    limits = ray.data.ExecutionResources(cpu=0)
+    monkeypatch.setattr(ray.data.DataContext.get_current().execution_options, "resource_limits", limits)
+    dataset = ray.data.range(40, override_num_blocks=4).map_batches(lambda batch: batch, num_cpus=0.01)
+    for _ in dataset.iter_batches(batch_size=10, prefetch_batches=0):
+        time.sleep(0.5)
+    seconds = looks[-1] - looks[0]
+    assert len(looks) <= 1.2 * seconds / PAUSE_SECONDS + 1
