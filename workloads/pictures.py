@@ -32,7 +32,7 @@ def contact_sheet(prompts: Sequence[str], columns: Mapping[str, Tensor], title: 
     sheet = Image.new("RGB", (width, top + len(prompts) * (CELL + MARGIN)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     if title:
-        draw.text((MARGIN, 4), title, "black", font)
+        draw.text((CAPTION_WIDTH, 4), title, "black", font)
     for index, (name, pictures) in enumerate(columns.items()):
         left = CAPTION_WIDTH + index * (CELL + MARGIN)
         draw.text((left, top - HEADER + 3), name, "black", font)
@@ -45,7 +45,8 @@ def contact_sheet(prompts: Sequence[str], columns: Mapping[str, Tensor], title: 
 
 
 def side_by_side(sheets: Sequence[Image.Image]) -> Image.Image:
-    """All `sheets` in one picture, left to right."""
+    """All `sheets`, which show the same prompts, in one picture; their captions stand once."""
+    sheets = [*sheets[:1], *(s.crop((CAPTION_WIDTH, 0, s.width, s.height)) for s in sheets[1:])]
     size = (sum(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets))
     whole, left = Image.new("RGB", size, "white"), 0
     for sheet in sheets:
