@@ -173,6 +173,8 @@ def test_interrupted_and_taken_up_again(one_worker: Path, tmp_path: Path) -> Non
     process = subprocess.Popen(
         command(storage, "train.learning_rate=1.0e-4", "train.steps=60"),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=REPOSITORY, env=environment,
+        # A shell that runs the tests in the background has them, and their children, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 300
     while not list(storage.glob("artifacts/*/*/checkpoints/checkpoint_*/digests-0000.json")):
