@@ -35,6 +35,7 @@ CHATTY = (
     "diffusers",
     "DeepSpeed",
     "httpx",
+    "huggingface_hub",
     "sqlalchemy",
 )
 
