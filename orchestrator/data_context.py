@@ -14,8 +14,8 @@ class Paced(ExecutionCallback):  # type: ignore[misc]
 
     While it may start no task and none runs (the consumer is slower than the reader, or the
     cluster's CPUs are all taken, which is the rule beside a training), Ray Data's executor looks
-    again at once, for ever. It is a thread of the training worker: measured there, it took more
-    time than the training, most of it from the training.
+    again at once, for ever. It is a thread of the training worker: measured there, it used more
+    CPU time than the training.
     """
 
     def on_execution_step(self, executor: Any) -> None:

@@ -27,8 +27,6 @@ from orchestrator.trial_job import TrialJob
 from workloads.encoder_files import encoder_digest
 
 LIBRARIES = ("ray", "torch", "diffusers", "transformers", "deepspeed", "mlflow", "numpy")
-
-
 REFERENCE_CPUS = 0.75
 """Asked for by each teacher that draws: on two CPUs two of them, and the data stage beside."""
 

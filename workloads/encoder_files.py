@@ -1,4 +1,7 @@
-"""The files of a backbone's text encoder: where they are and what they hold; loads no library."""
+"""The files of a backbone's text encoder: where they are, and a digest of them.
+
+Apart from `text`, so that the driver need not import what loads them.
+"""
 
 import hashlib
 from pathlib import Path
