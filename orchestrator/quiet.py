@@ -7,6 +7,7 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning,ignore::UserWarning",
@@ -35,7 +36,6 @@ CHATTY = (
     "diffusers",
     "DeepSpeed",
     "httpx",
-    "huggingface_hub",
     "sqlalchemy",
 )
 
