@@ -1,6 +1,7 @@
 """A number that says what it was measured on."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Z95 = 1.959964
@@ -32,3 +33,18 @@ def share(metric: str, hits: int, samples: int, protocol: str) -> Score:
     middle = (p + z2 / (2 * samples)) / (1 + z2 / samples)
     half = Z95 / (1 + z2 / samples) * math.sqrt(p * (1 - p) / samples + z2 / (4 * samples**2))
     return Score(metric, p, samples, max(0.0, middle - half), min(1.0, middle + half), protocol)
+
+
+def mean(metric: str, values: Sequence[float], protocol: str) -> Score:
+    """A mean with the 95 % interval of the normal approximation; of one value, no interval.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    count = len(values)
+    if count == 0:
+        raise ValueError(f"{metric}: nothing to score")
+    value = math.fsum(values) / count
+    spread = math.sqrt(math.fsum((v - value) ** 2 for v in values) / (count - 1)) if count > 1 else 0.0
+    half = Z95 * spread / math.sqrt(count)
+    return Score(metric, value, count, value - half, value + half, protocol)
