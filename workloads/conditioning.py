@@ -25,6 +25,10 @@ class Conditioning:
     def __getitem__(self, rows: slice) -> "Conditioning":
         return Conditioning(self.embeddings[rows], None if self.mask is None else self.mask[rows])
 
+    def select(self, index: Tensor) -> "Conditioning":
+        """The rows at `index` (N,), in its order."""
+        return Conditioning(self.embeddings[index], None if self.mask is None else self.mask[index])
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "Conditioning":
         mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
         return Conditioning(self.embeddings.to(device, dtype, non_blocking=True), mask)

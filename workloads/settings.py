@@ -29,6 +29,39 @@ class LoraSettings:
 
 
 @dataclass(frozen=True)
+class AttentionGuidanceSettings:
+    """How a student's cross-attention is steered away from a negative prompt."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["none", "nasa", "nag"] = "none"
+    """nasa: Z+ - strength Z- (SNOOPI); nag: Z+ + strength (Z+ - Z-), clipped and blended."""
+    strength: float = 0.0
+    """NASA's alpha, NAG's phi; 0 is the plain student."""
+    clip: float = 2.5
+    """nag: largest growth of a token's L1 norm (tau); 0 turns clipping off."""
+    blend: float = 0.375
+    """nag: share of the guided features in what goes on; 1: nothing else."""
+
+    def __post_init__(self) -> None:
+        if self.strength < 0 or self.clip < 0 or not 0 < self.blend <= 1:
+            raise ValueError("strength and clip must not be negative, blend must be above 0, at most 1")
+        if self.kind != "nag" and (self.clip, self.blend) != (2.5, 0.375):
+            raise ValueError(f"clip and blend are settings of nag, not of {self.kind}")
+        if self.kind == "none" and self.strength:
+            raise ValueError("a strength needs a kind: nasa or nag")
+
+    @property
+    def label(self) -> str:
+        """For people: the kernel, without its strength."""
+        if self.kind != "nag" or (self.clip, self.blend) == (2.5, 0.375):
+            return self.kind
+        if self.clip == 0 and self.blend == 1:
+            return "extrapolation"
+        return f"nag(clip {self.clip:g}, blend {self.blend:g})"
+
+
+@dataclass(frozen=True)
 class PGSBSettings:
     """The objective PG-SB; defaults as published (SwiftBrush's code, SNOOPI table 6)."""
 
@@ -46,6 +79,9 @@ class PGSBSettings:
     """Share of the schedule in which the student is judged: t in [20, 981) of 1000."""
     null_rate: float = 0.1
     """Share of samples that the fake score sees without prompt, so that it can be guided."""
+    nasa_interval: tuple[float, float] | None = None
+    """NASA-T: the student trains with NASA away from a negative prompt, at a strength drawn for
+    each step from [low, high], the teacher guided against that prompt; [0, 1] in SNOOPI v3."""
     fake_score_updates: int = 1
     """Updates of the fake score for each of the student."""
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -60,6 +96,10 @@ class PGSBSettings:
             raise ValueError(f"timestep_range [{first}, {last}]: needs 0 <= first < last <= 1")
         if not 0 <= self.null_rate <= 1:
             raise ValueError(f"null_rate {self.null_rate} is not a share between 0 and 1")
+        if self.nasa_interval is not None and not 0 <= self.nasa_interval[0] <= self.nasa_interval[1]:
+            raise ValueError(f"nasa_interval {list(self.nasa_interval)}: needs 0 <= low <= high")
+        if self.nasa_interval is not None and self.guided == "fake_score":
+            raise ValueError("nasa_interval guides the teacher against negatives: guided must include it")
         if self.fake_score_updates < 1:
             raise ValueError("fake_score_updates must be at least 1")
 

@@ -5,6 +5,7 @@ Shapes: B batch, C latent channels, H latent size, P pixels a side.
 
 import copy
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
 
+from workloads.attention import AttentionGuidance
 from workloads.backbone import Backbone, Network, load_network, load_scheduler_config
 from workloads.conditioning import Conditioning
 from workloads.families import family_of
@@ -54,13 +56,24 @@ def decode(vae: AutoencoderKL, latents: Tensor, batch: int = 16) -> Tensor:
 
 @torch.no_grad()
 def generate(
-    backbone: Backbone, student: Network, noise: Tensor, prompts: Conditioning, batch: int = 32
+    backbone: Backbone,
+    student: Network,
+    noise: Tensor,
+    prompts: Conditioning,
+    guidance: AttentionGuidance | None = None,
+    batch: int = 32,
 ) -> Tensor:
-    """One-step latents (B, C, H, H) of all `prompts` from `noise` (B, C, H, H)."""
-    parts = [
-        backbone.one_step(student, noise[row : row + batch], prompts[slice(row, row + batch)])
-        for row in range(0, len(noise), batch)
-    ]
+    """One-step latents (B, C, H, H) of all `prompts` from `noise` (B, C, H, H).
+
+    `guidance` is away from one negative prompt, or from one for each of the B samples.
+    """
+    parts = []
+    with guidance or nullcontext():
+        for row in range(0, len(noise), batch):
+            rows = slice(row, row + batch)
+            if guidance is not None:
+                guidance.rows = rows
+            parts.append(backbone.one_step(student, noise[rows], prompts[rows]))
     return torch.cat(parts)
 
 
