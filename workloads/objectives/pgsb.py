@@ -7,6 +7,10 @@ The student f maps noise z and a prompt y to latents x_0. It follows
 (SNOOPI v3, eq. 6), where both scores are guided at the same k, while the fake score is trained to
 denoise the student's own pictures (SwiftBrush v2, eq. 5). low = high is SwiftBrush.
 
+With negative prompts y- (NASA-T; SNOOPI v3, sec. 5.3) the student draws under NASA at a strength
+alpha ~ U(0, 1), the teacher is guided against y- in place of the empty prompt, and the fake score
+goes without.
+
 Shapes: B batch, C latent channels, H latent size.
 """
 
@@ -16,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workloads.attention import nasa
 from workloads.backbone import Backbone, Network
 from workloads.conditioning import Conditioning, concatenate
 from workloads.guidance import draw_scale, guide
@@ -50,11 +55,14 @@ class Draws:
     """(B, C, H, H), that takes the student's picture to that timestep."""
     scale: Tensor
     """(B,), guidance scale k."""
+    strength: Tensor
+    """(), of NASA in the student; 0 without negative prompts."""
     fake_score: tuple[FakeScoreDraws, ...]
 
     def __getitem__(self, rows: slice) -> "Draws":
         fake_score = tuple(update[rows] for update in self.fake_score)
-        return Draws(self.start[rows], self.timestep[rows], self.noise[rows], self.scale[rows], fake_score)
+        per_row = (self.start[rows], self.timestep[rows], self.noise[rows], self.scale[rows])
+        return Draws(*per_row, self.strength, fake_score)
 
 
 @dataclass(frozen=True)
@@ -101,21 +109,34 @@ class PGSB:
             timestep=timestep(first, last),
             noise=noise(),
             scale=draw_scale(settings.guidance_interval, batch, per_sample, generator),
+            strength=self._draw_strength(generator),
             fake_score=tuple(fake_score() for _ in range(settings.fake_score_updates)),
         )
 
+    def _draw_strength(self, generator: torch.Generator) -> Tensor:
+        if self.settings.nasa_interval is None:
+            return torch.zeros((), device=generator.device)
+        return draw_scale(self.settings.nasa_interval, 1, False, generator)[0]
+
     def student_loss(
-        self, student: Network, fake_score: FakeScore, prompts: Conditioning, draws: Draws
+        self,
+        student: Network,
+        fake_score: FakeScore,
+        prompts: Conditioning,
+        draws: Draws,
+        negatives: Conditioning | None = None,
     ) -> StudentLoss:
         """The loss whose gradient in the student is PG-SB's, by the stop-gradient trick.
 
         With g = w (e_teacher - e_fake), L = 1/2 mean((x_0 - stopgrad(x_0 - g))^2) has
-        dL/dx_0 = g / N. No gradient passes through the two scores.
+        dL/dx_0 = g / N. No gradient passes through the two scores. `negatives`, of B prompts,
+        make it NASA-T.
         """
-        latents = self.backbone.one_step(student, draws.start, prompts)
+        with nasa(student, negatives, draws.strength):
+            latents = self.backbone.one_step(student, draws.start, prompts)
         frozen = latents.detach()
         noisy = self.backbone.schedule.add_noise(frozen, draws.noise, draws.timestep)
-        teacher, fake = self.scores(fake_score, noisy, prompts, draws.timestep, draws.scale)
+        teacher, fake = self.scores(fake_score, noisy, prompts, draws.timestep, draws.scale, negatives)
         gradient = torch.nan_to_num(self._weight(draws.timestep) * (teacher - fake))
         loss = 0.5 * (latents - (frozen - gradient)).square().mean()
         return StudentLoss(loss, frozen, (teacher - fake).square().mean().sqrt())
@@ -142,15 +163,18 @@ class PGSB:
         prompts: Conditioning,
         timestep: Tensor,
         scale: Tensor,
+        negatives: Conditioning | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Guided epsilon (B, C, H, H) of the teacher and of the fake score at `noisy`.
 
-        The up to four predictions are one batch through the one frozen network.
+        The up to four predictions are one batch through the one frozen network. The teacher is
+        guided against `negatives`, if there are any, the fake score never.
         """
         null = self.null.expand(len(noisy))
+        against = {0.0: null if negatives is None else negatives, 1.0: null}
         guided = self.settings.guided
         roles: Sequence[tuple[float, bool]] = [(0.0, guided != "fake_score"), (1.0, guided != "teacher")]
-        branches = [(role, c) for role, on in roles for c in ((prompts, null) if on else (prompts,))]
+        branches = [(role, c) for role, on in roles for c in ((prompts, against[role]) if on else (prompts,))]
         count = len(branches)
         mask = torch.tensor([role for role, _ in branches], device=noisy.device)
 
