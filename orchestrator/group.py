@@ -22,7 +22,7 @@ from torch import Tensor
 from orchestrator.checkpoint import Progress, load_checkpoint, save_checkpoint
 from orchestrator.engine import Engine, prepare_process
 from orchestrator.evaluation import Evaluation
-from orchestrator.plan import digest
+from orchestrator.identity import digest
 from orchestrator.reference import load_reference
 from orchestrator.shards import advance
 from orchestrator.storage import Store, file_digest

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
@@ -21,7 +21,7 @@ from orchestrator.search import search
 from orchestrator.shards import ShardSet
 from orchestrator.storage import Store
 from orchestrator.summary import comparison_rows, summary
-from orchestrator.sweep import Evaluate
+from orchestrator.sweep import Evaluate, Pair
 from orchestrator.tracking import Tracker, log_comparison
 from orchestrator.trial_job import TrialJob
 from workloads.encoder_files import encoder_digest
@@ -90,7 +90,8 @@ def _prepare(plan: Plan, store: Store, out: TextIO) -> Shared:
     sources = list(dict.fromkeys(trial.source for trial in plan.trials))
     make = ray.remote(_make_reference).options(num_cpus=REFERENCE_CPUS, num_gpus=1 if gpu else 0)
     print(f"drawing with {len(sources)} teachers, reading prompts", file=out, flush=True)
-    pending = [make.remote(source, plan.sweep.evaluate, store.root) for source in sources]
+    pairs = plan.infer.pairs if plan.infer is not None else ()
+    pending = [make.remote(source, plan.sweep.evaluate, pairs, store.root) for source in sources]
     prompts = prepare_prompts(plan.sweep.prompts, store)
     print(
         f"prompts: {prompts.prompts} used, {prompts.set_aside} set aside"
@@ -110,11 +111,11 @@ def _prepare(plan: Plan, store: Store, out: TextIO) -> Shared:
     return Shared(prompts, shards, references)
 
 
-def _make_reference(source: str, evaluate: Evaluate, root: str) -> str:
+def _make_reference(source: str, evaluate: Evaluate, pairs: Sequence[Pair], root: str) -> str:
     """Imports in the task, not in the driver, what loads diffusers whole."""
     from orchestrator.teacher_reference import make_reference
 
-    return make_reference(source, evaluate, root)
+    return make_reference(source, evaluate, pairs, root)
 
 
 def _record_launch(plan: Plan, tracker: Tracker, shared: Shared, store: Store) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TextIO
 
 from orchestrator.plan import Trial
 from orchestrator.storage import Store
-from orchestrator.tracking import Tracker, register_student
+from orchestrator.tracking import Tracker
 from orchestrator.trial_job import TrialJob
 from workloads.scorers.score import Score
 
@@ -40,6 +40,13 @@ class Entry:
     note: str = ""
     """Why it collapsed, stopped or failed."""
     model: str = ""
+    """models:/NAME/VERSION, once it is registered."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """What the second search found, an arm an item; see `curve`."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """The arm that the student uses by default."""
+    concluded: str = ""
+    """Digest of the second search that `curve` is the whole of."""
     sheet: str = ""
     """The newest contact sheet's file in the storage."""
     checkpoint: str = ""
@@ -100,27 +107,28 @@ class Ledger:
             entry.status = "collapsed" if metrics["collapsed"] else "finished"
             entry.note, entry.zero_stage = metrics["collapsed"], metrics["zero_stage"]
 
-    def ended(self, job: TrialJob, error: str) -> None:
-        """The trial is over: registers its student and keeps its result."""
+    def ended(self, job: TrialJob, error: str) -> bool:
+        """The trial is over: keeps its result; true if it made a student."""
         entry = self.entries[job.trial.digest]
         if entry.status == "running":
             entry.status = "failed" if error else "stopped"
             entry.note = last_line(error) if error else f"by the scheduler at step {entry.step}"
         if error:
             self._tracker.log_text(entry.run, error, "error.txt")
-        if entry.status == "finished":
-            name = f"{self._folder}-{job.trial.backbone.name}"
-            with self._store.folder(job.student) as folder:
-                entry.model = register_student(entry.run, folder, name, job.evaluate.sheet_prompts[0])
-        tags = {"status": entry.status, "note": entry.note, "model": entry.model}
-        self._tracker.set_tags(entry.run, {**tags, "zero_stage": str(entry.zero_stage)})
+        tags = {"status": entry.status, "note": entry.note, "zero_stage": str(entry.zero_stage)}
+        self._tracker.set_tags(entry.run, tags)
         self._tracker.log_json(entry.run, [asdict(score) for score in entry.scores], "scores.json")
         self._tracker.finish(entry.run, "FAILED" if entry.status == "failed" else "FINISHED")
         if entry.status != "failed":
-            self._store.write_json(self._result(entry.trial), self._kept(entry))
-        self._say(
+            self.write(entry)
+        self.say(
             f"{entry.trial.name}: {entry.status}{_accuracy(entry)}{' ' + entry.note if entry.note else ''}"
         )
+        return entry.status == "finished"
+
+    def write(self, entry: Entry) -> None:
+        """Keeps what is known of a trial as its result."""
+        self._store.write_json(self._result(entry.trial), self._kept(entry))
 
     def interrupted(self) -> None:
         """The launch ends with trials unfinished: their runs say so until it is taken up again."""
@@ -128,13 +136,13 @@ class Ledger:
             if entry.status in ("waiting", "running"):
                 self._tracker.finish(entry.run, "KILLED")
 
-    def tick(self) -> None:
+    def tick(self, more: str = "") -> None:
         """Prints progress, now and then."""
         if time.monotonic() - self._last_progress >= PROGRESS_SECONDS:
             self._last_progress = time.monotonic()
-            self._say(progress_line(list(self.entries.values())))
+            self.say(progress_line(list(self.entries.values())) + more)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         print(text, file=self._out, flush=True)
 
     def _result(self, trial: Trial) -> str:

@@ -1,8 +1,6 @@
 """What a sweep will do, before it does it: its trials, what each asks for, time and cost."""
 
-import hashlib
 import itertools
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -11,6 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.identity import digest
+from orchestrator.infer import InferPlan, InferTrial, make_infer_plan
 from orchestrator.sweep import BackboneEntry, Range, Sweep, Values, draw, swept
 from orchestrator.sweep_file import SweepFile
 from workloads.miniature import TEACHERS, WEIGHTS
@@ -59,6 +59,15 @@ class Plan:
 
     sweep: Sweep
     trials: tuple[Trial, ...]
+    infer: InferPlan | None
+    """What is tried on each student, if anything is."""
+
+    def infer_trials(self, trial: Trial) -> tuple[InferTrial, ...]:
+        """The second search of one trial's student, the plain student first."""
+        if self.infer is None:
+            return ()
+        protocol = self.infer.digest
+        return tuple(InferTrial(trial.digest, trial.name, arm, protocol) for arm in self.infer.arms)
 
     @property
     def digest(self) -> str:
@@ -81,11 +90,6 @@ class Plan:
         return min(fits, self.sweep.resources.trials_at_once or len(self.trials), len(self.trials))
 
 
-def digest(identity: Any) -> str:
-    """SHA-256 of anything that JSON can hold, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
 def make_plan(file: SweepFile) -> Plan:
     """Expands the swept values of `file` into trials.
 
@@ -102,13 +106,19 @@ def make_plan(file: SweepFile) -> Plan:
                 message = f"{settings.batch_size} cannot be divided among {sweep.resources.workers} workers"
                 raise file.error(("train", "batch_size"), message)
             prompts = f"{sweep.prompts.source}:{sweep.prompts.column}"
+            if settings.nasa_interval is not None:
+                if sweep.negative_prompts is None:
+                    message = "NASA-T needs negative prompts: add a section negative_prompts"
+                    raise file.error(("train", "nasa_interval"), message)
+                negative = sweep.negative_prompts
+                prompts += f" against {negative.source}:{negative.column}"
             trials.append(Trial(backbone, source, settings, prompts))
     seen: set[str] = set()
     for trial in trials:
         if trial.digest in seen:
             raise file.error(("backbones",), f"two trials are the same: {trial.name}")
         seen.add(trial.digest)
-    return Plan(sweep, tuple(trials))
+    return Plan(sweep, tuple(trials), make_infer_plan(file))
 
 
 def _source(file: SweepFile, index: int) -> str:

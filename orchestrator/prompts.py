@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import ray
 
 from orchestrator.errors import UserError
-from orchestrator.plan import digest
+from orchestrator.identity import digest
 from orchestrator.prompt_files import list_files, read_rows
 from orchestrator.shards import ShardSet, write_shard
 from orchestrator.storage import Store, file_digest

@@ -5,15 +5,16 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import safe_open
 from torch import Tensor
 
-from orchestrator.plan import digest
+from orchestrator.identity import digest
 from orchestrator.storage import Store
-from orchestrator.sweep import Evaluate
+from orchestrator.sweep import Evaluate, Pair
 from workloads.conditioning import Conditioning
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.score import Score
@@ -29,14 +30,19 @@ class Reference:
     """Of the sheet's prompts."""
     scored: Conditioning | None
     """Of the prompts that scores are measured on, if any are."""
+    pairs: Conditioning | None
+    """Of the prompts of the second search's pairs, if there is one."""
+    negatives: Conditioning | None
+    """Of their negative prompts; of one for all, if they are all the same."""
     teacher_sheet: Tensor
     """(N, 3, P, P) in [-1, 1]: what the teacher draws for the sheet's prompts."""
     teacher_scores: tuple[Score, ...]
 
 
-def reference_name(source: str, evaluate: Evaluate) -> str:
+def reference_name(source: str, evaluate: Evaluate, pairs: Sequence[Pair]) -> str:
     """The file of a backbone's reference in the storage."""
-    return f"references/{digest([source, evaluate.model_dump(mode='json', exclude={'times'})])[:16]}"
+    asked = [evaluate.model_dump(mode="json", exclude={"times"}), [pair.model_dump() for pair in pairs]]
+    return f"references/{digest([source, *asked])[:16]}"
 
 
 def load_reference(store: Store, name: str) -> Reference:
@@ -48,9 +54,11 @@ def load_reference(store: Store, name: str) -> Reference:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             scores = json.loads(file.metadata()["scores"])
     return Reference(
-        null=_conditioning(tensors, "null"),
-        sheet=_conditioning(tensors, "sheet"),
-        scored=_conditioning(tensors, "scored") if "scored" in tensors else None,
+        null=_needed(tensors, "null"),
+        sheet=_needed(tensors, "sheet"),
+        scored=_conditioning(tensors, "scored"),
+        pairs=_conditioning(tensors, "pairs"),
+        negatives=_conditioning(tensors, "negatives"),
         teacher_sheet=tensors["teacher_sheet"],
         teacher_scores=tuple(Score(**score) for score in scores),
     )
@@ -61,5 +69,9 @@ def scorers(evaluate: Evaluate) -> list[AttributeAccuracy]:
     return [AttributeAccuracy() for name in evaluate.scorers if name == AttributeAccuracy.name]
 
 
-def _conditioning(tensors: dict[str, Tensor], name: str) -> Conditioning:
+def _conditioning(tensors: dict[str, Tensor], name: str) -> Conditioning | None:
+    return _needed(tensors, name) if name in tensors else None
+
+
+def _needed(tensors: dict[str, Tensor], name: str) -> Conditioning:
     return Conditioning(tensors[name], tensors.get(f"{name}_mask"))

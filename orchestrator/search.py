@@ -1,42 +1,143 @@
 """Ray Tune over Ray Train: which trials run when, and which are cut short.
 
-Trials were expanded by `plan`, so Tune is given a list of them; it starts as many as fit, stops
-the worse ones early if ASHA was asked for, and hands every report of every trial to `Ledger`.
-A trial's Ray Train run has a fixed place in the storage, so it resumes there by itself.
+Two searches in one run of Tune. Trainings were expanded by `plan`, and as many start as fit. As
+soon as one has made a student, that student's small trials (see `infer`) join the queue and run
+on whatever is free beside the trainings. `Ledger` and `Students` are told of every event.
+A training's Ray Train run has a fixed place in the storage, so it resumes there by itself.
 """
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
+from orchestrator.infer_trial import InferJob
 from orchestrator.ledger import Ledger
 from orchestrator.plan import DRIVER_CPUS, Plan
-from orchestrator.trial import run_trial
+from orchestrator.students import Students
+from orchestrator.trial import run_one
 from orchestrator.trial_job import TrialJob
 
+Job = TrialJob | InferJob
 
-def search(plan: Plan, jobs: Sequence[TrialJob], ledger: Ledger, at_once: int) -> None:
-    """Runs all `jobs`, `at_once` at a time; what they came to is in `ledger`."""
+
+def search(
+    plan: Plan, trainings: Sequence[TrialJob], ledger: Ledger, students: Students, at_once: int
+) -> None:
+    """Runs all `trainings`, `at_once` at a time, and what becomes ready in `students`."""
+    queue = Queue(trainings, students, at_once)
     config = tune.TuneConfig(
-        max_concurrent_trials=at_once,
+        search_alg=queue,
+        num_samples=-1,
         scheduler=_scheduler(plan),
-        trial_name_creator=lambda trial: jobs[trial.config["job"]].trial.name,
-        trial_dirname_creator=lambda trial: jobs[trial.config["job"]].trial.name,
+        trial_name_creator=lambda trial: _name(trial.config["job"]),
+        trial_dirname_creator=lambda trial: _name(trial.config["job"]),
+        reuse_actors=True,
     )
+    root = trainings[0].root if trainings else students.root
     run = tune.RunConfig(
         name=plan.digest,
-        storage_path=f"{jobs[0].root}/{plan.sweep.name}/tune",
-        callbacks=[_ToLedger(jobs, ledger)],
+        storage_path=f"{root}/{plan.sweep.name}/tune",
+        callbacks=[_Events(ledger, students, queue)],
         verbose=0,
         failure_config=tune.FailureConfig(max_failures=0),
     )
-    trainable = tune.with_resources(tune.with_parameters(run_trial, jobs=list(jobs)), {"CPU": DRIVER_CPUS})
-    space = {"job": tune.grid_search(list(range(len(jobs))))}
-    tune.Tuner(trainable, param_space=space, tune_config=config, run_config=run).fit()
+    trainable = tune.with_resources(run_one, lambda config: _resources(plan, config["job"]))
+    tune.Tuner(trainable, tune_config=config, run_config=run).fit()
+
+
+class Queue(Searcher):  # type: ignore[misc]
+    """What Tune is to start next: trainings first, then what finished students wait for."""
+
+    def __init__(self, trainings: Sequence[TrialJob], students: Students, at_once: int) -> None:
+        super().__init__(metric="progress", mode="max")
+        self._trainings, self._students, self._at_once = deque(trainings), students, at_once
+        self._running: dict[str, Job] = {}
+        self._over: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next job's config; None: nothing can start now; FINISHED: there will be no more."""
+        training = sum(isinstance(job, TrialJob) for job in self._running.values())
+        if self._trainings and training < self._at_once:
+            job: Job | None = self._trainings.popleft()
+        else:
+            job = self._students.next_job()
+        if job is not None:
+            self._running[trial_id] = job
+            return {"job": job}
+        return None if self._running or self._trainings else str(Searcher.FINISHED)
+
+    def forget(self, trial_id: str) -> None:
+        """The job is over, and whatever follows from it is in the queue."""
+        self._running.pop(trial_id, None)
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Too early: Tune says so before the callbacks, which is where students become ready."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a launch that is taken up again makes its queue anew; see `launch`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing; see `save`."""
+
+
+class _Events(tune.Callback):  # type: ignore[misc]
+    """Passes Tune's events on, by job."""
+
+    def __init__(self, ledger: Ledger, students: Students, queue: Queue) -> None:
+        self._ledger, self._students, self._queue = ledger, students, queue
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its settings for a restore of its own, which is not used: see `plan`."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        job = trial.config["job"]
+        if isinstance(job, TrialJob):
+            self._ledger.started(job)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        job = trial.config["job"]
+        if isinstance(job, TrialJob):
+            self._ledger.reported(job, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended(trial, "")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        reason = ""
+        if trial.error_file and os.path.exists(trial.error_file):
+            reason = Path(trial.error_file).read_text(errors="replace")
+        self._ended(trial, reason or "the trial's process ended without a word")
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._ledger.tick(self._students.progress())
+
+    def _ended(self, trial: Any, error: str) -> None:
+        job = trial.config["job"]
+        if isinstance(job, InferJob):
+            self._students.drawn(job, error)
+        elif self._ledger.ended(job, error):
+            self._students.ready(job.trial)
+        self._queue.forget(trial.trial_id)
+
+
+def _name(job: Job) -> str:
+    return job.infer.name if isinstance(job, InferJob) else job.trial.name
+
+
+def _resources(plan: Plan, job: Job) -> tune.PlacementGroupFactory:
+    if isinstance(job, TrialJob) or plan.infer is None:
+        return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS}])
+    infer = plan.infer.infer
+    return tune.PlacementGroupFactory([{"CPU": infer.cpus, **({"GPU": infer.gpus} if infer.gpus else {})}])
 
 
 def _scheduler(plan: Plan) -> TrialScheduler | None:
@@ -52,38 +153,3 @@ def _scheduler(plan: Plan) -> TrialScheduler | None:
         grace_period=max(1, round(100 * search.grace)),
         reduction_factor=search.reduction_factor,
     )
-
-
-class _ToLedger(tune.Callback):  # type: ignore[misc]
-    """Passes Tune's events on, by trial."""
-
-    def __init__(self, jobs: Sequence[TrialJob], ledger: Ledger) -> None:
-        self._jobs, self._ledger = jobs, ledger
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its settings for a restore of its own, which is not used: see `plan`."""
-        return {}
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._ledger.started(self._job(trial))
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        self._ledger.reported(self._job(trial), result)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._ledger.ended(self._job(trial), "")
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        reason = ""
-        if trial.error_file and os.path.exists(trial.error_file):
-            reason = Path(trial.error_file).read_text(errors="replace")
-        self._ledger.ended(self._job(trial), reason or "the trial's process ended without a word")
-
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._ledger.tick()
-
-    def _job(self, trial: Any) -> TrialJob:
-        job: TrialJob = self._jobs[trial.config["job"]]
-        return job

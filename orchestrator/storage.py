@@ -3,6 +3,8 @@
 STORAGE/mlflow.db, STORAGE/artifacts/        the embedded tracking (unless a server is given)
 STORAGE/prompts/DIGEST/                      prompt shards, shared by sweeps
 STORAGE/NAME/results/TRIAL.json              what each finished trial came to
+STORAGE/NAME/measured/INFER_TRIAL.parquet    what was measured of a student at one strength
+STORAGE/NAME/pictures/                       of what is not measured yet, or infer.keep_pictures
 STORAGE/NAME/summary.json                    the whole sweep
 """
 
@@ -60,6 +62,9 @@ class Store:
         Path(aside).write_bytes(content)
         os.replace(aside, path)
 
+    def delete(self, name: str) -> None:
+        self._fs.delete_file(self._path(name))
+
     def read_json(self, name: str) -> Any:
         return json.loads(self.read(name))
 
@@ -85,7 +90,7 @@ class Store:
         """Raises UserError if nothing can be written here."""
         try:
             self.write(".writable", b"")
-            self._fs.delete_file(self._path(".writable"))
+            self.delete(".writable")
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"storage {self.root}: cannot be written: {reason}") from None

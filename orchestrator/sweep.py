@@ -8,7 +8,9 @@ import, so that a mistake is told at once.
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from workloads.scorers.settings import ScorerSettings
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 Positive = Annotated[int, Field(gt=0)]
@@ -71,11 +73,18 @@ class Teacher(Strict):
     guidance_scale: float = 4.5
 
 
+Scorer = Annotated[
+    ScorerSettings, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)
+]
+"""A scorer by its name alone, or {name: ..., with its options}."""
+
+
 class Evaluate(Strict):
     """What is looked at and measured while a student trains, and when it is done."""
 
-    scorers: list[Literal["attributes"]] = []
-    """`attributes`: does the picture show what the prompt names (miniature backbones only)."""
+    scorers: list[Literal["attributes", "fidelity"]] = []
+    """Of miniature backbones only. `attributes`: does the picture show what the prompt names;
+    `fidelity`: are pictures as good and as varied as real ones."""
     samples: Positive = 256
     """Pictures that a score is measured on."""
     seed: int = 0
@@ -85,6 +94,46 @@ class Evaluate(Strict):
     sheet_prompts: Annotated[list[str], Field(min_length=1, max_length=32)]
     """The rows of the contact sheets."""
     teacher: Teacher = Teacher()
+
+
+class Pair(Strict):
+    """A prompt, and what its picture shall not show."""
+
+    prompt: str
+    negative_prompt: str
+    style: str = ""
+    """Group of prompts, for scores by group."""
+
+
+class AttentionGuidance(Strict):
+    """A way to obey negative prompts, at one or more strengths."""
+
+    kind: Literal["nasa", "nag"]
+    strength: Any
+    """A number, {values: [...]} or {min:, max:}; the plain student is always drawn as well."""
+    clip: float = 2.5
+    blend: float = 0.375
+
+
+class Infer(Strict):
+    """What is tried on each finished student; none of it trains anything."""
+
+    attention_guidance: Annotated[list[AttentionGuidance], Field(min_length=1)]
+    pairs: list[Pair] | str
+    """Prompts with their negative prompts; or a .jsonl file of them."""
+    pictures: Positive = 32
+    """Of each pair, with the same noise for every strength and student."""
+    scorers: Annotated[list[Scorer], Field(min_length=1)]
+    """What is measured of these pictures."""
+    sheet_pairs: Positive = 8
+    """Rows of the contact sheet: the first pairs."""
+    most_lost: Annotated[float, Field(ge=0)] = 0.05
+    """Attribute accuracy that the best strength may cost; see `champion` in the README."""
+    keep_pictures: bool = False
+    """Whether pictures stay in the storage when they have been scored."""
+    cpus: Annotated[float, Field(gt=0)] = 0.15
+    """Asked for by each of its small trials; little, so that they run beside trainings."""
+    gpus: Annotated[float, Field(ge=0)] = 0
 
 
 class Search(Strict):
@@ -143,10 +192,14 @@ class Sweep(Strict):
     name: Annotated[str, Field(pattern=NAME)]
     """Of the MLflow experiment and of the folder in the storage."""
     prompts: Prompts
+    negative_prompts: Prompts | None = None
+    """For NASA-T (train.nasa_interval): what students learn to keep away from."""
     backbones: Annotated[list[BackboneEntry], Field(min_length=1)]
     train: dict[str, Any] = {}
     """The settings of `workloads.settings.TrainSettings`; each may be swept."""
     evaluate: Evaluate
+    infer: Infer | None = None
+    """The second search: negative prompts, on every student."""
     search: Search = Search()
     resources: Resources = Resources()
     storage: str = "results"

@@ -6,6 +6,7 @@ many-step pipeline ever loaded.
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,20 +16,20 @@ from torch import Tensor
 
 from orchestrator.reference import reference_name, scorers
 from orchestrator.storage import Store
-from orchestrator.sweep import Evaluate
+from orchestrator.sweep import Evaluate, Pair
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.score import Score
 from workloads.teacher import draw, open_pipeline
 from workloads.text import TextEncoder
 
 
-def make_reference(source: str, evaluate: Evaluate, root: str) -> str:
+def make_reference(source: str, evaluate: Evaluate, pairs: Sequence[Pair], root: str) -> str:
     """Draws, scores and encodes; returns the name of the file. Done once, then found."""
-    store, name = Store(root), reference_name(source, evaluate)
+    store, name = Store(root), reference_name(source, evaluate, pairs)
     if store.exists(f"{name}.safetensors"):
         return name
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tensors = _encoded(source, evaluate, device)
+    tensors = _encoded(source, evaluate, pairs, device)
     pipeline = open_pipeline(source, device)
     teacher = {"steps": evaluate.teacher.steps, "guidance_scale": evaluate.teacher.guidance_scale}
     sheet = draw(pipeline, evaluate.sheet_prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
@@ -44,11 +45,15 @@ def make_reference(source: str, evaluate: Evaluate, root: str) -> str:
     return name
 
 
-def _encoded(source: str, evaluate: Evaluate, device: str) -> dict[str, Tensor]:
+def _encoded(source: str, evaluate: Evaluate, pairs: Sequence[Pair], device: str) -> dict[str, Tensor]:
     encoder = TextEncoder(source, device)
     texts = {"null": [""], "sheet": list(evaluate.sheet_prompts)}
     if evaluate.scorers:
         texts["scored"] = AttributeAccuracy.prompts(evaluate.samples)
+    if pairs:
+        negatives = [pair.negative_prompt for pair in pairs]
+        texts["pairs"] = [pair.prompt for pair in pairs]
+        texts["negatives"] = negatives[:1] if len(set(negatives)) == 1 else negatives
     tensors: dict[str, Tensor] = {}
     for name, prompts in texts.items():
         encoded = encoder.encode(prompts)

@@ -1,16 +1,17 @@
-"""One trial in a process of its own: a Ray Train group, started and watched from inside Ray Tune.
+"""One trial in a process of its own, as Ray Tune runs it: a training, or a small one of `infer`.
 
-A trial's every process imports this, so it imports little: what trains is `group`, and only
-the workers load it.
+A training is a Ray Train group, started and watched from here. A trial's every process imports
+this, so it imports little: what trains is `group`, and only the workers load it.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
+from ray import tune
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from orchestrator.infer_trial import InferJob, draw
 from orchestrator.trial_job import TrialJob
 
 CHECKPOINTS_KEPT = 2
@@ -18,9 +19,17 @@ CHECKPOINTS_KEPT = 2
 TRAIN_RUN = "checkpoints"
 
 
-def run_trial(config: dict[str, Any], jobs: Sequence[TrialJob]) -> None:
-    """One trial, in a process of its own: starts the training group and waits for it."""
-    job = jobs[config["job"]]
+def run_one(config: dict[str, Any]) -> None:
+    """What Tune calls; `config` holds a `TrialJob` or an `InferJob` under "job"."""
+    job = config["job"]
+    if isinstance(job, InferJob):
+        tune.report({"pictures": draw(job), "progress": 100})
+    else:
+        run_training(job)
+
+
+def run_training(job: TrialJob) -> None:
+    """Starts the training group and waits for it."""
     resources = job.resources
     threads = str(max(1, int(resources.cpus_per_worker)))
     TorchTrainer(

@@ -6,6 +6,7 @@ Shapes: N rows, P pixels a side.
 import textwrap
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -20,6 +21,12 @@ def to_image(picture: Tensor) -> Image.Image:
     """(3, P, P) in [-1, 1] -> an RGB image of P x P."""
     pixels = ((picture.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def from_image(image: Image.Image) -> Tensor:
+    """An image -> (3, P, P) in [-1, 1]."""
+    pixels = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32))
+    return pixels.permute(2, 0, 1) / 127.5 - 1
 
 
 def contact_sheet(prompts: Sequence[str], columns: Mapping[str, Tensor], title: str = "") -> Image.Image:

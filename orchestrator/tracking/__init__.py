@@ -2,12 +2,23 @@
 
 An experiment is a sweep's name; a parent run is a launch of it; a child run is a trial. All of
 it is written from the driver, by `MlflowClient` with explicit run ids. `server` says which
-MLflow that is, `runs` records, `models` registers students, `comparison` draws the parent's page.
+MLflow that is, `runs` records, `models` registers students and loads them, `curves` and
+`comparison` show what a student and what a sweep came to.
 """
 
 from orchestrator.tracking.comparison import log_comparison
-from orchestrator.tracking.models import register_student
+from orchestrator.tracking.curves import log_curve
+from orchestrator.tracking.models import draw_with, name_champion, register_student
 from orchestrator.tracking.runs import Tracker
 from orchestrator.tracking.server import look_command, tracking_uri
 
-__all__ = ["Tracker", "log_comparison", "look_command", "register_student", "tracking_uri"]
+__all__ = [
+    "Tracker",
+    "draw_with",
+    "log_comparison",
+    "log_curve",
+    "look_command",
+    "name_champion",
+    "register_student",
+    "tracking_uri",
+]

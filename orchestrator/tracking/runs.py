@@ -2,6 +2,7 @@
 
 import io
 import math
+import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -79,6 +80,13 @@ class Tracker:
 
     def log_text(self, run: str, text: str, file: str) -> None:
         self.client.log_text(run, text, file)
+
+    def log_file(self, run: str, content: bytes, file: str) -> None:
+        """`content` as the artifact `file`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(file).name
+            path.write_bytes(content)
+            self.client.log_artifact(run, str(path), str(Path(file).parent).removeprefix("."))
 
     def log_json(self, run: str, value: Any, file: str) -> None:
         self.client.log_dict(run, value, file)

@@ -1,7 +1,7 @@
 """A registered student, as MLflow loads it: needs torch, diffusers and transformers alone.
 
-MLflow stores this file itself with the model ("models from code"), so it imports nothing of
-this project.
+MLflow stores this file itself with the model ("models from code"), and beside it a copy of
+`workloads`, which draws; so a student is loaded where this project is not installed.
 """
 
 import io
@@ -10,47 +10,36 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-import torch
-from diffusers import DiffusionPipeline
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
 class Student(PythonModel):  # type: ignore[misc]
-    """A table of `prompt` and, if wanted, `seed` -> a table of `png`, one network call each."""
+    """A table of `prompt` and, if wanted, `negative_prompt`, `seed` and `strength` -> of `png`."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Opens the pipeline folder; on a GPU if there is one."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        folder = Path(context.artifacts["pipeline"])
-        dtype = torch.float16 if device == "cuda" else torch.float32
-        self._pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype).to(device)
-        self._pipeline.set_progress_bar_config(disable=True)
+        from workloads.drawing import Generator
+
+        self._generator = Generator(Path(context.artifacts["pipeline"]))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Draws each row's prompt; the same seed gives the same picture."""
-        seeds = model_input["seed"] if "seed" in model_input else [0] * len(model_input)
-        rows = zip(model_input["prompt"], seeds, strict=True)
-        return pd.DataFrame({"png": [self._draw(str(prompt), int(seed)) for prompt, seed in rows]})
+        """Draws each row in one network call; the same seed gives the same picture."""
+        return pd.DataFrame({"png": [self._draw(row) for row in model_input.to_dict("records")]})
 
-    def _draw(self, prompt: str, seed: int) -> bytes:
-        network = getattr(self._pipeline, "transformer", None) or self._pipeline.unet
-        pixels = network.config.sample_size * self._pipeline.vae_scale_factor
-        size: dict[str, Any] = {"height": pixels, "width": pixels}
-        if hasattr(self._pipeline, "transformer"):
-            tokens = min(120, self._pipeline.tokenizer.model_max_length)
-            size |= {"clean_caption": False, "use_resolution_binning": pixels >= 256}
-            size |= {"max_sequence_length": tokens}
-        image = self._pipeline(
-            prompt,
-            num_inference_steps=1,
-            guidance_scale=1.0,
-            generator=torch.Generator("cpu").manual_seed(seed),
-            **size,
-        ).images[0]
+    def _draw(self, row: dict[str, Any]) -> bytes:
+        from workloads.pictures import to_image
+
+        given = {key: value for key, value in row.items() if not pd.isna(value)}
+        picture = self._generator.draw(
+            str(given["prompt"]),
+            [int(given.get("seed", 0))],
+            str(given.get("negative_prompt", "")),
+            float(given["strength"]) if "strength" in given else None,
+        )[0]
         png = io.BytesIO()
-        image.save(png, "png")
+        to_image(picture).save(png, "png")
         return png.getvalue()
 
 

@@ -1,0 +1,127 @@
+"""The second search: every student at every strength of attention guidance, without training.
+
+`arms` expands the sweep's `infer` section; an `InferTrial` is one student at one of them.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.errors import UserError
+from orchestrator.identity import digest
+from orchestrator.sweep import AttentionGuidance, Infer, Pair, Range, Values, draw, swept
+from orchestrator.sweep_file import SweepFile
+from workloads.settings import AttentionGuidanceSettings
+
+PLAIN = AttentionGuidanceSettings()
+
+
+@dataclass(frozen=True)
+class InferPlan:
+    """What is tried on each student: the plain one first, then guidance of rising strength."""
+
+    arms: tuple[AttentionGuidanceSettings, ...]
+    pairs: tuple[Pair, ...]
+    infer: Infer
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        """Of what makes two pictures, and what is measured of them, the same."""
+        pairs = [pair.model_dump() for pair in self.pairs]
+        scorers = [asdict(scorer) for scorer in self.infer.scorers]
+        return digest([pairs, self.infer.pictures, scorers, self.seed])
+
+
+@dataclass(frozen=True)
+class InferTrial:
+    """One student, drawn from at one strength of attention guidance."""
+
+    student: str
+    """Digest of the training that it comes from."""
+    student_name: str
+    guidance: AttentionGuidanceSettings
+    protocol: str
+    """Digest of the pairs, pictures, scorers and seed."""
+
+    @property
+    def digest(self) -> str:
+        return digest([self.student, asdict(self.guidance), self.protocol])[:12]
+
+    @property
+    def name(self) -> str:
+        return f"{self.student_name}-{self.guidance.label}-{self.guidance.strength:g}"
+
+
+def make_infer_plan(file: SweepFile) -> InferPlan | None:
+    """The expanded `infer` section; None if the sweep has none.
+
+    Raises:
+        UserError: a strength or a pair is wrong.
+    """
+    infer = file.sweep.infer
+    if infer is None:
+        return None
+    arms = [PLAIN]
+    for index, entry in enumerate(infer.attention_guidance):
+        for strength in _strengths(file, entry, index):
+            settings = {"kind": entry.kind, "strength": strength, "clip": entry.clip, "blend": entry.blend}
+            try:
+                arm = TypeAdapter(AttentionGuidanceSettings).validate_python(settings)
+            except ValidationError as error:
+                message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise file.error(("infer", "attention_guidance", index), message) from None
+            if arm.strength == 0 or arm in arms:
+                raise file.error(
+                    ("infer", "attention_guidance", index, "strength"),
+                    f"{strength!r} is there twice, or is 0, the plain student, which is always drawn",
+                )
+            arms.append(arm)
+    return InferPlan(tuple(arms), _pairs(file, infer), infer, file.sweep.evaluate.seed)
+
+
+def _strengths(file: SweepFile, entry: AttentionGuidance, index: int) -> Sequence[object]:
+    """The strengths of one entry, rising: its grid, or `search.samples` draws."""
+    key = ("infer", "attention_guidance", index, "strength")
+    try:
+        kind = swept(entry.strength)
+    except ValidationError as error:
+        raise file.error(key, error.errors()[0]["msg"]) from None
+    if isinstance(kind, Values):
+        return list(kind.values)
+    if isinstance(kind, Range):
+        rng = random.Random(f"{file.sweep.search.seed}/infer/{index}")
+        return sorted(draw(kind, rng.random()) for _ in range(file.sweep.search.samples))
+    return [entry.strength]
+
+
+def _pairs(file: SweepFile, infer: Infer) -> tuple[Pair, ...]:
+    if not isinstance(infer.pairs, str):
+        pairs = list(infer.pairs)
+    else:
+        pairs = [_pair(file, infer.pairs, number, line) for number, line in _lines(file, infer.pairs)]
+    if not pairs:
+        raise file.error(("infer", "pairs"), "there are none")
+    return tuple(pairs)
+
+
+def _lines(file: SweepFile, name: str) -> list[tuple[int, str]]:
+    try:
+        lines = Path(name).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise file.error(("infer", "pairs"), f"{name} cannot be read: {error}") from None
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _pair(file: SweepFile, name: str, number: int, line: str) -> Pair:
+    try:
+        return Pair.model_validate(json.loads(line))
+    except (ValueError, ValidationError):
+        raise UserError(
+            f"{name}:{number}: a pair is a line of JSON as in "
+            '{"prompt": "a cat", "negative_prompt": "blurry", "style": "photo"}'
+        ) from None

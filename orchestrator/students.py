@@ -1,0 +1,184 @@
+"""What becomes of a student: drawn at every strength, scored, described, registered.
+
+Tune runs the drawing (see `search`); a thread of the driver does the rest, one student after the
+other, while trainings go on.
+"""
+
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.curve import Arm, best, curve
+from orchestrator.identity import digest
+from orchestrator.infer import InferTrial
+from orchestrator.infer_trial import InferJob
+from orchestrator.ledger import Entry, Ledger, last_line
+from orchestrator.model_card import NEGATIVES, SAMPLES, model_card
+from orchestrator.plan import Plan, Trial
+from orchestrator.prompts import PromptSet
+from orchestrator.scoring import EXAMPLE, load_measured, score
+from orchestrator.storage import Store
+from orchestrator.strength_sheet import strength_sheet
+from orchestrator.tracking import Tracker, log_curve, register_student
+from workloads.drawing import save_defaults
+from workloads.scorers.score import Score
+from workloads.settings import AttentionGuidanceSettings
+
+
+@dataclass
+class _Student:
+    """One student on its way."""
+
+    entry: Entry
+    jobs: list[InferJob]
+    left: int
+    """Jobs that Tune has not finished."""
+    failures: list[str]
+
+
+class Students:
+    """Every student of a launch, from its training's end to the registry."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        ledger: Ledger,
+        tracker: Tracker,
+        prompts: PromptSet,
+        references: Mapping[str, str],
+        teachers: Mapping[str, Sequence[Score]],
+    ) -> None:
+        """`references` and `teachers` (scores) are by source of the backbone."""
+        self._plan, self._store, self._ledger, self._tracker = plan, store, ledger, tracker
+        self._prompts, self._references, self._teachers = prompts, references, teachers
+        self.root = store.root
+        self._queue: deque[InferJob] = deque()
+        self._students: dict[str, _Student] = {}
+        self._thread = ThreadPoolExecutor(1, "students")
+        self._conclusions: list[Future[None]] = []
+
+    def ready(self, trial: Trial) -> None:
+        """A student is there: its small trials join the queue, less those that are done."""
+        jobs = [self._job(trial, infer) for infer in self._plan.infer_trials(trial)]
+        entry = self._ledger.entries[trial.digest]
+        if entry.model and entry.concluded == self._search():
+            return
+        todo = [job for job in jobs if not self._store.exists(job.measured)]
+        student = _Student(entry, jobs, len(todo), [])
+        self._students[trial.digest] = student
+        self._queue.extend(todo)
+        if not todo:
+            self._conclude(student)
+
+    def next_job(self) -> InferJob | None:
+        """What Tune may start, if anything waits."""
+        return self._queue.popleft() if self._queue else None
+
+    def drawn(self, job: InferJob, error: str) -> None:
+        """A small trial is over; the last of a student has it scored."""
+        student = self._students[job.infer.student]
+        student.left -= 1
+        if error:
+            student.failures.append(f"{job.infer.name}: {last_line(error)}")
+            self._ledger.say(student.failures[-1])
+        if student.left == 0:
+            self._conclude(student)
+
+    def progress(self) -> str:
+        """For the line of progress: how many small trials wait or run."""
+        waiting = sum(student.left for student in self._students.values())
+        return f" | {waiting} strengths to draw" if waiting else ""
+
+    def close(self) -> list[str]:
+        """Waits for the last student; returns what failed, a line each."""
+        self._thread.shutdown()
+        for conclusion in self._conclusions:
+            conclusion.result()
+        return [line for student in self._students.values() for line in student.failures]
+
+    def _search(self) -> str:
+        infer = self._plan.infer
+        return digest([infer.digest, [vars(arm) for arm in infer.arms]])[:12] if infer else "none"
+
+    def _job(self, trial: Trial, infer: InferTrial) -> InferJob:
+        assert self._plan.infer is not None
+        return InferJob(
+            infer,
+            self._plan.infer.pairs,
+            self._plan.infer.infer.pictures,
+            self._plan.infer.seed,
+            self._references[trial.source],
+            self._store.root,
+            f"{self._plan.sweep.name}/trials/{trial.digest}/student",
+            self._plan.sweep.name,
+        )
+
+    def _conclude(self, student: _Student) -> None:
+        self._conclusions.append(self._thread.submit(self._concluded, student))
+
+    def _concluded(self, student: _Student) -> None:
+        """Scores, describes and registers; on the thread."""
+        entry, search = student.entry, self._plan.infer
+        sheet = b""
+        default = AttentionGuidanceSettings()
+        if search is not None:
+            jobs = [job for job in student.jobs if self._has_pictures(job)]
+            if jobs and jobs[0] is student.jobs[0]:
+                score(jobs, search.infer, self._store)
+                arms, sheet = self._arms(jobs)
+                chosen = best(arms, search.infer.most_lost)
+                entry.curve, entry.best = [arm.as_row() for arm in arms], chosen.as_row()
+                default = chosen.guidance
+                log_curve(self._tracker, entry.run, entry.curve, entry.best, sheet)
+        entry.model = self._register(entry, default, sheet)
+        if not student.failures:
+            entry.concluded = self._search()
+        self._ledger.write(entry)
+        self._ledger.say(f"{entry.trial.name}: {_found(entry)}registered as {entry.model}")
+
+    def _has_pictures(self, job: InferJob) -> bool:
+        return self._store.exists(job.measured) or self._store.exists(job.drawn)
+
+    def _arms(self, jobs: Sequence[InferJob]) -> tuple[list[Arm], bytes]:
+        assert self._plan.infer is not None
+        infer = self._plan.infer.infer
+        tables = [(job.infer.guidance, load_measured(self._store, job)) for job in jobs]
+        examples = [(guidance, [bytes(png) for png in table[EXAMPLE] if png]) for guidance, table in tables]
+        shown = self._plan.infer.pairs[: infer.sheet_pairs]
+        return curve(tables, infer.scorers), strength_sheet(shown, examples, jobs[0].infer.student_name)
+
+    def _register(self, entry: Entry, default: AttentionGuidanceSettings, sheet: bytes) -> str:
+        """The student's folder, with its card and its default strength, as a model; its URI."""
+        trial, sweep = entry.trial, self._plan.sweep
+        pairs = self._plan.infer.pairs if self._plan.infer else ()
+        negative = pairs[0].negative_prompt if pairs else "blurry"
+        made_by = {"sweep": sweep.name, "MLflow run": entry.run}
+        with self._store.folder(f"{sweep.name}/trials/{trial.digest}/student") as own:
+            with tempfile.TemporaryDirectory() as copy:
+                folder = Path(copy) / "student"
+                shutil.copytree(own, folder)
+                save_defaults(folder, default)
+                card = model_card(
+                    entry, self._prompts.source, self._teachers[trial.source], negative, made_by, folder
+                )
+                (folder / "README.md").write_text(card, encoding="utf-8")
+                if entry.sheet:
+                    (folder / SAMPLES).write_bytes(self._store.read(entry.sheet))
+                if sheet:
+                    (folder / NEGATIVES).write_bytes(sheet)
+                self._store.put_folder(folder, f"{sweep.name}/trials/{trial.digest}/student")
+                example = (sweep.evaluate.sheet_prompts[0], negative if pairs else "", default.strength)
+                return register_student(entry.run, folder, f"{sweep.name}-{trial.backbone.name}", example)
+
+
+def _found(entry: Entry) -> str:
+    if not entry.curve:
+        return ""
+    found = {score["metric"]: score["value"] for score in entry.best["scores"]}
+    rates = ", ".join(f"{name} {100 * found[name]:.1f} %" for name in ("removal_rate",) if name in found)
+    return f"best {entry.best['label']} at {entry.best['strength']:g}{' (' + rates + ')' if rates else ''}, "
