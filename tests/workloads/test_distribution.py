@@ -95,7 +95,7 @@ def test_scores_stay_within_what_the_metric_can_be() -> None:
     assert [precision.value, recall.value, precision.high, recall.high] == pytest.approx([1.0] * 4)
     assert precision.low < 1
     assert frechet_score("d", Moments.of(real), real, "p").low == 0
-    for few, call in ((3, frechet_score), (7, precision_recall_scores)):
-        of = ("d", Moments.of(real)) if call is frechet_score else (real,)
-        with pytest.raises(ValueError, match=f"drawn pictures or more, got {few}"):
-            call(*of, real[:few], "p")  # type: ignore[operator]
+    with pytest.raises(ValueError, match="needs 4 drawn pictures or more, got 3"):
+        frechet_score("d", Moments.of(real), real[:3], "p")
+    with pytest.raises(ValueError, match="needs 8 drawn pictures or more, got 7"):
+        precision_recall_scores(real, real[:7], "p")
