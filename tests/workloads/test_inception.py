@@ -76,7 +76,8 @@ def test_near_and_far(folder: Path) -> None:
 
 
 def test_features_are_those_of_pillows_bicubic(folder: Path) -> None:
-    picture = images(1, seed=3)
+    # Hard edges between black and white: the filter overshoots there, and is cut.
+    picture = images(1, seed=3).sign()
     pixels = ((picture[0] + 1) * 127.5).round()
     # Enlarging, Pillow's filter is the bicubic of Keys 1981 with a = -0.5, torch's with antialiasing.
     large = nn.functional.interpolate(pixels[None], size=(299, 299), mode="bicubic", antialias=True)
