@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -5,6 +6,7 @@ from workloads.miniature.world import caption, dataset
 from workloads.pictures import contact_sheet
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.score import share
+from workloads.scorers.scorer import Request
 
 
 def test_wilson_interval() -> None:
@@ -28,6 +30,21 @@ def test_accuracy_of_true_and_of_wrong_pictures() -> None:
     assert right[0].value == 1.0 and right[0].samples == 120
     wrong = scorer.score(torch.from_numpy(pictures).flip(0), prompts)
     assert wrong[0].value < 0.5
+
+
+def test_measured_in_batches_and_summarised_without_the_judge() -> None:
+    pictures = torch.from_numpy(dataset(20, seed=6)[0])
+    requests = [Request("a red circle"), Request("something on the left")] * 10
+    scorer = AttributeAccuracy()
+    scorer.load()
+    parts = [scorer.measure(pictures[row : row + 3], requests[row : row + 3]) for row in range(0, 20, 3)]
+    measured = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    assert np.isnan(measured["hit_size"]).all() and np.isnan(measured["hit_shape"]).sum() == 10
+    scores = AttributeAccuracy().summarise(measured, requests)
+    assert scores == scorer.score(pictures, [request.prompt for request in requests])
+    assert [score.samples for score in scores] == [30, 10, 10, 10]
+    with pytest.raises(ValueError, match="no prompt names an attribute"):
+        scorer.score(pictures[:1], ["hello"])
 
 
 def test_pictures_of_another_size_are_refused() -> None:

@@ -1,0 +1,133 @@
+"""FID with a tiny scripted network of the same interface in place of Inception."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from workloads.scorers.distribution import frechet_distance
+from workloads.scorers.inception import InceptionFid, write_reference
+from workloads.scorers.score import Score
+from workloads.scorers.scorer import Request
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
+COUNT = 40
+
+
+class Tiny(nn.Module):
+    """As the real file: `layers` takes 299 x 299 pictures in about [-1, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 40, stride=40), nn.Tanh(), nn.AvgPool2d(3))
+
+    def forward(self, pictures: Tensor, return_features: bool = False) -> Tensor:
+        return torch.zeros(len(pictures), 4)  # Taking this path, which resizes by itself, is a mistake.
+
+
+def images(count: int, seed: int, offset: float = 0.0) -> Tensor:
+    """Coarse random pictures (N, 3, 48, 48), brighter by `offset`."""
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
+    return nn.functional.interpolate((coarse + offset).clamp(-1, 1), size=48)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the weights, pictures and the reference made of them."""
+    folder = tmp_path_factory.mktemp("fid")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(Tiny()), str(folder / "net.pt"))
+    (folder / "pictures").mkdir()
+    for index, picture in enumerate(images(COUNT, seed=1)):
+        pixels = ((picture + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / "pictures" / f"{index:03}.png")
+    assert write_reference(folder / "net.pt", folder / "pictures", folder / "real.npz") == COUNT
+    return folder
+
+
+def opened(folder: Path, reference: str = "real.npz", side: int = 0) -> InceptionFid:
+    scorer = InceptionFid(str(folder / "net.pt"), str(folder / reference), side)
+    scorer.load()
+    return scorer
+
+
+def scores(folder: Path, pictures: Tensor, reference: str = "real.npz") -> dict[str, Score]:
+    requests = [Request("")] * len(pictures)
+    scorer = opened(folder, reference)
+    measured = scorer.measure(pictures, requests)
+    fresh = InceptionFid("no weights needed", str(folder / reference))
+    return {score.metric: score for score in fresh.summarise(measured, requests)}
+
+
+def test_near_and_far(folder: Path) -> None:
+    same, far = scores(folder, images(COUNT, seed=1)), scores(folder, images(COUNT, seed=2, offset=0.8))
+    assert list(same) == ["fid", "precision", "recall"]
+    assert same["fid"].value < 1e-6 and same["precision"].value == same["recall"].value == 1
+    assert far["fid"].low > 10 * scores(folder, images(COUNT, seed=2))["fid"].value
+    assert far["precision"].value < 0.5
+    assert f"{COUNT} drawn against {COUNT} of real.npz" in far["fid"].protocol
+    assert "fewer than 10000 pictures" in far["fid"].protocol and str(folder) not in far["fid"].protocol
+
+
+def test_features_are_those_of_pillows_bicubic(folder: Path) -> None:
+    # Hard edges between black and white: the filter overshoots there, and is cut.
+    picture = images(1, seed=3).sign()
+    pixels = ((picture[0] + 1) * 127.5).round()
+    # Enlarging, Pillow's filter is the bicubic of Keys 1981 with a = -0.5, torch's with antialiasing.
+    large = nn.functional.interpolate(pixels[None], size=(299, 299), mode="bicubic", antialias=True)
+    expected = Tiny().layers((large.clamp(0, 255) - 128) / 128).flatten(1).detach().numpy()
+    measured = opened(folder).measure(picture, [Request("")])["inception_features"]
+    np.testing.assert_allclose(measured, expected, atol=1e-4)
+
+
+def test_statistics_alone_give_the_fid(folder: Path) -> None:
+    real = np.load(folder / "real.npz")["features"].astype(np.float64)
+    np.savez(folder / "stats.npz", mu=real.mean(0), sigma=np.cov(real, rowvar=False))
+    drawn = images(COUNT, seed=4, offset=0.3)
+    found = scores(folder, drawn, "stats.npz")
+    features = opened(folder).measure(drawn, [Request("")] * COUNT)["inception_features"]
+    assert list(found) == ["fid"]
+    assert found["fid"].value == pytest.approx(frechet_distance(real, features.astype(np.float64)), rel=1e-4)
+
+
+def test_order_and_batches_do_not_matter(folder: Path) -> None:
+    scorer, pictures = opened(folder), images(6, seed=5)
+    whole = scorer.measure(pictures, [Request("")] * 6)["inception_features"]
+    ones = [scorer.measure(picture[None], [Request("")]) for picture in pictures.flip(0)]
+    parts = np.concatenate([one["inception_features"] for one in ones])[::-1]
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+
+
+def test_a_reference_made_otherwise_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"real\.npz was made with side 0, not 32"):
+        opened(folder, side=32)
+    write_reference(folder / "net.pt", folder / "pictures", folder / "cropped.npz", side=32)
+    cropped = opened(folder, "cropped.npz", side=32).measure(images(2, seed=1), [Request("")] * 2)
+    plain = np.load(folder / "real.npz")["features"][:2]
+    np.testing.assert_allclose(
+        cropped["inception_features"], np.load(folder / "cropped.npz")["features"][:2], atol=1e-5
+    )
+    assert np.abs(cropped["inception_features"] - plain).max() > 1e-3
+
+
+def test_what_is_missing_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no file .*gone\.pt; fetch https://nvlabs"):
+        InceptionFid(str(tmp_path / "gone.pt"), str(folder / "real.npz")).load()
+    with pytest.raises(ValueError, match="is not the TorchScript of"):
+        _refused(tmp_path, folder)
+    with pytest.raises(ValueError, match=r"none\.npz cannot be read"):
+        opened(folder, "none.npz")
+    with pytest.raises(ValueError, match="no pictures there"):
+        write_reference(folder / "net.pt", tmp_path, tmp_path / "out.npz")
+
+
+def _refused(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "text.pt").write_text("no network")
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(2), sigma=np.eye(2))
+    InceptionFid(str(tmp_path / "text.pt"), str(tmp_path / "stats.npz")).load()
