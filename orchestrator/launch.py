@@ -17,14 +17,17 @@ from orchestrator.ledger import Entry, Ledger
 from orchestrator.plan import Plan, Trial
 from orchestrator.prompts import PromptSet, encode_prompts, prepare_prompts
 from orchestrator.reference import load_reference
+from orchestrator.report import report
 from orchestrator.search import search
 from orchestrator.shards import ShardSet
 from orchestrator.storage import Store
+from orchestrator.students import Students, crown
 from orchestrator.summary import comparison_rows, summary
 from orchestrator.sweep import Evaluate, Pair
 from orchestrator.tracking import Tracker, log_comparison
 from orchestrator.trial_job import TrialJob
 from workloads.encoder_files import encoder_digest
+from workloads.scorers.score import Score
 
 LIBRARIES = ("ray", "torch", "diffusers", "transformers", "deepspeed", "mlflow", "numpy")
 REFERENCE_CPUS = 0.75
@@ -56,15 +59,23 @@ def launch(plan: Plan, store: Store, uri: str, out: TextIO) -> dict[str, Any]:
     status = "KILLED"
     try:
         _record_launch(plan, tracker, shared, store)
+        teachers = {
+            source: load_reference(store, name).teacher_scores for source, name in shared.references.items()
+        }
+        students = Students(plan, store, ledger, tracker, shared.prompts, shared.references, teachers)
         trials = [trial for trial in plan.trials if not ledger.keep(trial)]
         todo = [_job(plan, trial, tracker, ledger, shared, store) for trial in trials]
         if len(todo) < len(plan.trials):
             print(f"{len(plan.trials) - len(todo)} trials have a result already and are kept", file=out)
-        if todo:
-            print(f"searching: {len(todo)} trials, {at_once} at once", file=out, flush=True)
-            search(plan, todo, ledger, at_once)
-        result = _conclude(plan, store, tracker, ledger, shared, time.monotonic() - began)
-        status = "FINISHED" if result["failed"] == 0 else "FAILED"
+        for entry in [entry for entry in ledger.entries.values() if entry.status == "finished"]:
+            students.ready(entry.trial)
+        if todo or students.waiting:
+            print(f"searching: {len(todo)} trainings, {at_once} at once", file=out, flush=True)
+            search(plan, todo, ledger, students, at_once)
+        failures = students.close()
+        seconds = time.monotonic() - began
+        result = _conclude(plan, store, tracker, ledger, shared.prompts, teachers, failures, seconds)
+        status = "FAILED" if result["failed"] or failures else "FINISHED"
     finally:
         ledger.interrupted()
         tracker.close(status)
@@ -167,18 +178,27 @@ def _job(
 
 
 def _conclude(
-    plan: Plan, store: Store, tracker: Tracker, ledger: Ledger, shared: Shared, seconds: float
+    plan: Plan,
+    store: Store,
+    tracker: Tracker,
+    ledger: Ledger,
+    prompts: PromptSet,
+    teachers: Mapping[str, Sequence[Score]],
+    failures: Sequence[str],
+    seconds: float,
 ) -> dict[str, Any]:
-    teachers = {
-        source: load_reference(store, name).teacher_scores for source, name in shared.references.items()
-    }
+    """Champions, comparison, summary and report."""
     entries: list[Entry] = [ledger.entries[trial.digest] for trial in plan.trials]
-    rows = comparison_rows(entries, teachers)
+    champions = crown(entries)
+    rows = comparison_rows(entries, teachers, champions)
     sheets = [store.read(entry.sheet) for entry in entries if entry.sheet]
     log_comparison(tracker, rows, sheets)
-    result = summary(plan, rows, shared.prompts, tracker, seconds)
+    result = summary(plan, rows, prompts, tracker, failures, seconds)
     store.write_json(f"{plan.sweep.name}/summary.json", result)
     tracker.log_json(tracker.parent, result, "summary.json")
+    pages = report(result, [store.read(entry.sheet) for entry in entries if entry.sheet])
+    store.write(f"{plan.sweep.name}/report.html", pages.encode())
+    tracker.log_text(tracker.parent, pages, "report.html")
     return result
 
 

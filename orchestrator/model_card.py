@@ -10,6 +10,7 @@ from workloads.scorers.score import Score
 
 SAMPLES = "samples.png"
 NEGATIVES = "negative_prompts.png"
+PROMPT, PROMPT_TOY = "a photo of a corgi", "a large red circle"
 FRONT = """---
 base_model: {base}
 base_model_relation: finetune

@@ -105,7 +105,7 @@ def _launch(plan: Plan, root: str, given_uri: str | None) -> int:
     with connected():
         result = launch(plan, store, uri, sys.stdout)
     print(closing_words(result, store.uri(plan.sweep.name), uri))
-    return EXIT_FAILED_TRIALS if result["failed"] else 0
+    return EXIT_FAILED_TRIALS if result["failed"] or result["infer_failures"] else 0
 
 
 def _quiet() -> None:

@@ -16,14 +16,14 @@ from orchestrator.curve import Arm, best, curve
 from orchestrator.identity import digest
 from orchestrator.infer import InferTrial
 from orchestrator.infer_trial import InferJob
-from orchestrator.ledger import Entry, Ledger, last_line
+from orchestrator.ledger import Entry, Ledger, headline, last_line
 from orchestrator.model_card import NEGATIVES, SAMPLES, model_card
 from orchestrator.plan import Plan, Trial
 from orchestrator.prompts import PromptSet
 from orchestrator.scoring import EXAMPLE, load_measured, score
 from orchestrator.storage import Store
 from orchestrator.strength_sheet import strength_sheet
-from orchestrator.tracking import Tracker, log_curve, register_student
+from orchestrator.tracking import Tracker, log_curve, name_champion, register_student
 from workloads.drawing import save_defaults
 from workloads.scorers.score import Score
 from workloads.settings import AttentionGuidanceSettings
@@ -75,6 +75,11 @@ class Students:
         if not todo:
             self._conclude(student)
 
+    @property
+    def waiting(self) -> int:
+        """Small trials that are not over."""
+        return sum(student.left for student in self._students.values())
+
     def next_job(self) -> InferJob | None:
         """What Tune may start, if anything waits."""
         return self._queue.popleft() if self._queue else None
@@ -91,8 +96,7 @@ class Students:
 
     def progress(self) -> str:
         """For the line of progress: how many small trials wait or run."""
-        waiting = sum(student.left for student in self._students.values())
-        return f" | {waiting} strengths to draw" if waiting else ""
+        return f" | {self.waiting} strengths to draw" if self.waiting else ""
 
     def close(self) -> list[str]:
         """Waits for the last student; returns what failed, a line each."""
@@ -158,22 +162,45 @@ class Students:
         pairs = self._plan.infer.pairs if self._plan.infer else ()
         negative = pairs[0].negative_prompt if pairs else "blurry"
         made_by = {"sweep": sweep.name, "MLflow run": entry.run}
-        with self._store.folder(f"{sweep.name}/trials/{trial.digest}/student") as own:
-            with tempfile.TemporaryDirectory() as copy:
-                folder = Path(copy) / "student"
-                shutil.copytree(own, folder)
-                save_defaults(folder, default)
-                card = model_card(
-                    entry, self._prompts.source, self._teachers[trial.source], negative, made_by, folder
-                )
-                (folder / "README.md").write_text(card, encoding="utf-8")
-                if entry.sheet:
-                    (folder / SAMPLES).write_bytes(self._store.read(entry.sheet))
-                if sheet:
-                    (folder / NEGATIVES).write_bytes(sheet)
-                self._store.put_folder(folder, f"{sweep.name}/trials/{trial.digest}/student")
-                example = (sweep.evaluate.sheet_prompts[0], negative if pairs else "", default.strength)
-                return register_student(entry.run, folder, f"{sweep.name}-{trial.backbone.name}", example)
+        place = f"{sweep.name}/trials/{trial.digest}/student"
+        with self._store.folder(place) as own, tempfile.TemporaryDirectory() as copy:
+            folder = Path(copy) / "student"
+            shutil.copytree(own, folder)
+            save_defaults(folder, default)
+            teacher = self._teachers[trial.source]
+            card = model_card(entry, self._prompts.source, teacher, negative, made_by, folder)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            if entry.sheet:
+                (folder / SAMPLES).write_bytes(self._store.read(entry.sheet))
+            if sheet:
+                (folder / NEGATIVES).write_bytes(sheet)
+            self._store.put_folder(folder, place)
+            example = (sweep.evaluate.sheet_prompts[0], negative if pairs else "", default.strength)
+            return register_student(entry.run, folder, f"{sweep.name}-{trial.backbone.name}", example)
+
+
+def crown(entries: Sequence[Entry]) -> set[str]:
+    """Gives the best student of each backbone the alias `champion`; the digests of their trials.
+
+    Best is the highest of the metric that trials are ranked by; without scores, nobody is.
+    """
+    champions: dict[str, Entry] = {}
+    for entry in entries:
+        score, best_yet = headline(entry), champions.get(entry.trial.backbone.name)
+        if entry.model and score and (best_yet is None or score.value > _value(best_yet)):
+            champions[entry.trial.backbone.name] = entry
+    for entry in champions.values():
+        found = {score.metric: f"{score.value:.4f}" for score in entry.scores}
+        tags = {"guidance_interval": entry.trial.interval, "base_model": entry.trial.backbone.model, **found}
+        if entry.best:
+            tags |= {"guidance": entry.best["label"], "strength": f"{entry.best['strength']:g}"}
+        name_champion(entry.model, tags)
+    return {entry.trial.digest for entry in champions.values()}
+
+
+def _value(entry: Entry) -> float:
+    score = headline(entry)
+    return score.value if score else 0.0
 
 
 def _found(entry: Entry) -> str:

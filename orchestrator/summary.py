@@ -3,10 +3,11 @@
 `summary.json`: name, launch, seconds; counts `finished`, `collapsed`, `stopped`, `failed`; the
 `prompts` used and set aside; `tracking` URI, experiment and parent run; and `trials`, each with
 its settings, status, scores (value, samples, 95 % interval, protocol), its teacher's scores,
-seconds of training, MLflow run, model URI, and checkpoint with its digest.
+seconds of training, MLflow run, model URI, whether it is its backbone's champion, its `curve` over
+strength with the `best` arm, and checkpoint with its digest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +22,7 @@ STATUSES = ("finished", "collapsed", "stopped", "failed")
 
 
 def comparison_rows(
-    entries: Sequence[Entry], teachers: Mapping[str, Sequence[Score]]
+    entries: Sequence[Entry], teachers: Mapping[str, Sequence[Score]], champions: Container[str]
 ) -> list[dict[str, Any]]:
     """One row a trial, in the order of the plan."""
     rows = []
@@ -47,6 +48,9 @@ def comparison_rows(
                 "settings": asdict(trial.train),
                 "run": entry.run,
                 "model": entry.model,
+                "champion": trial.digest in champions,
+                "curve": entry.curve,
+                "best": entry.best,
                 "checkpoint": entry.checkpoint,
                 "checkpoint_sha256": entry.checkpoint_digest,
                 "zero_stage": entry.zero_stage,
@@ -56,7 +60,12 @@ def comparison_rows(
 
 
 def summary(
-    plan: Plan, rows: Sequence[dict[str, Any]], prompts: PromptSet, tracker: Tracker, seconds: float
+    plan: Plan,
+    rows: Sequence[dict[str, Any]],
+    prompts: PromptSet,
+    tracker: Tracker,
+    failures: Sequence[str],
+    seconds: float,
 ) -> dict[str, Any]:
     """The content of `summary.json`; see the module's docstring."""
     return {
@@ -64,6 +73,9 @@ def summary(
         "launch": plan.digest,
         "seconds": round(seconds, 1),
         **{status: sum(row["status"] == status for row in rows) for status in STATUSES},
+        "trainings": len(rows),
+        "infer_trials": sum(len(row["curve"]) for row in rows),
+        "infer_failures": list(failures),
         "prompts": {"used": prompts.prompts, "set_aside": prompts.set_aside, "digest": prompts.digest},
         "tracking": {
             "uri": without_secrets(tracker.uri),
@@ -79,7 +91,7 @@ def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
     """The table of trials, where the students are, and how to look at them."""
     rows = result["trials"]
     width = max(len(row["trial"]) for row in rows)
-    heads = f"{'student':>8}  {'95 % interval':>14}  {'teacher':>8}  {'train s':>8}"
+    heads = f"{'student':>8}  {'95 % interval':>14}  {'teacher':>8}  {'train s':>8}  {'negatives gone':>22}"
     lines = [f"{'trial':<{width}}  {'status':<9}  {heads}  model"]
     for row in rows:
         if row["accuracy"] is None:
@@ -91,12 +103,24 @@ def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
             )
         lines.append(
             f"{row['trial']:<{width}}  {row['status']:<9}  {figures}  {row['train_seconds']:>8.0f}  "
-            f"{row['model'] or row['note']}"
+            f"{_removed(row):>22}  {row['model'] or row['note']}{' @champion' if row['champion'] else ''}"
         )
     counts = ", ".join(f"{result[status]} {status}" for status in STATUSES if result[status])
     lines += [
         f"{len(rows)} trials: {counts}; {result['seconds']:.0f} s",
-        f"summary: {place}/summary.json",
+        *([f"{result['infer_trials']} strengths of students, no training"] if result["infer_trials"] else []),
+        *result["infer_failures"],
+        f"summary: {place}/summary.json, {place}/report.html",
         f"look:    {look_command(uri, result['tracking']['experiment_id'])}",
     ]
     return "\n".join(lines)
+
+
+def _removed(row: Mapping[str, Any]) -> str:
+    """Share of what negatives name that is gone at the best strength, and that strength."""
+    best = row["best"]
+    if not best:
+        return "-"
+    rate = next((score["value"] for score in best["scores"] if score["metric"] == "removal_rate"), None)
+    named = "plain" if best["kind"] == "none" else f"{best['label']} {best['strength']:g}"
+    return named if rate is None else f"{100 * rate:.0f} % {named}"

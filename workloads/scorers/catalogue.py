@@ -21,4 +21,17 @@ def make_scorer(settings: ScorerSettings) -> Scorer:
         from workloads.scorers.removal import JudgedRemoval
 
         return JudgedRemoval()
-    raise NotImplementedError(settings.name)
+    if settings.name == "clip":
+        from workloads.scorers.clip import ClipAgreement
+
+        threshold = CLIP_THRESHOLD if settings.threshold is None else settings.threshold
+        return ClipAgreement(settings.weights or CLIP_MODEL, threshold)
+    if settings.name == "hpsv2":
+        from workloads.scorers.hpsv2_score import HPSv2
+
+        assert settings.version is not None
+        return HPSv2(settings.version, settings.weights)
+    from workloads.scorers.inception import InceptionFid
+
+    assert settings.weights is not None and settings.reference is not None
+    return InceptionFid(settings.weights, settings.reference)

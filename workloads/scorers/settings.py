@@ -29,7 +29,8 @@ class ScorerSettings:
     version: Literal["v2.0", "v2.1"] | None = None
     """hpsv2: which of its two weights; their scores cannot be compared."""
     reference: str | None = None
-    """fid: folder of real pictures, or an .npz of their statistics."""
+    """fid: an .npz of what the network sees in real pictures; `workloads.scorers.inception`
+    makes one of a folder."""
     threshold: float | None = None
     """clip: probability from which a picture counts as showing the negative prompt."""
 
