@@ -60,6 +60,10 @@ class Queue(Searcher):  # type: ignore[misc]
         self._running: dict[str, Job] = {}
         self._over: set[str] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing for Tune to pickle; see `save`."""
+        return {}
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next job's config; None: nothing can start now; FINISHED: there will be no more."""
         training = sum(isinstance(job, TrialJob) for job in self._running.values())
