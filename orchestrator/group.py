@@ -10,8 +10,9 @@ and each worker takes its rows, so the number of workers changes nothing but rou
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import psutil
@@ -19,12 +20,12 @@ import ray.train
 import torch
 from torch import Tensor
 
-from orchestrator.checkpoint import Progress, load_checkpoint, save_checkpoint
+from orchestrator.checkpoint import START, Progress, load_checkpoint, save_checkpoint
 from orchestrator.engine import Engine, prepare_process
 from orchestrator.evaluation import Evaluation
 from orchestrator.identity import digest
 from orchestrator.reference import load_reference
-from orchestrator.shards import advance
+from orchestrator.shards import Position, ShardSet, advance
 from orchestrator.storage import Store, file_digest
 from orchestrator.stream import stream
 from orchestrator.trial_job import Metrics, TrialJob
@@ -83,25 +84,27 @@ class Worker:
         if remaining == 0:
             self._end_again()
             return
-        prompts = stream(
-            self.store,
-            self.job.shards,
-            self.train.seed,
-            self.progress.position,
-            remaining,
-            self.train.batch_size,
-            self.rank,
-            self.world,
-        )
+        prompts = self._stream(self.job.shards, self.progress.position, remaining)
+        negatives: Iterator[Conditioning | None] = repeat(None)
+        if self.job.negatives is not None:
+            read = first * self.train.batch_size
+            start = advance(self.job.negatives, self.train.seed, START, read)
+            negatives = self._stream(self.job.negatives, start, remaining)
         self._clock = time.monotonic()
-        for step, batch in enumerate(islice(prompts, remaining), first + 1):
-            self._step(step, self._moved(batch), rows)
+        pairs = islice(zip(prompts, negatives, strict=False), remaining)
+        for step, (batch, negative) in enumerate(pairs, first + 1):
+            self._step(step, self._moved(batch), None if negative is None else self._moved(negative), rows)
             position = advance(
                 self.job.shards, self.train.seed, self.progress.position, self.train.batch_size
             )
             self.progress = replace(self.progress, step=step, position=position)
             if self._report(step):
                 return
+
+    def _stream(self, shards: ShardSet, start: Position, steps: int) -> Iterator[Conditioning]:
+        """This worker's rows of `steps` global batches of `shards`."""
+        train = self.train
+        return stream(self.store, shards, train.seed, start, steps, train.batch_size, self.rank, self.world)
 
     def _resume(self) -> None:
         checkpoint = ray.train.get_checkpoint()
@@ -111,13 +114,13 @@ class Worker:
                     Path(folder), self.student_engine, self.fake_engine, self.average
                 )
 
-    def _step(self, step: int, prompts: Conditioning, rows: slice) -> None:
+    def _step(self, step: int, prompts: Conditioning, negatives: Conditioning | None, rows: slice) -> None:
         """One update of the student and its updates of the fake score."""
         # One seed for the step, far apart for neighbouring steps and trainings.
         seed = int(digest([self.train.seed, step])[:15], 16)
         generator = torch.Generator(self.device).manual_seed(seed)
         draws = self.objective.draw(self.train.batch_size, generator)[rows]
-        outcome = self.objective.student_loss(self.student_engine, self.fake_score, prompts, draws)
+        outcome = self.objective.student_loss(self.student_engine, self.fake_score, prompts, draws, negatives)
         self.student_engine.step(outcome.loss)
         for update in draws.fake_score:
             loss = self.objective.fake_score_loss(self.fake_engine, outcome.latents, prompts, update)

@@ -41,6 +41,8 @@ class Shared:
     prompts: PromptSet
     shards: Mapping[str, ShardSet]
     """By source of the backbone; backbones with one text encoder have one."""
+    negatives: Mapping[str, ShardSet]
+    """The same of the negative prompts, if any trial trains with them."""
     references: Mapping[str, str]
     """By source of the backbone, names of files."""
 
@@ -110,16 +112,23 @@ def _prepare(plan: Plan, store: Store, out: TextIO) -> Shared:
         file=out,
         flush=True,
     )
-    shards = {}
-    for source in sources:
-        shards[source] = encode_prompts(prompts, source, encoder_digest(source), store, gpu)
+    shards = {
+        source: encode_prompts(prompts, source, encoder_digest(source), store, gpu) for source in sources
+    }
+    negatives = {}
+    if plan.sweep.negative_prompts is not None and plan.trains_with_negatives:
+        found = prepare_prompts(plan.sweep.negative_prompts, store)
+        print(f"negative prompts: {found.prompts} used, {found.set_aside} set aside", file=out, flush=True)
+        negatives = {
+            source: encode_prompts(found, source, encoder_digest(source), store, gpu) for source in sources
+        }
     folders = len({found.folder for found in shards.values()})
     print(f"shards: {len(prompts.rows)} for each of {folders} text encoders", file=out, flush=True)
     try:
         references = dict(zip(sources, ray.get(pending), strict=True))
     except ray.exceptions.RayTaskError as error:
         raise UserError(str(error.cause)) from None
-    return Shared(prompts, shards, references)
+    return Shared(prompts, shards, negatives, references)
 
 
 def _make_reference(source: str, evaluate: Evaluate, pairs: Sequence[Pair], root: str) -> str:
@@ -168,6 +177,7 @@ def _job(
     return TrialJob(
         trial,
         shared.shards[trial.source],
+        shared.negatives[trial.source] if trial.train.nasa_interval is not None else None,
         shared.references[trial.source],
         store.root,
         folder,

@@ -75,6 +75,11 @@ class Plan:
         return digest(self.sweep.model_dump(mode="json", exclude={"storage", "tracking"}))[:12]
 
     @property
+    def trains_with_negatives(self) -> bool:
+        """Whether any trial is NASA-T."""
+        return any(trial.train.nasa_interval is not None for trial in self.trials)
+
+    @property
     def cpus_per_trial(self) -> float:
         return DRIVER_CPUS + self.sweep.resources.workers * self.sweep.resources.cpus_per_worker
 

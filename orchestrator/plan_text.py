@@ -85,11 +85,34 @@ def plan_text(plan: Plan, storage: str, tracking: str) -> str:
         f"CPU and {resources.gpus_per_worker} GPU, and {DRIVER_CPUS:g} CPU "
         f"for its driver); as many run at once as the cluster holds",
         "states: weights, gradients and optimisers of one worker under ZeRO-2; activations come on top",
+        *_infer_lines(plan),
         _cost_line(plan),
         f"storage: {storage}",
         f"tracking: {tracking}",
     ]
     return "\n".join(lines)
+
+
+def _infer_lines(plan: Plan) -> list[str]:
+    """What the second search tries, and what it saves against training for every strength."""
+    if plan.infer is None:
+        return []
+    infer, arms, trainings = plan.infer.infer, plan.infer.arms, len(plan.trials)
+    tried: dict[str, list[str]] = {}
+    for arm in arms[1:]:
+        tried.setdefault(arm.label, []).append(f"{arm.strength:g}")
+    kinds = "; ".join(f"{label} {', '.join(strengths)}" for label, strengths in tried.items())
+    pictures = len(plan.infer.pairs) * infer.pictures
+    hours = [estimate(plan, trial).hours for trial in plan.trials]
+    total = sum(h or 0.0 for h in hours)
+    full = f" and about {total * len(arms):.2f} h" if all(hours) else ""
+    this = f" and about {total:.2f} h" if all(hours) else ""
+    return [
+        f"infer: each student is drawn at {len(arms)} strengths (none; {kinds}), {pictures} pictures each: "
+        f"{trainings * len(arms)} small trials of {infer.cpus:g} CPU and {infer.gpus:g} GPU",
+        f"trainings: {trainings}{this}; the full grid of settings and strengths would be "
+        f"{trainings * len(arms)} trainings{full}",
+    ]
 
 
 def _cost_line(plan: Plan) -> str:

@@ -26,6 +26,20 @@ EXAMPLE = "example"
 """Column of the first picture (PNG) of each pair, for contact sheets; else empty."""
 
 
+class ReadDrawn:
+    """A Ray Data task: the pictures of an arm, from the storage."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Names of files -> their rows."""
+        store = Store(self._root)
+        return pa.concat_tables(
+            pq.read_table(io.BytesIO(store.read(row["file"]))) for row in table.to_pylist()
+        )
+
+
 class Measure:
     """What an actor of the pool holds: scorers with their weights."""
 
@@ -64,7 +78,9 @@ def score(jobs: Sequence[InferJob], infer: Infer, store: Store) -> None:
         return
     actors = ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, int(ray.cluster_resources()["CPU"])))
     measured = (
-        ray.data.read_parquet([store.uri(job.drawn) for job in todo], ray_remote_args={"num_cpus": 0})
+        ray.data.from_items([{"file": job.drawn} for job in todo], override_num_blocks=len(todo))
+        # Ray Data's own reader asks for whole CPUs, which trainings may hold for hours.
+        .map_batches(ReadDrawn(store.root), batch_format="pyarrow", num_cpus=0, concurrency=2)
         .map_batches(
             Measure,
             fn_constructor_args=(infer.scorers, infer.gpus > 0, todo[0].pictures),

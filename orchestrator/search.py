@@ -24,12 +24,16 @@ from orchestrator.trial import run_one
 from orchestrator.trial_job import TrialJob
 
 Job = TrialJob | InferJob
+PENDING = 16
+"""Small trials that may wait for free resources: enough for a cluster to grow by."""
 
 
 def search(
     plan: Plan, trainings: Sequence[TrialJob], ledger: Ledger, students: Students, at_once: int
 ) -> None:
     """Runs all `trainings`, `at_once` at a time, and what becomes ready in `students`."""
+    # By default Tune asks a searcher for the next trial only when no other is about to start.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once + PENDING)
     queue = Queue(trainings, students, at_once)
     config = tune.TuneConfig(
         search_alg=queue,

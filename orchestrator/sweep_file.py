@@ -5,7 +5,7 @@ file = load_sweep(Path("sweeps/miniature.yaml"), overrides=["train.steps=100"])
 
 import difflib
 import re
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +112,11 @@ def _known_keys(root: Any, loc: tuple[str | int, ...]) -> list[str]:
 
 def _members(model: Any) -> list[tuple[str, Any]]:
     """Names and types of the settings of a section; of a list, those of its items."""
-    inner = getattr(model, "__args__", None)
-    if inner and not hasattr(model, "model_fields"):
-        model = inner[0]
+    while getattr(model, "__args__", None) and not hasattr(model, "model_fields"):
+        model = model.__args__[0]
     if isinstance(model, type) and issubclass(model, BaseModel):
         return [(name, info.annotation) for name, info in model.model_fields.items()]
-    return [(item.name, item.type) for item in fields(model)]
+    return [(item.name, item.type) for item in fields(model)] if is_dataclass(model) else []
 
 
 def load_sweep(path: Path, overrides: list[str] | None = None) -> SweepFile:

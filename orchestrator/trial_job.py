@@ -16,6 +16,8 @@ class TrialJob:
 
     trial: Trial
     shards: ShardSet
+    negatives: ShardSet | None
+    """Of NASA-T: what the student learns to keep away from."""
     reference: str
     """File of the backbone's reference in the storage."""
     root: str

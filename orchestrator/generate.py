@@ -1,0 +1,108 @@
+"""Draws with a registered student, one network call a picture.
+
+    python -m orchestrator.generate --model models:/miniature-pixart@champion \\
+        --prompt 'a large circle on the left' --negative-prompt green --count 4 --out pictures
+
+Takes the MLflow of --tracking-uri, else of MLFLOW_TRACKING_URI, else results/mlflow.db here. A
+negative prompt gets the strength that was found best for the student, unless --strength is given.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from orchestrator.errors import UserError
+
+EXIT_USER_ERROR = 2
+DATABASE = Path("results/mlflow.db")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        _generate(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.generate",
+        description=summary,
+        epilog=f"example:\n{more}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="URI", help="models:/NAME@champion or models:/NAME/VERSION")
+    add("--prompt", required=True, action="append", help="what to draw; repeatable")
+    add("--negative-prompt", default="", metavar="TEXT", help="what the pictures shall not show")
+    add("--strength", type=_strength, metavar="X", help="of the attention guidance; 0 is none")
+    add("--seed", type=int, default=0, help="of the first picture; the next ones count up (default 0)")
+    add("--count", type=_positive, default=1, help="pictures of each prompt (default 1)")
+    add("--out", type=Path, default=Path("pictures"), metavar="FOLDER", help="default: pictures")
+    add("--tracking-uri", metavar="URI", help="MLflow server or database")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def _strength(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def _generate(options: argparse.Namespace) -> None:
+    if options.strength is not None and not options.negative_prompt:
+        raise UserError("--strength is that of a negative prompt: give --negative-prompt too")
+    tracking = _tracking(options.tracking_uri)
+    from orchestrator.quiet import silence
+
+    silence()
+    from orchestrator.tracking import draw_with
+
+    wanted = [
+        {
+            "prompt": prompt,
+            "negative_prompt": options.negative_prompt,
+            "seed": options.seed + number,
+            **({} if options.strength is None else {"strength": options.strength}),
+        }
+        for prompt in options.prompt
+        for number in range(options.count)
+    ]
+    pictures = draw_with(options.model, tracking, wanted)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for row, png in zip(wanted, pictures, strict=True):
+        path = options.out / f"{_file_name(row['prompt'], row['negative_prompt'])}-{row['seed']}.png"
+        path.write_bytes(png)
+        print(path)
+
+
+def _tracking(given: str | None) -> str:
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None and not DATABASE.exists():
+        raise UserError(
+            f"no MLflow: {DATABASE} is not here; give --tracking-uri, as in sqlite:///PATH/mlflow.db"
+        )
+    return uri or f"sqlite:///{DATABASE}"
+
+
+def _file_name(prompt: str, negative: str) -> str:
+    words = f"{prompt} not {negative}" if negative else prompt
+    return "-".join("".join(c if c.isalnum() else " " for c in words.lower()).split())[:80] or "picture"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
