@@ -95,6 +95,20 @@ class Plan:
         return min(fits, self.sweep.resources.trials_at_once or len(self.trials), len(self.trials))
 
 
+def small_trials_at_once(plan: Plan, cpus: float, gpus: float, trainings: int) -> int:
+    """How many trials of the second search run beside so many trainings; at least one.
+
+    On CPUs no more than there are cores, less what trainings and one scorer ask for: each is a
+    process that works as long as it lives, however little it asks for.
+    """
+    assert plan.infer is not None
+    infer = plan.infer.infer
+    if infer.gpus:
+        return max(1, int(gpus / infer.gpus))
+    free = cpus - trainings * plan.cpus_per_trial - infer.cpus
+    return max(1, min(int(cpus), int(free / infer.cpus + 1e-6)))
+
+
 def make_plan(file: SweepFile) -> Plan:
     """Expands the swept values of `file` into trials.
 

@@ -76,7 +76,7 @@ def score(jobs: Sequence[InferJob], infer: Infer, store: Store) -> None:
     todo = [job for job in jobs if not store.exists(job.measured)]
     if not todo:
         return
-    actors = ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, int(ray.cluster_resources()["CPU"])))
+    actors = ray.data.ActorPoolStrategy(min_size=1, max_size=_most_actors(infer))
     measured = (
         ray.data.from_items([{"file": job.drawn} for job in todo], override_num_blocks=len(todo))
         # Ray Data's own reader asks for whole CPUs, which trainings may hold for hours.
@@ -100,6 +100,12 @@ def score(jobs: Sequence[InferJob], infer: Infer, store: Store) -> None:
         store.write(job.measured, content.getvalue())
         if not infer.keep_pictures:
             store.delete(job.drawn)
+
+
+def _most_actors(infer: Infer) -> int:
+    """With GPUs as many as they hold; else a quarter of the cores, as trainings need them more."""
+    have = ray.cluster_resources()
+    return max(1, int(have.get("GPU", 0) / infer.gpus if infer.gpus else have["CPU"] / 4))
 
 
 def load_measured(store: Store, job: InferJob) -> pd.DataFrame:

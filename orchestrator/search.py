@@ -12,20 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.infer_trial import InferJob
 from orchestrator.ledger import Ledger
-from orchestrator.plan import DRIVER_CPUS, Plan
+from orchestrator.plan import DRIVER_CPUS, Plan, small_trials_at_once
 from orchestrator.students import Students
 from orchestrator.trial import run_one
 from orchestrator.trial_job import TrialJob
 
 Job = TrialJob | InferJob
-PENDING = 16
-"""Small trials that may wait for free resources: enough for a cluster to grow by."""
+PENDING = 64
+"""Trials that Tune may hold in readiness; the queue itself hands out no more than can run."""
 
 
 def search(
@@ -33,8 +34,8 @@ def search(
 ) -> None:
     """Runs all `trainings`, `at_once` at a time, and what becomes ready in `students`."""
     # By default Tune asks a searcher for the next trial only when no other is about to start.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once + PENDING)
-    queue = Queue(trainings, students, at_once)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(PENDING)
+    queue = Queue(plan, trainings, students, at_once)
     config = tune.TuneConfig(
         search_alg=queue,
         num_samples=-1,
@@ -58,8 +59,9 @@ def search(
 class Queue(Searcher):  # type: ignore[misc]
     """What Tune is to start next: trainings first, then what finished students wait for."""
 
-    def __init__(self, trainings: Sequence[TrialJob], students: Students, at_once: int) -> None:
+    def __init__(self, plan: Plan, trainings: Sequence[TrialJob], students: Students, at_once: int) -> None:
         super().__init__(metric="progress", mode="max")
+        self._plan = plan
         self._trainings, self._students, self._at_once = deque(trainings), students, at_once
         self._running: dict[str, Job] = {}
         self._over: set[str] = set()
@@ -70,15 +72,24 @@ class Queue(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next job's config; None: nothing can start now; FINISHED: there will be no more."""
-        training = sum(isinstance(job, TrialJob) for job in self._running.values())
-        if self._trainings and training < self._at_once:
-            job: Job | None = self._trainings.popleft()
-        else:
-            job = self._students.next_job()
+        job = self._next()
         if job is not None:
             self._running[trial_id] = job
             return {"job": job}
         return None if self._running or self._trainings else str(Searcher.FINISHED)
+
+    def _next(self) -> Job | None:
+        training = sum(isinstance(job, TrialJob) for job in self._running.values())
+        if self._trainings and training < self._at_once:
+            return self._trainings.popleft()
+        if not self._students.queued:
+            return None
+        have = ray.cluster_resources()
+        cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+        small = len(self._running) - training
+        if small >= small_trials_at_once(self._plan, cpus, gpus, training):
+            return None
+        return self._students.next_job()
 
     def forget(self, trial_id: str) -> None:
         """The job is over, and whatever follows from it is in the queue."""

@@ -80,9 +80,14 @@ class Students:
         """Small trials that are not over."""
         return sum(student.left for student in self._students.values())
 
-    def next_job(self) -> InferJob | None:
-        """What Tune may start, if anything waits."""
-        return self._queue.popleft() if self._queue else None
+    @property
+    def queued(self) -> int:
+        """Small trials that have not been started."""
+        return len(self._queue)
+
+    def next_job(self) -> InferJob:
+        """The next of them."""
+        return self._queue.popleft()
 
     def drawn(self, job: InferJob, error: str) -> None:
         """A small trial is over; the last of a student has it scored."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,14 @@ evaluate:
   times: 2
   teacher: {steps: 4, guidance_scale: 3}
   sheet_prompts: [a large red circle, a tiny blue square at the top]
+infer:
+  attention_guidance:
+    - {kind: nasa, strength: {values: [0.5, 1]}}
+  scorers: [removal]
+  pictures: 4
+  pairs:
+    - {prompt: a large circle, negative_prompt: red}
+    - {prompt: a cross at the top, negative_prompt: large}
 resources: {checkpoint_every: 4}
 """
 DIVERGES = "train.learning_rate={values: [1.0e-4, 1.0e+3]}"
@@ -98,6 +107,7 @@ def test_mlflow_shows_parent_children_curves_sheets_and_models(one_worker: Path)
     assert parent.info.status == "FINISHED" and parent.data.tags["version.ray"] == "2.60.0"
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {
         "comparison.json", "comparison.png", "students.png", "summary.json", "sweep.json", "command.txt",
+        "report.html",
     }  # fmt: skip
     trial = summary(one_worker)["trials"][0]
     child = client.get_run(trial["run"])
@@ -126,16 +136,71 @@ def test_checkpoints_are_in_the_runs_artifacts_and_match_their_digest(one_worker
     assert any(name.startswith("student/") for name in digests)
 
 
+def test_every_student_is_drawn_at_every_strength_and_trained_once(one_worker: Path) -> None:
+    found = summary(one_worker)
+    finished, collapsed = found["trials"]
+    assert found["trainings"] == 2 and found["infer_trials"] == 3 and collapsed["curve"] == []
+    assert [(arm["label"], arm["strength"]) for arm in finished["curve"]] == [
+        ("none", 0.0), ("nasa", 0.5), ("nasa", 1.0),
+    ]  # fmt: skip
+    for arm in finished["curve"]:
+        scores = {score["metric"]: score for score in arm["scores"]}
+        assert scores["negative_rate"]["samples"] == 8 and scores["prompt_accuracy"]["samples"] == 16
+    client = MlflowClient(f"sqlite:///{one_worker}/mlflow.db")
+    files = {file.path for file in client.list_artifacts(finished["run"])}
+    assert files >= {"strengths.json", "strengths.png", "negative_prompts.png", "curve.json"}
+    points = client.get_metric_history(finished["run"], "nasa/negative_rate")
+    assert sorted(point.step for point in points) == [50, 100]
+    assert not list((one_worker / "e2e/pictures").glob("*")), "pictures are kept only where asked"
+    assert len(list((one_worker / "e2e/measured").glob("*.parquet"))) == 3
+
+
+def test_a_new_strength_costs_no_training(one_worker: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "results"
+    shutil.copytree(one_worker / "e2e", storage / "e2e")
+    for shared in ("references", "prompts"):
+        shutil.copytree(one_worker / shared, storage / shared)
+    done = run(storage, DIVERGES, "infer.attention_guidance.0.strength={values: [0.5, 1, 2]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "searching: 0 trainings" in done.stdout
+    found = summary(storage)["trials"][0]
+    assert [arm["strength"] for arm in found["curve"]] == [0.0, 0.5, 1.0, 2.0]
+    assert found["curve"][:3] == summary(one_worker)["trials"][0]["curve"]
+
+
+def test_the_command_draws_with_the_champion(one_worker: Path, tmp_path: Path) -> None:
+    generate = [sys.executable, "-m", "orchestrator.generate", "--out", str(tmp_path / "pictures")]
+    generate += ["--tracking-uri", f"sqlite:///{one_worker}/mlflow.db", "--prompt", "a circle"]
+    model = ["--model", "models:/e2e-pixart@champion"]
+    done = subprocess.run(
+        [*generate, *model, "--negative-prompt", "red", "--strength", "1", "--count", "2"],
+        capture_output=True, text=True, cwd=REPOSITORY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = done.stdout.split()
+    assert [Path(name).name for name in names] == ["a-circle-not-red-0.png", "a-circle-not-red-1.png"]
+    assert all(Path(name).read_bytes().startswith(b"\x89PNG") for name in names)
+    wrong = subprocess.run(
+        [*generate, "--model", "models:/e2e-nobody@champion"], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "e2e-nobody" in wrong.stderr
+
+
 def test_the_student_loads_from_the_registry_in_a_new_process(one_worker: Path, tmp_path: Path) -> None:
-    model = summary(one_worker)["trials"][0]["model"]
+    """By its alias, with the code that was stored with it, and with a card and a default strength."""
     code = (
-        "import mlflow, pandas as pd, sys\n"
+        "import mlflow, pandas as pd, sys, pathlib\n"
         f"mlflow.set_tracking_uri('sqlite:///{one_worker}/mlflow.db')\n"
-        f"student = mlflow.pyfunc.load_model('{model}')\n"
-        "table = pd.DataFrame({'prompt': ['a large red circle'] * 2, 'seed': [1, 1]})\n"
-        "first, again = student.predict(table)['png']\n"
-        "assert first == again and first.startswith(b'\\x89PNG')\n"
-        "assert 'orchestrator' not in sys.modules and 'workloads' not in sys.modules\n"
+        "student = mlflow.pyfunc.load_model('models:/e2e-pixart@champion')\n"
+        "rows = [('a large circle', '', 1, 1.0), ('a large circle', '', 1, 0.5),\n"
+        "        ('a large circle', 'red', 1, 1.0), ('a large circle', 'red', 1, 0.0)]\n"
+        "names = ['prompt', 'negative_prompt', 'seed', 'strength']\n"
+        "plain, same, guided, off = student.predict(pd.DataFrame(rows, columns=names))['png']\n"
+        "assert plain == same == off != guided and plain.startswith(b'\\x89PNG')\n"
+        "short = pd.DataFrame({'prompt': ['a large circle'], 'seed': [1]})\n"
+        "assert student.predict(short)['png'][0] == plain\n"
+        "import workloads\n"
+        f"assert 'orchestrator' not in sys.modules and '{one_worker}' in workloads.__file__\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -145,6 +210,7 @@ def test_the_same_command_again_keeps_what_is_finished(one_worker: Path) -> None
     before = summary(one_worker)
     done = run(one_worker, DIVERGES)
     assert done.returncode == 0 and "2 trials have a result already and are kept" in done.stdout
+    assert "searching" not in done.stdout
     assert summary(one_worker)["trials"] == before["trials"]
     client = MlflowClient(f"sqlite:///{one_worker}/mlflow.db")
     assert len(client.search_runs([client.get_experiment_by_name("e2e").experiment_id])) == 3

@@ -6,6 +6,7 @@ product of the score difference with the student's Jacobian.
 """
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -178,3 +179,59 @@ def test_draws_of_a_worker_are_its_rows_of_the_global_draws() -> None:
 def test_one_scale_for_a_batch() -> None:
     bench = Bench("epsilon", guidance_per="batch")
     assert len(set(bench.draws.scale.tolist())) == 1
+
+
+class ByHand:
+    """NASA as an attention processor, with explicit softmax, one negative prompt a sample."""
+
+    def __init__(self, negative: Tensor, strength: Tensor) -> None:
+        self.negative, self.strength = negative, strength
+
+    def __call__(self, attn: Any, hidden: Tensor, encoder_hidden_states: Tensor, **_: object) -> Tensor:
+        def read(text: Tensor) -> Tensor:
+            q, k, v = (
+                part.reshape(*part.shape[:2], attn.heads, -1)
+                for part in (attn.to_q(hidden), attn.to_k(text), attn.to_v(text))
+            )
+            weight = (torch.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5).softmax(-1)
+            return torch.einsum("bhqk,bkhd->bqhd", weight, v).flatten(2)
+
+        out: Tensor = attn.to_out[0](read(encoder_hidden_states) - self.strength * read(self.negative))
+        return out
+
+
+@pytest.mark.parametrize("guided", ["both", "teacher"])
+def test_nasa_t_guides_the_teacher_against_negatives_and_the_student_by_attention(guided: str) -> None:
+    """SNOOPI v3, sec. 5.3: the fake score goes without; gradients pass through the negative branch."""
+    bench = Bench("epsilon", guided=guided, nasa_interval=(0.2, 0.9))
+    negatives = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
+    draws, a = bench.draws, bench.backbone.schedule.alpha_bar
+    assert 0.2 <= draws.strength <= 0.9
+    outcome = bench.objective.student_loss(bench.student, bench.fake_score, bench.prompts, draws, negatives)
+    ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
+
+    plain = dict(bench.student.attn_processors)
+    by_hand = {
+        k: ByHand(negatives.embeddings, draws.strength) if "attn2" in k else p for k, p in plain.items()
+    }
+    bench.student.set_attn_processor(by_hand)
+    start = torch.full((BATCH,), 700)
+    eps = bench.epsilon(bench.student, draws.start, start, bench.prompts.embeddings)
+    x0 = (draws.start - (1 - a[700]).sqrt() * eps) / a[700].sqrt()
+    at = a[draws.timestep][:, None, None, None]
+    xt = (at.sqrt() * x0 + (1 - at).sqrt() * draws.noise).detach()
+    k = draws.scale[:, None, None, None]
+    null = bench.null.embeddings.expand(BATCH, -1, -1)
+
+    def score(network: nn.Module, against: Tensor | None) -> Tensor:
+        conditional = bench.epsilon(network, xt, draws.timestep, bench.prompts.embeddings)
+        if against is None:
+            return conditional
+        return (1 - k) * bench.epsilon(network, xt, draws.timestep, against) + k * conditional
+
+    with torch.no_grad():
+        fake = score(bench.merged(), null if guided == "both" else None)
+        gap = score(bench.teacher, negatives.embeddings) - fake
+    expected = torch.autograd.grad(((1 - at) * gap * x0).sum() / x0.numel(), list(bench.student.parameters()))
+    for got, want in zip(ours, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from workloads.attention import kernels
+import workloads.attention.kernels as kernels
 from workloads.conditioning import Conditioning
 from workloads.settings import AttentionGuidanceSettings
 
