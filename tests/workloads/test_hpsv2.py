@@ -134,14 +134,19 @@ def test_loads_and_measures_without_the_network(cache: Path, monkeypatch: pytest
     assert scorer.measure(pictures(4, 64), REQUESTS)["hps_v2.0"].shape == (4,)
 
 
-def test_what_cannot_be_scored_is_told(scorer: HPSv2, tmp_path: Path) -> None:
+def test_what_cannot_be_scored_is_told(scorer: HPSv2) -> None:
     with pytest.raises(ValueError, match=r"'hpsv2': no version 'v3'; one of v2\.0, v2\.1"):
         HPSv2("v3")
     with pytest.raises(RuntimeError, match="call load before measure"):
         HPSv2().measure(pictures(4, 64), REQUESTS)
     with pytest.raises(ValueError, match=r"not \(3, 3, 64, 64\) and 4"):
         scorer.measure(pictures(3, 64), REQUESTS)
-    torch.save({"state_dict": {"other": torch.zeros(1)}}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"other\.pt does not hold the weights") as told:
-        HPSv2("v2.1", str(tmp_path / "other.pt"), SMALL).load()
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {"other": torch.zeros(1)}}, {}, None])
+def test_a_file_of_something_else_is_told_in_a_line(content: object, tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    torch.save(content, path) if content is not None else path.write_text("a page of a web server")
+    with pytest.raises(ValueError, match=r"other\.pt does not hold weights of xswu/HPSv2") as told:
+        HPSv2("v2.1", str(path), SMALL).load()
     assert "\n" not in str(told.value)

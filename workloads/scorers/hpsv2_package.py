@@ -43,7 +43,7 @@ class PreferenceModel:
         """
         distinct = list(dict.fromkeys(prompts))
         rows = [distinct.index(prompt) for prompt in prompts]
-        pixels = torch.stack([self._prepared(picture.to(self.device)) for picture in pictures])
+        pixels = torch.stack([self._prepared(picture) for picture in pictures.to(self.device)])
         tokens = self.tokenize(distinct).to(self.device)
         with torch.autocast("cuda", enabled=self.device.startswith("cuda")):
             features = self.model(pixels, tokens)
@@ -91,9 +91,12 @@ def read_weights(loaded: PreferenceModel, path: Path) -> None:
     """
     try:
         loaded.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} does not hold the weights of HPSv2: {reason}; download it again") from None
+    # A file of something else fails in many ways, an IndexError of torch's reader among them.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"scorer 'hpsv2': {path} does not hold weights of {REPOSITORY}; fetch it anew: {reason}"
+        ) from None
 
 
 @contextmanager
