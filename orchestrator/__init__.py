@@ -4,3 +4,6 @@ The way through: `run` reads a `sweep`, makes a `plan`, has `prompts` encode the
 `reference` draw what the teachers draw; `search` then gives each trial to a training `group`,
 and `tracking` (which alone knows MLflow) records it all. `engine` alone knows DeepSpeed.
 """
+
+# Before any of diffusers and transformers: see `workloads.torchvision_operators`.
+import workloads  # noqa: F401

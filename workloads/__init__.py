@@ -3,3 +3,7 @@
 Start at `backbone` (a teacher of any family behind one face) and `objectives` (what a step of
 training minimises); `miniature` is a complete small world to try both on.
 """
+
+from workloads import torchvision_operators
+
+torchvision_operators.prepare()
