@@ -16,8 +16,11 @@ from orchestrator.sweep_file import SweepFile
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings import TrainSettings
 
-DRIVER_CPUS = 0.1
-"""Asked for the process that watches over a trial."""
+DRIVER_CPUS = 0.15
+"""Asked for by the process of a trial: one that watches over a training, or draws with a student.
+
+The same for both, since Tune then hands a process, its imports done, from one to the next.
+"""
 MINIATURE = "miniature/"
 
 
@@ -98,15 +101,16 @@ class Plan:
 def small_trials_at_once(plan: Plan, cpus: float, gpus: float, trainings: int) -> int:
     """How many trials of the second search run beside so many trainings; at least one.
 
-    On CPUs no more than there are cores, less what trainings and one scorer ask for: each is a
-    process that works as long as it lives, however little it asks for.
+    With GPUs one more than they hold, so that Tune always has one to hand a process on to. On
+    CPUs no more than there are cores, less what trainings and one scorer ask for: a small trial
+    is a process that works as long as it lives, however little it asks for.
     """
     assert plan.infer is not None
     infer = plan.infer.infer
     if infer.gpus:
-        return max(1, int(gpus / infer.gpus))
-    free = cpus - trainings * plan.cpus_per_trial - infer.cpus
-    return max(1, min(int(cpus), int(free / infer.cpus + 1e-6)))
+        return 1 + int(gpus / infer.gpus)
+    free = cpus - trainings * plan.cpus_per_trial - DRIVER_CPUS
+    return max(1, min(int(cpus), int(free / DRIVER_CPUS + 1e-6)))
 
 
 def make_plan(file: SweepFile) -> Plan:

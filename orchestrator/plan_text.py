@@ -109,7 +109,7 @@ def _infer_lines(plan: Plan) -> list[str]:
     this = f" and about {total:.2f} h" if all(hours) else ""
     return [
         f"infer: each student is drawn at {len(arms)} strengths (none; {kinds}), {pictures} pictures each: "
-        f"{trainings * len(arms)} small trials of {infer.cpus:g} CPU and {infer.gpus:g} GPU",
+        f"{trainings * len(arms)} small trials of {DRIVER_CPUS:g} CPU and {infer.gpus:g} GPU",
         f"trainings: {trainings}{this}; the full grid of settings and strengths would be "
         f"{trainings * len(arms)} trainings{full}",
     ]

@@ -32,8 +32,9 @@ def curve_picture(curve: Sequence[Row], title: str) -> "plt.Figure | None":
             ]
             known = sorted((strength, score) for strength, score in points if score is not None)
             values = [score["value"] for _, score in known]
-            low = [score["value"] - score["low"] for _, score in known]
-            high = [score["high"] - score["value"] for _, score in known]
+            # At 0 and 1 rounding can leave an interval's end a hair inside.
+            low = [max(0.0, score["value"] - score["low"]) for _, score in known]
+            high = [max(0.0, score["high"] - score["value"]) for _, score in known]
             strengths = [strength for strength, _ in known]
             axes.errorbar(strengths, values, yerr=[low, high], marker="o", capsize=3, label=label)
         axes.set_title(metric.replace("_", " "))

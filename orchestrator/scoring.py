@@ -17,6 +17,7 @@ from PIL import Image
 
 from orchestrator.errors import UserError
 from orchestrator.infer_trial import InferJob
+from orchestrator.plan import DRIVER_CPUS
 from orchestrator.storage import Store
 from orchestrator.sweep import Infer
 from workloads.scorers.settings import ScorerSettings
@@ -86,7 +87,7 @@ def score(jobs: Sequence[InferJob], infer: Infer, store: Store) -> None:
             fn_constructor_args=(infer.scorers, infer.gpus > 0, todo[0].pictures),
             batch_size=BATCH,
             compute=actors,
-            num_cpus=infer.cpus,
+            num_cpus=DRIVER_CPUS,
             num_gpus=infer.gpus,
         )
         .to_pandas()

@@ -156,7 +156,7 @@ def _resources(plan: Plan, job: Job) -> tune.PlacementGroupFactory:
     if isinstance(job, TrialJob) or plan.infer is None:
         return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS}])
     infer = plan.infer.infer
-    return tune.PlacementGroupFactory([{"CPU": infer.cpus, **({"GPU": infer.gpus} if infer.gpus else {})}])
+    return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS, **({"GPU": infer.gpus} if infer.gpus else {})}])
 
 
 def _scheduler(plan: Plan) -> TrialScheduler | None:

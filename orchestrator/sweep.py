@@ -131,9 +131,8 @@ class Infer(Strict):
     """Attribute accuracy that the best strength may cost; see `champion` in the README."""
     keep_pictures: bool = False
     """Whether pictures stay in the storage when they have been scored."""
-    cpus: Annotated[float, Field(gt=0)] = 0.15
-    """Asked for by each of its small trials; little, so that they run beside trainings."""
     gpus: Annotated[float, Field(ge=0)] = 0
+    """Asked for by each of its small trials, and by each scorer."""
 
 
 class Search(Strict):
@@ -160,8 +159,8 @@ class Resources(Strict):
     """Training processes of a trial; batch_size is divided among them."""
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
     """0: trains on CPUs."""
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 0.75
-    """Logical CPUs; leave some free, 0.25 of a CPU a trial, for its driver and its data."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 0.7
+    """Logical CPUs; leave 0.3 of a CPU a trial for its driver, and for students that are drawn."""
     trials_at_once: Positive | None = None
     """By default as many as the cluster can hold."""
     max_failures: Annotated[int, Field(ge=0)] = 3
