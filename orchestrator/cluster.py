@@ -10,6 +10,9 @@ from orchestrator.data_context import prepare_data_context
 from orchestrator.errors import UserError
 from orchestrator.quiet import ENVIRONMENT, silence
 
+ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""Of a Ray of this machine's own: nobody takes it away, and each watcher is a process of seconds."""
+
 
 @contextmanager
 def connected() -> Iterator[None]:
@@ -24,7 +27,7 @@ def connected() -> Iterator[None]:
             address=address or "local",
             log_to_driver=False,
             logging_level="ERROR",
-            runtime_env={"env_vars": ENVIRONMENT},
+            runtime_env={"env_vars": ENVIRONMENT if address else {**ENVIRONMENT, **ALONE}},
             # Ray Train cleans up after a stopped trial by asking the dashboard.
             **({} if address else {"include_dashboard": True}),
         )

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,9 +33,13 @@ class InferPlan:
     @property
     def digest(self) -> str:
         """Of what makes two pictures, and what is measured of them, the same."""
+        return digest([*self.asked, self.infer.pictures, self.seed])
+
+    @property
+    def asked(self) -> list[Any]:
+        """Pairs and scorers, as JSON can hold them."""
         pairs = [pair.model_dump() for pair in self.pairs]
-        scorers = [asdict(scorer) for scorer in self.infer.scorers]
-        return digest([pairs, self.infer.pictures, scorers, self.seed])
+        return [pairs, [asdict(scorer) for scorer in self.infer.scorers]]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import ray
 
 from orchestrator.errors import UserError
+from orchestrator.infer import InferPlan
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.plan import Plan, Trial
 from orchestrator.prompts import PromptSet, encode_prompts, prepare_prompts
@@ -23,7 +24,7 @@ from orchestrator.shards import ShardSet
 from orchestrator.storage import Store
 from orchestrator.students import Students, crown
 from orchestrator.summary import comparison_rows, summary
-from orchestrator.sweep import Evaluate, Pair
+from orchestrator.sweep import Evaluate
 from orchestrator.tracking import Tracker, log_comparison
 from orchestrator.trial_job import TrialJob
 from workloads.encoder_files import encoder_digest
@@ -103,8 +104,7 @@ def _prepare(plan: Plan, store: Store, out: TextIO) -> Shared:
     sources = list(dict.fromkeys(trial.source for trial in plan.trials))
     make = ray.remote(_make_reference).options(num_cpus=REFERENCE_CPUS, num_gpus=1 if gpu else 0)
     print(f"drawing with {len(sources)} teachers, reading prompts", file=out, flush=True)
-    pairs = plan.infer.pairs if plan.infer is not None else ()
-    pending = [make.remote(source, plan.sweep.evaluate, pairs, store.root) for source in sources]
+    pending = [make.remote(source, plan.sweep.evaluate, plan.infer, store.root) for source in sources]
     prompts = prepare_prompts(plan.sweep.prompts, store)
     print(
         f"prompts: {prompts.prompts} used, {prompts.set_aside} set aside"
@@ -131,11 +131,11 @@ def _prepare(plan: Plan, store: Store, out: TextIO) -> Shared:
     return Shared(prompts, shards, negatives, references)
 
 
-def _make_reference(source: str, evaluate: Evaluate, pairs: Sequence[Pair], root: str) -> str:
+def _make_reference(source: str, evaluate: Evaluate, infer: InferPlan | None, root: str) -> str:
     """Imports in the task, not in the driver, what loads diffusers whole."""
     from orchestrator.teacher_reference import make_reference
 
-    return make_reference(source, evaluate, pairs, root)
+    return make_reference(source, evaluate, infer, root)
 
 
 def _record_launch(plan: Plan, tracker: Tracker, shared: Shared, store: Store) -> None:

@@ -5,7 +5,6 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from orchestrator.identity import digest
+from orchestrator.infer import InferPlan
 from orchestrator.storage import Store
-from orchestrator.sweep import Evaluate, Pair
+from orchestrator.sweep import Evaluate
 from workloads.conditioning import Conditioning
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.score import Score
@@ -39,9 +39,9 @@ class Reference:
     teacher_scores: tuple[Score, ...]
 
 
-def reference_name(source: str, evaluate: Evaluate, pairs: Sequence[Pair]) -> str:
+def reference_name(source: str, evaluate: Evaluate, infer: InferPlan | None) -> str:
     """The file of a backbone's reference in the storage."""
-    asked = [evaluate.model_dump(mode="json", exclude={"times"}), [pair.model_dump() for pair in pairs]]
+    asked = [evaluate.model_dump(mode="json", exclude={"times"}), infer.asked if infer else None]
     return f"references/{digest([source, *asked])[:16]}"
 
 

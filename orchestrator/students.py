@@ -24,9 +24,9 @@ from orchestrator.scoring import EXAMPLE, load_measured, score
 from orchestrator.storage import Store
 from orchestrator.strength_sheet import strength_sheet
 from orchestrator.tracking import Tracker, log_curve, name_champion, register_student
-from workloads.drawing import save_defaults
 from workloads.scorers.score import Score
 from workloads.settings import AttentionGuidanceSettings
+from workloads.student_defaults import save_defaults
 
 
 @dataclass
@@ -190,10 +190,10 @@ def crown(entries: Sequence[Entry]) -> set[str]:
     Best is the highest of the metric that trials are ranked by; without scores, nobody is.
     """
     champions: dict[str, Entry] = {}
-    for entry in entries:
-        score, best_yet = headline(entry), champions.get(entry.trial.backbone.name)
-        if entry.model and score and (best_yet is None or score.value > _value(best_yet)):
-            champions[entry.trial.backbone.name] = entry
+    # Sorted upwards, so that the last of a backbone is its best.
+    scored = [entry for entry in entries if entry.model and _value(entry) is not None]
+    for entry in sorted(scored, key=lambda entry: _value(entry) or 0.0):
+        champions[entry.trial.backbone.name] = entry
     for entry in champions.values():
         found = {score.metric: f"{score.value:.4f}" for score in entry.scores}
         tags = {"guidance_interval": entry.trial.interval, "base_model": entry.trial.backbone.model, **found}
@@ -203,9 +203,14 @@ def crown(entries: Sequence[Entry]) -> set[str]:
     return {entry.trial.digest for entry in champions.values()}
 
 
-def _value(entry: Entry) -> float:
+def _value(entry: Entry) -> float | None:
+    """What students are compared by: the sweep's metric; without it HPSv2, or CLIP+, at their best."""
     score = headline(entry)
-    return score.value if score else 0.0
+    if score is not None:
+        return score.value
+    found = {each["metric"]: float(each["value"]) for each in entry.best.get("scores", [])}
+    hps = [value for name, value in found.items() if name.startswith("hps_v")]
+    return hps[0] if hps else found.get("clip_plus")
 
 
 def _found(entry: Entry) -> str:

@@ -14,26 +14,30 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from orchestrator.infer import InferPlan
 from orchestrator.reference import reference_name, scorers
 from orchestrator.storage import Store
 from orchestrator.sweep import Evaluate, Pair
 from workloads.scorers.attributes import AttributeAccuracy
+from workloads.scorers.catalogue import make_scorer
 from workloads.scorers.score import Score
+from workloads.scorers.scorer import Request
 from workloads.teacher import draw, open_pipeline
 from workloads.text import TextEncoder
 
 
-def make_reference(source: str, evaluate: Evaluate, pairs: Sequence[Pair], root: str) -> str:
+def make_reference(source: str, evaluate: Evaluate, infer: InferPlan | None, root: str) -> str:
     """Draws, scores and encodes; returns the name of the file. Done once, then found."""
-    store, name = Store(root), reference_name(source, evaluate, pairs)
+    store, name = Store(root), reference_name(source, evaluate, infer)
     if store.exists(f"{name}.safetensors"):
         return name
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tensors = _encoded(source, evaluate, pairs, device)
+    tensors = _encoded(source, evaluate, infer.pairs if infer else (), device)
     pipeline = open_pipeline(source, device)
     teacher = {"steps": evaluate.teacher.steps, "guidance_scale": evaluate.teacher.guidance_scale}
     sheet = draw(pipeline, evaluate.sheet_prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
     tensors["teacher_sheet"] = sheet
+    _check_scorers(infer, sheet, device)
     scores: list[Score] = []
     for scorer in scorers(evaluate):
         prompts = scorer.prompts(evaluate.samples)
@@ -43,6 +47,19 @@ def make_reference(source: str, evaluate: Evaluate, pairs: Sequence[Pair], root:
         save_file(tensors, path, {"scores": json.dumps([asdict(score) for score in scores])})
         store.write(f"{name}.safetensors", path.read_bytes())
     return name
+
+
+def _check_scorers(infer: InferPlan | None, sheet: Tensor, device: str) -> None:
+    """Has every scorer of the second search read a picture: now, not after days of training.
+
+    Raises:
+        ValueError: weights are missing, or the backbone's pictures are not what it reads.
+    """
+    for settings in infer.infer.scorers if infer else ():
+        scorer = make_scorer(settings)
+        scorer.load(device)
+        assert infer is not None
+        scorer.measure(sheet[:1], [Request(infer.pairs[0].prompt, infer.pairs[0].negative_prompt)])
 
 
 def _encoded(source: str, evaluate: Evaluate, pairs: Sequence[Pair], device: str) -> dict[str, Tensor]:

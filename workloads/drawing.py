@@ -3,12 +3,12 @@
 Shapes: P pairs of prompt and negative prompt, N pictures, B of a batch, X pixels a side.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 
 from workloads.attention import AttentionGuidance
@@ -16,11 +16,10 @@ from workloads.backbone import Backbone, load_backbone, load_scheduler_config
 from workloads.conditioning import Conditioning
 from workloads.settings import AttentionGuidanceSettings
 from workloads.student import decode, generate, load_autoencoder
+from workloads.student_defaults import load_defaults
 from workloads.text import TextEncoder
 
 BATCH = 32
-DEFAULTS = "attention_guidance.json"
-"""File of a student's folder: the guidance that its negative prompts get by default."""
 
 
 def load_student(folder: str, device: str = "cpu") -> Backbone:
@@ -48,8 +47,7 @@ def draw_pairs(
     The noise is a function of `seed` alone, so that strengths and students compare picture by
     picture. `negatives` is of P rows, or of one for all.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    student, vae = load_student(folder, device), load_autoencoder(folder, device)
+    student, vae = _opened(folder, "cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator("cpu").manual_seed(seed)
     pairs = torch.arange(len(prompts)).repeat_interleave(pictures)
     prompts, negatives = (part.to(student.device, student.dtype) for part in (prompts, negatives))
@@ -59,6 +57,12 @@ def draw_pairs(
         guidance = shared or AttentionGuidance(student.network, negatives.select(rows), settings)
         latents = generate(student, student.network, noise, prompts.select(rows), guidance)
         yield rows.tolist(), decode(vae, latents)
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: str, device: str) -> tuple[Backbone, AutoencoderKL]:
+    """A process draws with one student at strength after strength."""
+    return load_student(folder, device), load_autoencoder(folder, device)
 
 
 class Generator:
@@ -103,17 +107,3 @@ def with_strength(defaults: AttentionGuidanceSettings, strength: float) -> Atten
     if defaults.kind == "none":
         return AttentionGuidanceSettings("nasa", strength)
     return AttentionGuidanceSettings(defaults.kind, strength, defaults.clip, defaults.blend)
-
-
-def save_defaults(folder: Path, settings: AttentionGuidanceSettings) -> None:
-    """Notes `settings` in a student's folder as what its negative prompts get."""
-    (folder / DEFAULTS).write_text(json.dumps(asdict(settings), indent=2) + "\n")
-
-
-def load_defaults(folder: Path) -> AttentionGuidanceSettings:
-    """What `save_defaults` noted; none for a student without."""
-    path = folder / DEFAULTS
-    return AttentionGuidanceSettings(**json.loads(path.read_text())) if path.exists() else PLAIN
-
-
-PLAIN = AttentionGuidanceSettings()

@@ -15,10 +15,11 @@ from workloads.attention.guidance import cross_attention
 from workloads.attention.kernels import nag, nasa
 from workloads.backbone import Backbone, load_backbone
 from workloads.conditioning import Conditioning
-from workloads.drawing import Generator, save_defaults
+from workloads.drawing import Generator
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings import AttentionGuidanceSettings
 from workloads.student import generate, new_student, save_student
+from workloads.student_defaults import save_defaults
 from workloads.text import TextEncoder
 
 PROMPTS = ["a large red circle", "a tiny blue square on a white background", "a cross"]
