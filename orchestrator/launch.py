@@ -201,14 +201,15 @@ def _conclude(
     entries: list[Entry] = [ledger.entries[trial.digest] for trial in plan.trials]
     champions = crown(entries)
     rows = comparison_rows(entries, teachers, champions)
-    sheets = [store.read(entry.sheet) for entry in entries if entry.sheet]
-    log_comparison(tracker, rows, sheets)
+    sheets = {entry.trial.name: store.read(entry.sheet) for entry in entries if entry.sheet}
+    strengths = {entry.trial.name: store.read(entry.strengths) for entry in entries if entry.strengths}
+    log_comparison(tracker, rows, list(sheets.values()), strengths)
     result = summary(plan, rows, prompts, tracker, failures, seconds)
     store.write_json(f"{plan.sweep.name}/summary.json", result)
     tracker.log_json(tracker.parent, result, "summary.json")
-    pages = report(result, [store.read(entry.sheet) for entry in entries if entry.sheet])
-    store.write(f"{plan.sweep.name}/report.html", pages.encode())
-    tracker.log_text(tracker.parent, pages, "report.html")
+    page = report(result, sheets, strengths)
+    store.write(f"{plan.sweep.name}/report.html", page.encode())
+    tracker.log_text(tracker.parent, page, "report.html")
     return result
 
 

@@ -49,6 +49,8 @@ class Entry:
     """Digest of the second search that `curve` is the whole of."""
     sheet: str = ""
     """The newest contact sheet's file in the storage."""
+    strengths: str = ""
+    """File of the sheet of pairs by strength in the storage."""
     checkpoint: str = ""
     checkpoint_digest: str = ""
     zero_stage: int = 0

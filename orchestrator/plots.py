@@ -81,9 +81,15 @@ def _heat(axes: Any, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], 
             if value == value:
                 colour = "white" if value < 60 else "black"
                 axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
-    axes.set_yticks(range(len(rows)), [f"U({row['interval']})" for row in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [scale_name(row["interval"]) for row in rows], fontsize=8)
     axes.set_xticks([])
     return image
+
+
+def scale_name(interval: str) -> str:
+    """A guidance scale as papers write it: U(1, 5), or 3."""
+    low, dash, high = interval.partition("-")
+    return f"U({low}, {high})" if dash else low
 
 
 def arm_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

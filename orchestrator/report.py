@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from orchestrator.plots import arm_name, arm_names, curve_picture, map_picture, measured
+from orchestrator.plots import arm_name, arm_names, curve_picture, map_picture, measured, scale_name
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
@@ -25,8 +25,11 @@ details { margin: .5rem 0 } summary { cursor: pointer; color: #35c }
 """
 
 
-def report(result: Mapping[str, Any], sheets: Sequence[bytes]) -> str:
-    """The page; `result` is the content of `summary.json`, `sheets` are PNGs."""
+def report(result: Mapping[str, Any], sheets: Mapping[str, bytes], strengths: Mapping[str, bytes]) -> str:
+    """The page; `result` is the content of `summary.json`.
+
+    `sheets` (teacher beside student) and `strengths` (pairs by strength) are PNGs by trial.
+    """
     rows = result["trials"]
     parts = [
         f"<h1>{html.escape(result['name'])}</h1>",
@@ -38,10 +41,11 @@ def report(result: Mapping[str, Any], sheets: Sequence[bytes]) -> str:
     ]
     if any(row["curve"] for row in rows):
         parts += [*_map(rows), *_best(rows), "<h2>Every student over strength</h2>"]
-        parts += [part for row in rows if row["curve"] for part in _student(row)]
+        for row in [row for row in rows if row["curve"]]:
+            parts += _student(row, strengths.get(row["trial"]))
     if sheets:
         parts.append("<h2>Contact sheets</h2><p class='note'>Teacher and student on the same prompts.</p>")
-        parts += [_image(sheet) for sheet in sheets]
+        parts += [_image(sheet) for sheet in sheets.values()]
     title = html.escape(result["name"])
     head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{title}</title>"
     return f"<!doctype html><html lang='en'><head>{head}<style>{STYLE}</style></head><body>" + (
@@ -54,7 +58,13 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list
     metrics = list(dict.fromkeys(score["metric"] for row in rows for score in row["scores"]))
     lines = []
     for row in rows:
-        line = [row["trial"], row["interval"], str(row["seed"]), row["status"], f"{row['train_seconds']:.0f}"]
+        line = [
+            row["trial"],
+            scale_name(row["interval"]),
+            str(row["seed"]),
+            row["status"],
+            f"{row['train_seconds']:.0f}",
+        ]
         line.append("yes" if row["champion"] else "")
         for metric in metrics:
             line += [_cell(row["scores"], metric), _cell(row["teacher_scores"], metric, interval=False)]
@@ -83,7 +93,7 @@ def _map(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         by_name = {arm_name(arm): arm for arm in row["curve"]}
         cells = [_cell(by_name[name]["scores"], "removal_rate", False) if name in by_name else ""
                  for name in columns]  # fmt: skip
-        lines.append([row["backbone"], row["interval"], *cells])
+        lines.append([row["backbone"], scale_name(row["interval"]), *cells])
     return [
         "<h2>Backbone by guidance interval by strength</h2>",
         "<p>Removal rate: of the pictures in which the plain student shows what the negative prompt names, "
@@ -109,7 +119,7 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _student(row: Mapping[str, Any]) -> list[str]:
+def _student(row: Mapping[str, Any], sheet: bytes | None) -> list[str]:
     curve = row["curve"]
     metrics = measured(curve)
     numbers = [[arm_name(arm), *(_cell(arm["scores"], metric) for metric in metrics)] for arm in curve]
@@ -126,6 +136,8 @@ def _student(row: Mapping[str, Any]) -> list[str]:
         "<details><summary>How often each pair's negative is shown</summary>",
         _table(["pair", *(arm_name(arm) for arm in curve)], pairs),
         "</details>",
+        "<p class='note'>A row a pair, a column a strength, always from the same noise.</p>" if sheet else "",
+        _image(sheet) if sheet else "",
     ]
 
 

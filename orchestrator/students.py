@@ -143,6 +143,8 @@ class Students:
                 chosen = best(arms, search.infer.most_lost)
                 entry.curve, entry.best = [arm.as_row() for arm in arms], chosen.as_row()
                 default = chosen.guidance
+                entry.strengths = f"{self._plan.sweep.name}/trials/{entry.trial.digest}/strengths.png"
+                self._store.write(entry.strengths, sheet)
                 log_curve(self._tracker, entry.run, entry.curve, entry.best, sheet)
         entry.model = self._register(entry, default, sheet)
         if not student.failures:

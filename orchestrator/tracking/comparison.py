@@ -1,7 +1,7 @@
 """The parent run's page: all trials in one table and one picture."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from PIL import Image
 
+from orchestrator.plots import map_picture
 from orchestrator.tracking.runs import Tracker
 from workloads.pictures import side_by_side
 
@@ -19,14 +20,23 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def log_comparison(tracker: Tracker, rows: Sequence[dict[str, Any]], sheets: Sequence[bytes]) -> None:
+def log_comparison(
+    tracker: Tracker,
+    rows: Sequence[dict[str, Any]],
+    sheets: Sequence[bytes],
+    strengths: Mapping[str, bytes],
+) -> None:
     """Logs `comparison.json` (a table in MLflow), `comparison.png` and, of the last contact
-    sheet (PNG) of every trial, `students.png` to the parent run."""
+    sheet (PNG) of every trial, `students.png` to the parent run; of the second search `map.png`,
+    `strengths.json` (a table), and `negative_prompts/TRIAL.png`, a sheet of pairs by strength."""
     table = {column: [row.get(column) for row in rows] for column in COLUMNS}
     tracker.client.log_table(tracker.parent, table, "comparison.json")
     if sheets:
         images = [Image.open(io.BytesIO(sheet)) for sheet in sheets]
         tracker.client.log_image(tracker.parent, side_by_side(images), artifact_file="students.png")
+    for trial, sheet in strengths.items():
+        tracker.log_file(tracker.parent, sheet, f"negative_prompts/{trial}.png")
+    _log_map(tracker, rows)
     picture = comparison_picture(rows)
     if picture is not None:
         with io.BytesIO() as content:
@@ -34,6 +44,24 @@ def log_comparison(tracker: Tracker, rows: Sequence[dict[str, Any]], sheets: Seq
             tracker.log_picture(tracker.parent, "comparison", 0, content.getvalue())
             tracker.client.log_figure(tracker.parent, picture, "comparison.png")
         plt.close(picture)
+
+
+def _log_map(tracker: Tracker, rows: Sequence[dict[str, Any]]) -> None:
+    points = [
+        {"trial": row["trial"], "backbone": row["backbone"], "interval": row["interval"]}
+        | {"guidance": arm["label"], "strength": arm["strength"]}
+        | {key: score[key] for key in ("metric", "value", "low", "high", "samples")}
+        for row in rows
+        for arm in row["curve"]
+        for score in arm["scores"]
+    ]
+    picture = map_picture(rows)
+    if not points or picture is None:
+        return
+    table = {column: [point[column] for point in points] for column in points[0]}
+    tracker.client.log_table(tracker.parent, table, "strengths.json")
+    tracker.client.log_figure(tracker.parent, picture, "map.png")
+    plt.close(picture)
 
 
 def comparison_picture(rows: Sequence[dict[str, Any]]) -> "plt.Figure | None":

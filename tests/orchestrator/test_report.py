@@ -35,9 +35,9 @@ def result() -> dict[str, Any]:
 
 
 def test_the_page_stands_alone_and_holds_the_numbers_of_its_plots() -> None:
-    page = report(result(), [b"\x89PNG"])
+    page = report(result(), {"unet-k3": b"\x89PNG"}, {"unet-k3": b"\x89PNG2"})
     assert not re.search(r"(src|href)=['\"]?(http|//|/)", page) and "<script" not in page
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     assert "0.900 (0.800 to 0.950; n 50)" in page and "0.750 (0.500 to 0.900; n 50)" in page
     assert "a &lt;circle&gt;; not: red" in page and "<circle>" not in page
     assert "0.25" in page
@@ -46,5 +46,5 @@ def test_the_page_stands_alone_and_holds_the_numbers_of_its_plots() -> None:
 def test_a_sweep_without_a_second_search_has_a_page_too() -> None:
     plain = result()
     plain["trials"][0] |= {"curve": [], "best": {}}
-    page = report(plain, [])
+    page = report(plain, {}, {})
     assert "Students beside their teachers" in page and "over strength" not in page

@@ -107,7 +107,7 @@ def test_mlflow_shows_parent_children_curves_sheets_and_models(one_worker: Path)
     assert parent.info.status == "FINISHED" and parent.data.tags["version.ray"] == "2.60.0"
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {
         "comparison.json", "comparison.png", "students.png", "summary.json", "sweep.json", "command.txt",
-        "report.html",
+        "report.html", "map.png", "strengths.json", "negative_prompts",
     }  # fmt: skip
     trial = summary(one_worker)["trials"][0]
     child = client.get_run(trial["run"])
