@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan, make_plan, small_trials_at_once
 from orchestrator.plan_text import plan_text
 from orchestrator.sweep_file import load_sweep
 from workloads.settings import AttentionGuidanceSettings
@@ -84,6 +84,16 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, old: str, new: str, messa
         plan(tmp_path, SWEEP.replace(old, new, 1))
     text = str(error.value)
     assert message in text and "sweep.yaml:" in text and "\n" not in text
+
+
+def test_small_trials_leave_room_for_trainings(tmp_path: Path) -> None:
+    found = plan(tmp_path)
+    # Two trainings of 0.85 leave 0.3 of 2 CPUs: a small trial and a scorer.
+    assert small_trials_at_once(found, 2, 0, 2) == 1
+    assert small_trials_at_once(found, 2, 0, 0) == 2
+    assert small_trials_at_once(found, 16, 0, 4) == 16
+    gpu = plan(tmp_path, overrides=["infer.gpus=1"])
+    assert small_trials_at_once(gpu, 16, 4, 0) == 5
 
 
 def test_pairs_come_from_a_file_too(tmp_path: Path) -> None:
