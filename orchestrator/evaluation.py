@@ -12,14 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from orchestrator.reference import Reference, scorers
+from orchestrator.reference import Reference, scores_of
 from orchestrator.storage import Store
 from orchestrator.trial_job import Metrics, TrialJob
 from workloads.backbone import Backbone
 from workloads.conditioning import Conditioning
 from workloads.ema import AverageWeights
 from workloads.pictures import contact_sheet
-from workloads.scorers.score import Score
 from workloads.student import decode, generate, load_autoencoder, save_student
 
 
@@ -38,7 +37,6 @@ class Evaluation:
         self._job, self._backbone, self._reference, self._store = job, backbone, reference, store
         self._student = copy.deepcopy(student).requires_grad_(False).eval()
         self._vae = load_autoencoder(backbone.source, backbone.device)
-        self._scorers = scorers(job.evaluate)
 
     def look(self, average: AverageWeights, step: int) -> Metrics:
         """Writes the sheet of this step and measures the scores; returns them as metrics."""
@@ -52,8 +50,8 @@ class Evaluation:
         self._store.write(name, content.getvalue())
         metrics: Metrics = {"sheet": name}
         if self._reference.scored is not None:
-            scores = self._scores(self._reference.scored)
-            metrics |= {"scores": scores, scores[0].metric: scores[0].value}
+            scores = scores_of(self._pictures(self._reference.scored), evaluate)
+            metrics |= {"scores": scores} | {score.metric: score.value for score in scores}
         return metrics
 
     def save(self, average: AverageWeights) -> None:
@@ -62,12 +60,6 @@ class Evaluation:
         with tempfile.TemporaryDirectory() as folder:
             save_student(self._backbone, self._student, Path(folder) / "student")
             self._store.put_folder(Path(folder) / "student", self._job.student)
-
-    def _scores(self, prompts: Conditioning) -> list[Score]:
-        pictures = self._pictures(prompts)
-        texts = [scorer.prompts(self._job.evaluate.samples) for scorer in self._scorers]
-        pairs = zip(self._scorers, texts, strict=True)
-        return [score for scorer, text in pairs for score in scorer.score(pictures, text)]
 
     def _pictures(self, prompts: Conditioning) -> Tensor:
         """(N, 3, P, P) in [-1, 1] of N prompts."""

@@ -17,7 +17,10 @@ from orchestrator.storage import Store
 from orchestrator.sweep import Evaluate
 from workloads.conditioning import Conditioning
 from workloads.scorers.attributes import AttributeAccuracy
+from workloads.scorers.catalogue import make_scorer
 from workloads.scorers.score import Score
+from workloads.scorers.scorer import Request
+from workloads.scorers.settings import ScorerSettings
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,20 @@ def load_reference(store: Store, name: str) -> Reference:
     )
 
 
-def scorers(evaluate: Evaluate) -> list[AttributeAccuracy]:
-    """The scorers that `evaluate` names."""
-    return [AttributeAccuracy() for name in evaluate.scorers if name == AttributeAccuracy.name]
+def scored_prompts(evaluate: Evaluate) -> list[str]:
+    """What is drawn for the scorers of `evaluate`: captions that none was trained on."""
+    return AttributeAccuracy.prompts(evaluate.samples) if evaluate.scorers else []
+
+
+def scores_of(pictures: Tensor, evaluate: Evaluate) -> list[Score]:
+    """What the scorers of `evaluate` say of pictures (N, 3, P, P) in [-1, 1] of those prompts."""
+    requests = [Request(prompt) for prompt in scored_prompts(evaluate)]
+    scores = []
+    for name in evaluate.scorers:
+        scorer = make_scorer(ScorerSettings(name))
+        scorer.load()
+        scores += scorer.summarise(scorer.measure(pictures, requests), requests)
+    return scores
 
 
 def _conditioning(tensors: dict[str, Tensor], name: str) -> Conditioning | None:

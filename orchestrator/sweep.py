@@ -211,8 +211,8 @@ class Sweep(Strict):
         names = [backbone.name for backbone in self.backbones]
         if len(set(names)) < len(names):
             raise ValueError(f"two backbones have one name: {sorted(names)}")
-        if self.search.scheduler == "asha" and not self.evaluate.scorers:
-            raise ValueError("search.scheduler asha needs a scorer in evaluate.scorers")
+        if self.search.scheduler == "asha" and "attributes" not in self.evaluate.scorers:
+            raise ValueError("search.scheduler asha needs attributes in evaluate.scorers")
         return self
 
 

@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orchestrator.infer import InferPlan
-from orchestrator.reference import reference_name, scorers
+from orchestrator.reference import reference_name, scored_prompts, scores_of
 from orchestrator.storage import Store
 from orchestrator.sweep import Evaluate, Pair
-from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.catalogue import make_scorer
 from workloads.scorers.score import Score
 from workloads.scorers.scorer import Request
@@ -39,9 +38,8 @@ def make_reference(source: str, evaluate: Evaluate, infer: InferPlan | None, roo
     tensors["teacher_sheet"] = sheet
     _check_scorers(infer, sheet, device)
     scores: list[Score] = []
-    for scorer in scorers(evaluate):
-        prompts = scorer.prompts(evaluate.samples)
-        scores += scorer.score(draw(pipeline, prompts, seed=evaluate.seed, **teacher), prompts)  # type: ignore[arg-type]
+    if prompts := scored_prompts(evaluate):
+        scores = scores_of(draw(pipeline, prompts, seed=evaluate.seed, **teacher), evaluate)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reference"
         save_file(tensors, path, {"scores": json.dumps([asdict(score) for score in scores])})
@@ -65,8 +63,8 @@ def _check_scorers(infer: InferPlan | None, sheet: Tensor, device: str) -> None:
 def _encoded(source: str, evaluate: Evaluate, pairs: Sequence[Pair], device: str) -> dict[str, Tensor]:
     encoder = TextEncoder(source, device)
     texts = {"null": [""], "sheet": list(evaluate.sheet_prompts)}
-    if evaluate.scorers:
-        texts["scored"] = AttributeAccuracy.prompts(evaluate.samples)
+    if prompts := scored_prompts(evaluate):
+        texts["scored"] = prompts
     if pairs:
         negatives = [pair.negative_prompt for pair in pairs]
         texts["pairs"] = [pair.prompt for pair in pairs]

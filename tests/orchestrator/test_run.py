@@ -34,7 +34,7 @@ train:
   lora: {rank: 4, alpha: 4, targets: [all]}
   learning_rate: 1.0e-4
 evaluate:
-  scorers: [attributes]
+  scorers: [attributes, fidelity]
   samples: 32
   times: 2
   teacher: {steps: 4, guidance_scale: 3}
@@ -118,6 +118,9 @@ def test_mlflow_shows_parent_children_curves_sheets_and_models(one_worker: Path)
     assert steps == sorted(set(steps)) and steps[0] == 1 and steps[-1] == 12
     accuracy = client.get_metric_history(trial["run"], "attribute_accuracy")
     assert [m.step for m in accuracy] == [6, 12] and accuracy[-1].value == trial["accuracy"]
+    distance = client.get_metric_history(trial["run"], "frechet_distance")
+    assert [m.step for m in distance] == [6, 12]
+    assert {score["metric"] for score in trial["teacher_scores"]} >= {"precision", "recall"}
     images = [file.path for file in client.list_artifacts(trial["run"], "images")]
     assert any("sheet" in image and image.endswith(".png") for image in images)
 
@@ -233,11 +236,15 @@ def test_two_workers_give_the_student_of_one(one_worker: Path, tmp_path: Path) -
 
 
 def test_interrupted_and_taken_up_again(one_worker: Path, tmp_path: Path) -> None:
-    """Ctrl-C after a checkpoint: the same command goes on from it and ends where it would have."""
+    """Ctrl-C after a checkpoint: the same command goes on from it and ends where it would have.
+
+    With negative prompts in the training (NASA-T), whose stream goes on as well.
+    """
     storage = tmp_path / "results"
+    nasa_t = ("train.nasa_interval=[0, 1]", "negative_prompts={source: miniature:64}")
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        command(storage, "train.learning_rate=1.0e-4", "train.steps=60"),
+        command(storage, "train.learning_rate=1.0e-4", "train.steps=60", *nasa_t),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=REPOSITORY, env=environment,
         # A shell that runs the tests in the background has them, and their children, ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -252,7 +259,8 @@ def test_interrupted_and_taken_up_again(one_worker: Path, tmp_path: Path) -> Non
     assert process.returncode == 130, output
     assert "the same command takes the sweep up again" in output
     assert not (storage / "e2e/summary.json").exists()
-    done = run(storage, "train.learning_rate=1.0e-4", "train.steps=60")
+    done = run(storage, "train.learning_rate=1.0e-4", "train.steps=60", *nasa_t)
+    assert "negative prompts: 64 used" in done.stdout
     assert done.returncode == 0, done.stdout + done.stderr
     trial = summary(storage)["trials"][0]
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
