@@ -10,7 +10,15 @@ from matplotlib import pyplot as plt
 
 METRICS = ("removal_rate", "negative_rate", "prompt_accuracy", "clip_plus", "clip_minus")
 """Drawn over strength, of those that were measured, and any HPSv2."""
-MAPPED = "removal_rate"
+MAPPED = {
+    "removal_rate": "of the pictures in which the plain student shows what the negative prompt names, "
+    "the share in which it is gone",
+    "negative_rate": "the share of pictures that show what the negative prompt names",
+    "hps_v2.1": "HPSv2.1",
+    "hps_v2.0": "HPSv2.0",
+    "clip_plus": "CLIP+, the agreement with the prompt",
+}
+"""What the map can show, the first that was measured, with its meaning; all between 0 and 1."""
 
 Row = Mapping[str, Any]
 """An arm of a curve, as `curve.Arm.as_row` gives it."""
@@ -45,14 +53,21 @@ def curve_picture(curve: Sequence[Row], title: str) -> "plt.Figure | None":
     return figure
 
 
-def map_picture(rows: Sequence[Mapping[str, Any]], metric: str = MAPPED) -> "plt.Figure | None":
+def mapped_metric(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the map of these rows of the comparison shows; None if nothing was measured for it."""
+    found = {name for row in rows for name in measured(row["curve"])}
+    return next((metric for metric in MAPPED if metric in found), None)
+
+
+def map_picture(rows: Sequence[Mapping[str, Any]]) -> "plt.Figure | None":
     """Backbone by guidance interval by strength: a heat map a backbone, a column an arm.
 
     `rows` are those of the comparison, each with its `curve`.
     """
-    mapped = [row for row in rows if any(find(arm, metric) for arm in row["curve"])]
-    if not mapped:
+    metric = mapped_metric(rows)
+    if metric is None:
         return None
+    mapped = [row for row in rows if any(find(arm, metric) for arm in row["curve"])]
     backbones = list(dict.fromkeys(row["backbone"] for row in mapped))
     columns = arm_names(mapped)
     heights = [sum(row["backbone"] == name for row in mapped) for name in backbones]
@@ -75,12 +90,23 @@ def map_picture(rows: Sequence[Mapping[str, Any]], metric: str = MAPPED) -> "plt
 
 def _heat(axes: Any, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], metric: str) -> Any:
     values = [[_percent(row, column, metric) for column in columns] for row in rows]
-    image = axes.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
+    share = metric.endswith("_rate")
+    image = axes.imshow(
+        values, vmin=0 if share else None, vmax=100 if share else None, cmap="viridis", aspect="auto"
+    )
     for y, line in enumerate(values):
         for x, value in enumerate(line):
             if value == value:
-                colour = "white" if value < 60 else "black"
-                axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+                colour = "white" if image.norm(value) < 0.6 else "black"
+                axes.text(
+                    x,
+                    y,
+                    f"{value:.0f}" if share else f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=colour,
+                )
     axes.set_yticks(range(len(rows)), [scale_name(row["interval"]) for row in rows], fontsize=8)
     axes.set_xticks([])
     return image

@@ -12,7 +12,16 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from orchestrator.plots import arm_name, arm_names, curve_picture, map_picture, measured, scale_name
+from orchestrator.plots import (
+    MAPPED,
+    arm_name,
+    arm_names,
+    curve_picture,
+    map_picture,
+    mapped_metric,
+    measured,
+    scale_name,
+)
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
@@ -84,20 +93,19 @@ def _cell(scores: Sequence[Mapping[str, Any]], metric: str, interval: bool = Tru
 
 def _map(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Backbone by guidance interval by strength."""
-    picture = map_picture(rows)
-    if picture is None:
+    metric, picture = mapped_metric(rows), map_picture(rows)
+    if metric is None or picture is None:
         return []
     columns = arm_names(rows)
     lines = []
     for row in rows:
         by_name = {arm_name(arm): arm for arm in row["curve"]}
-        cells = [_cell(by_name[name]["scores"], "removal_rate", False) if name in by_name else ""
+        cells = [_cell(by_name[name]["scores"], metric, False) if name in by_name else ""
                  for name in columns]  # fmt: skip
         lines.append([row["backbone"], scale_name(row["interval"]), *cells])
     return [
         "<h2>Backbone by guidance interval by strength</h2>",
-        "<p>Removal rate: of the pictures in which the plain student shows what the negative prompt names, "
-        "the share in which it is gone.</p>",
+        f"<p>{metric.replace('_', ' ').capitalize()}: {MAPPED[metric]}.</p>",
         _figure(picture),
         _table(["backbone", "guidance scale", *columns], lines),
     ]

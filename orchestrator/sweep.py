@@ -14,6 +14,7 @@ from workloads.scorers.settings import ScorerSettings
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 Positive = Annotated[int, Field(gt=0)]
+FEWEST_FOR_FIDELITY = 8
 
 
 class Strict(BaseModel):
@@ -211,6 +212,8 @@ class Sweep(Strict):
         names = [backbone.name for backbone in self.backbones]
         if len(set(names)) < len(names):
             raise ValueError(f"two backbones have one name: {sorted(names)}")
+        if "fidelity" in self.evaluate.scorers and self.evaluate.samples < FEWEST_FOR_FIDELITY:
+            raise ValueError(f"scorer fidelity needs evaluate.samples of at least {FEWEST_FOR_FIDELITY}")
         if self.search.scheduler == "asha" and "attributes" not in self.evaluate.scorers:
             raise ValueError("search.scheduler asha needs attributes in evaluate.scorers")
         return self

@@ -56,7 +56,7 @@ def _log_map(tracker: Tracker, rows: Sequence[dict[str, Any]]) -> None:
         for score in arm["scores"]
     ]
     picture = map_picture(rows)
-    if not points or picture is None:
+    if picture is None:
         return
     table = {column: [point[column] for point in points] for column in points[0]}
     tracker.client.log_table(tracker.parent, table, "strengths.json")

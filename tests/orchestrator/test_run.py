@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -158,19 +157,6 @@ def test_every_student_is_drawn_at_every_strength_and_trained_once(one_worker: P
     assert len(list((one_worker / "e2e/measured").glob("*.parquet"))) == 3
 
 
-def test_a_new_strength_costs_no_training(one_worker: Path, tmp_path: Path) -> None:
-    storage = tmp_path / "results"
-    shutil.copytree(one_worker / "e2e", storage / "e2e")
-    for shared in ("references", "prompts"):
-        shutil.copytree(one_worker / shared, storage / shared)
-    done = run(storage, DIVERGES, "infer.attention_guidance.0.strength={values: [0.5, 1, 2]}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "searching: 0 trainings" in done.stdout
-    found = summary(storage)["trials"][0]
-    assert [arm["strength"] for arm in found["curve"]] == [0.0, 0.5, 1.0, 2.0]
-    assert found["curve"][:3] == summary(one_worker)["trials"][0]["curve"]
-
-
 def test_the_command_draws_with_the_champion(one_worker: Path, tmp_path: Path) -> None:
     generate = [sys.executable, "-m", "orchestrator.generate", "--out", str(tmp_path / "pictures")]
     generate += ["--tracking-uri", f"sqlite:///{one_worker}/mlflow.db", "--prompt", "a circle"]
@@ -267,3 +253,15 @@ def test_interrupted_and_taken_up_again(one_worker: Path, tmp_path: Path) -> Non
     history = client.get_metric_history(trial["run"], "student_loss")
     assert history[-1].step == 60 and len([m for m in history if m.step == 1]) == 1
     mlflow.set_tracking_uri(None)
+
+
+def test_a_new_strength_costs_no_training(one_worker: Path) -> None:
+    """Last, since it adds a launch to the storage that the others look at."""
+    before = summary(one_worker)["trials"][0]
+    done = run(one_worker, DIVERGES, "infer.attention_guidance.0.strength={values: [0.5, 1, 2]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "searching: 0 trainings" in done.stdout
+    found = summary(one_worker)["trials"][0]
+    assert [arm["strength"] for arm in found["curve"]] == [0.0, 0.5, 1.0, 2.0]
+    assert found["curve"][:3] == before["curve"] and found["checkpoint"] == before["checkpoint"]
+    assert found["model"] != before["model"]

@@ -31,6 +31,10 @@ def scores(pictures: Tensor, batch: int = 1000) -> dict[str, Score]:
     return {score.metric: score for score in found}
 
 
+def test_pictures_that_are_not_numbers_have_no_score() -> None:
+    assert scores(torch.full((COUNT, 3, 16, 16), torch.nan)) == {}
+
+
 def test_real_pictures_are_near_and_noise_is_far() -> None:
     real = scores(world()[0])
     noise = scores(torch.rand(COUNT, 3, 16, 16) * 2 - 1)

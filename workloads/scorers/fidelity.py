@@ -34,10 +34,14 @@ class JudgeFidelity(JudgedScorer):
     def summarise(self, measured: Measured, requests: Sequence[Request]) -> list[Score]:
         """Against a fixed set of rendered pictures, whose features the tiny judge gives at once.
 
+        Of pictures that are not numbers, as a diverged student draws them, there is no score.
+
         Raises:
             ValueError: there are fewer than 8 pictures.
         """
         drawn, real = measured["judge_features"].astype(np.float64), reference()
+        if not np.isfinite(drawn).all():
+            return []
         about = f"on the miniature judge's {drawn.shape[1]} features, {len(drawn)} drawn against "
         about += f"{len(real)} rendered pictures"
         balls = f"k = {NEIGHBOURS} nearest neighbours {about}"
