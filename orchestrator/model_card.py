@@ -33,6 +33,8 @@ image = pipeline("{prompt}", num_inference_steps=1, guidance_scale=1.0{more}).im
 A negative prompt needs the project that made it (stock pipelines ignore one at guidance scale 1):
 
 ```python
+from pathlib import Path
+
 from workloads.drawing import Generator
 
 pictures = Generator(Path("FOLDER")).draw("{prompt}", seeds=[0], negative_prompt="{negative}")
@@ -58,8 +60,8 @@ def model_card(
         FRONT.format(base=trial.backbone.model, licence=licence(trial.backbone.model, base)),
         f"# {trial.name}: one network call a picture\n",
         f"A one-step student of `{trial.backbone.model}`, distilled by PG-SB (SNOOPI, "
-        "[arXiv 2412.02687](https://arxiv.org/abs/2412.02687)): variational score distillation under a "
-        "random guidance scale.\n",
+        "[arXiv 2412.02687](https://arxiv.org/abs/2412.02687)): variational score distillation under "
+        f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale.\n",
         f"![Samples beside the teacher]({SAMPLES})\n",
         USE.format(
             prompt="a large red circle" if more else "a photo of a corgi", negative=negative, more=more

@@ -6,6 +6,7 @@ other, while trainings go on.
 
 import shutil
 import tempfile
+import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -128,7 +129,16 @@ class Students:
         )
 
     def _conclude(self, student: _Student) -> None:
-        self._conclusions.append(self._thread.submit(self._concluded, student))
+        self._conclusions.append(self._thread.submit(self._guarded, student))
+
+    def _guarded(self, student: _Student) -> None:
+        """A student that cannot be scored or registered stops no other; the same command retries."""
+        try:
+            self._concluded(student)
+        except Exception as error:
+            student.failures.append(f"{student.entry.trial.name}: {last_line(str(error)) or repr(error)}")
+            self._ledger.say(student.failures[-1])
+            self._tracker.log_text(student.entry.run, traceback.format_exc(), "error.txt")
 
     def _concluded(self, student: _Student) -> None:
         """Scores, describes and registers; on the thread."""
