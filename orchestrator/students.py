@@ -8,9 +8,10 @@ import shutil
 import tempfile
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestrator.curve import Arm, best, curve
@@ -28,6 +29,9 @@ from orchestrator.tracking import Tracker, log_curve, name_champion, register_st
 from workloads.scorers.score import Score
 from workloads.settings import AttentionGuidanceSettings
 from workloads.student_defaults import save_defaults
+
+SCORED_TOGETHER = 4
+"""Students that may wait for others before they are scored."""
 
 
 @dataclass
@@ -60,6 +64,7 @@ class Students:
         self.root = store.root
         self._queue: deque[InferJob] = deque()
         self._students: dict[str, _Student] = {}
+        self._ripe: list[_Student] = []
         self._thread = ThreadPoolExecutor(1, "students")
         self._conclusions: list[Future[None]] = []
 
@@ -74,7 +79,7 @@ class Students:
         self._students[trial.digest] = student
         self._queue.extend(todo)
         if not todo:
-            self._conclude(student)
+            self._all_drawn(student)
 
     @property
     def waiting(self) -> int:
@@ -98,7 +103,7 @@ class Students:
             student.failures.append(f"{job.infer.name}: {last_line(error)}")
             self._ledger.say(student.failures[-1])
         if student.left == 0:
-            self._conclude(student)
+            self._all_drawn(student)
 
     def progress(self) -> str:
         """For the line of progress: how many small trials wait or run."""
@@ -106,6 +111,7 @@ class Students:
 
     def close(self) -> list[str]:
         """Waits for the last student; returns what failed, a line each."""
+        self._flush()
         self._thread.shutdown()
         for conclusion in self._conclusions:
             conclusion.result()
@@ -128,27 +134,47 @@ class Students:
             self._plan.sweep.name,
         )
 
-    def _conclude(self, student: _Student) -> None:
-        self._conclusions.append(self._thread.submit(self._guarded, student))
+    def _all_drawn(self, student: _Student) -> None:
+        """Students that are drawn at about the same time are scored by one pool of actors."""
+        self._ripe.append(student)
+        if self.waiting == 0 or len(self._ripe) == SCORED_TOGETHER:
+            self._flush()
 
-    def _guarded(self, student: _Student) -> None:
-        """A student that cannot be scored or registered stops no other; the same command retries."""
+    def _flush(self) -> None:
+        if self._ripe:
+            self._conclusions.append(self._thread.submit(self._conclude, self._ripe))
+            self._ripe = []
+
+    def _conclude(self, students: Sequence[_Student]) -> None:
+        """Scores them together, then finishes one after the other; on the thread."""
+        self._guarded(students, lambda: self._score(students))
+        for student in students:
+            self._guarded([student], partial(self._finish, student))
+
+    def _guarded(self, students: Sequence[_Student], work: Callable[[], None]) -> None:
+        """What cannot be scored or registered stops no other student; the same command retries."""
         try:
-            self._concluded(student)
+            work()
         except Exception as error:
-            student.failures.append(f"{student.entry.trial.name}: {last_line(str(error)) or repr(error)}")
-            self._ledger.say(student.failures[-1])
-            self._tracker.log_text(student.entry.run, traceback.format_exc(), "error.txt")
+            for student in students:
+                line = f"{student.entry.trial.name}: {last_line(str(error)) or repr(error)}"
+                student.failures.append(line)
+                self._ledger.say(line)
+                self._tracker.log_text(student.entry.run, traceback.format_exc(), "error.txt")
 
-    def _concluded(self, student: _Student) -> None:
-        """Scores, describes and registers; on the thread."""
+    def _score(self, students: Sequence[_Student]) -> None:
+        if self._plan.infer is not None:
+            drawn = [job for student in students for job in student.jobs if self._store.exists(job.drawn)]
+            score(drawn, self._plan.infer.infer, self._store)
+
+    def _finish(self, student: _Student) -> None:
+        """Chooses its strength, describes and registers it."""
         entry, search = student.entry, self._plan.infer
         sheet = b""
         default = AttentionGuidanceSettings()
         if search is not None:
-            jobs = [job for job in student.jobs if self._has_pictures(job)]
+            jobs = [job for job in student.jobs if self._store.exists(job.measured)]
             if jobs and jobs[0] is student.jobs[0]:
-                score(jobs, search.infer, self._store)
                 arms, sheet = self._arms(jobs)
                 chosen = best(arms, search.infer.most_lost)
                 entry.curve, entry.best = [arm.as_row() for arm in arms], chosen.as_row()
@@ -161,9 +187,6 @@ class Students:
             entry.concluded = self._search()
         self._ledger.write(entry)
         self._ledger.say(f"{entry.trial.name}: {_found(entry)}registered as {entry.model}")
-
-    def _has_pictures(self, job: InferJob) -> bool:
-        return self._store.exists(job.measured) or self._store.exists(job.drawn)
 
     def _arms(self, jobs: Sequence[InferJob]) -> tuple[list[Arm], bytes]:
         assert self._plan.infer is not None
