@@ -113,6 +113,12 @@ def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
         f"summary: {place}/summary.json, {place}/report.html",
         f"look:    {look_command(uri, result['tracking']['experiment_id'])}",
     ]
+    champion = next((row["model"].rsplit("/", 1)[0] for row in rows if row["champion"]), None)
+    if champion:
+        lines.append(
+            f"draw:    python -m orchestrator.generate --model {champion}@champion --prompt '...' "
+            f"--tracking-uri {without_secrets(uri)}"
+        )
     return "\n".join(lines)
 
 

@@ -84,6 +84,7 @@ def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 trials: 1 finished, 1 collapsed" in done.stdout
     assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+    assert "orchestrator.generate --model models:/e2e-pixart@champion" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     return storage
 
