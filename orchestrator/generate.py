@@ -67,9 +67,9 @@ def _generate(options: argparse.Namespace) -> None:
     if options.strength is not None and not options.negative_prompt:
         raise UserError("--strength is that of a negative prompt: give --negative-prompt too")
     tracking = _tracking(options.tracking_uri)
-    from orchestrator.quiet import silence
+    from orchestrator.quiet import quieten
 
-    silence()
+    quieten()
     from orchestrator.tracking import draw_with
 
     wanted = [

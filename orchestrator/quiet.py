@@ -1,6 +1,7 @@
 """Settings of the processes that a sweep starts: quiet libraries, few threads, short waits."""
 
 import logging
+import os
 import warnings
 
 ENVIRONMENT = {
@@ -38,6 +39,13 @@ CHATTY = (
     "httpx",
     "sqlalchemy",
 )
+
+
+def quieten() -> None:
+    """Library chatter off, in this process and in those that it starts."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    silence()
 
 
 def silence() -> None:

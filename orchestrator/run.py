@@ -88,7 +88,9 @@ def _print_plan(plan: Plan, root: str, uri: str | None) -> int:
 
 
 def _launch(plan: Plan, root: str, given_uri: str | None) -> int:
-    _quiet()
+    from orchestrator.quiet import quieten
+
+    quieten()
     from orchestrator.backbones import check_backbones
     from orchestrator.cluster import connected
     from orchestrator.storage import Store
@@ -106,15 +108,6 @@ def _launch(plan: Plan, root: str, given_uri: str | None) -> int:
         result = launch(plan, store, uri, sys.stdout)
     print(closing_words(result, store.uri(plan.sweep.name), uri))
     return EXIT_FAILED_TRIALS if result["failed"] or result["infer_failures"] else 0
-
-
-def _quiet() -> None:
-    """Library chatter off, in this process and in those that it starts."""
-    from orchestrator.quiet import ENVIRONMENT, silence
-
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    silence()
 
 
 if __name__ == "__main__":
