@@ -44,10 +44,9 @@ def search(
         trial_dirname_creator=lambda trial: _name(trial.config["job"]),
         reuse_actors=True,
     )
-    root = trainings[0].root if trainings else students.root
     run = tune.RunConfig(
         name=plan.digest,
-        storage_path=f"{root}/{plan.sweep.name}/tune",
+        storage_path=f"{students.root}/{plan.sweep.name}/tune",
         callbacks=[_Events(ledger, students, queue)],
         verbose=0,
         failure_config=tune.FailureConfig(max_failures=0),
@@ -64,7 +63,6 @@ class Queue(Searcher):  # type: ignore[misc]
         self._plan = plan
         self._trainings, self._students, self._at_once = deque(trainings), students, at_once
         self._running: dict[str, Job] = {}
-        self._over: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing for Tune to pickle; see `save`."""

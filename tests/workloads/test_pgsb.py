@@ -83,6 +83,14 @@ class Bench:
         noise: Tensor = (x - a.sqrt() * x0) / (1 - a).sqrt()
         return noise
 
+    def drawn_by_hand(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The student's pictures x_0, their noisy x_t (no gradient), and alpha_bar at t."""
+        draws, a = self.draws, self.backbone.schedule.alpha_bar
+        eps = self.epsilon(self.student, draws.start, torch.full((BATCH,), 700), self.prompts.embeddings)
+        x0 = (draws.start - (1 - a[700]).sqrt() * eps) / a[700].sqrt()
+        at = a[draws.timestep][:, None, None, None]
+        return x0, (at.sqrt() * x0 + (1 - at).sqrt() * draws.noise).detach(), at
+
 
 PREDICTIONS: list[Prediction] = ["epsilon", "v_prediction", "sample"]
 
@@ -97,12 +105,8 @@ def test_student_gradient_is_the_weighted_score_difference(
     outcome = bench.objective.student_loss(bench.student, bench.fake_score, bench.prompts, bench.draws)
     ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
 
-    draws, a = bench.draws, bench.backbone.schedule.alpha_bar
-    start = torch.full((BATCH,), 700)
-    eps = bench.epsilon(bench.student, draws.start, start, bench.prompts.embeddings)
-    x0 = (draws.start - (1 - a[700]).sqrt() * eps) / a[700].sqrt()
-    at = a[draws.timestep][:, None, None, None]
-    xt = (at.sqrt() * x0 + (1 - at).sqrt() * draws.noise).detach()
+    draws = bench.draws
+    x0, xt, at = bench.drawn_by_hand()
     k = draws.scale[:, None, None, None]
     null = bench.null.embeddings.expand(BATCH, -1, -1)
 
@@ -205,7 +209,7 @@ def test_nasa_t_guides_the_teacher_against_negatives_and_the_student_by_attentio
     """SNOOPI v3, sec. 5.3: the fake score goes without; gradients pass through the negative branch."""
     bench = Bench("epsilon", guided=guided, nasa_interval=(0.2, 0.9))
     negatives = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
-    draws, a = bench.draws, bench.backbone.schedule.alpha_bar
+    draws = bench.draws
     assert 0.2 <= draws.strength <= 0.9
     outcome = bench.objective.student_loss(bench.student, bench.fake_score, bench.prompts, draws, negatives)
     ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
@@ -215,11 +219,7 @@ def test_nasa_t_guides_the_teacher_against_negatives_and_the_student_by_attentio
         k: ByHand(negatives.embeddings, draws.strength) if "attn2" in k else p for k, p in plain.items()
     }
     bench.student.set_attn_processor(by_hand)
-    start = torch.full((BATCH,), 700)
-    eps = bench.epsilon(bench.student, draws.start, start, bench.prompts.embeddings)
-    x0 = (draws.start - (1 - a[700]).sqrt() * eps) / a[700].sqrt()
-    at = a[draws.timestep][:, None, None, None]
-    xt = (at.sqrt() * x0 + (1 - at).sqrt() * draws.noise).detach()
+    x0, xt, at = bench.drawn_by_hand()
     k = draws.scale[:, None, None, None]
     null = bench.null.embeddings.expand(BATCH, -1, -1)
 

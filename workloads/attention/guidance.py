@@ -50,7 +50,7 @@ class AttentionGuidance:
         Raises:
             ValueError: the network has no cross-attention that can be guided.
         """
-        self.settings, self.samples = settings, len(negative)
+        self.settings = settings
         self._on = settings.kind != "none" and (strength is not None or settings.strength > 0)
         self._plain: dict[Attention, Any] = {}
         self.rows = slice(None)
