@@ -5,10 +5,10 @@ Shapes: B batch, C latent channels, H latent size, S tokens, D text width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from diffusers import DDPMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ from workloads.schedule import NoiseSchedule
 
 Network = Callable[..., Any]
 """A diffusers network, or a DeepSpeed engine or DDP module around one."""
+
+Model = TypeVar("Model", bound=nn.Module)
 
 NETWORK_CLASSES = {"unet": UNet2DConditionModel, "transformer": PixArtTransformer2DModel}
 
@@ -33,6 +35,8 @@ class Backbone:
     schedule: NoiseSchedule
     start_timestep: int
     """Timestep at which the one-step student reads pure noise."""
+    latent_scale: int = 8
+    """Pixels a side that one latent stands for."""
 
     @property
     def config(self) -> FrozenDict:
@@ -66,7 +70,8 @@ class Backbone:
         """
         latents, embeddings = latents.to(self.dtype), conditioning.embeddings.to(self.dtype)
         if self.family.network == "unet":
-            output = network(latents, timestep, embeddings, return_dict=False)[0]
+            added = self._added(latents, conditioning)
+            output = network(latents, timestep, embeddings, return_dict=False, **added)[0]
         else:
             output = network(
                 latents,
@@ -81,6 +86,20 @@ class Backbone:
         widened = torch.promote_types(output.dtype, torch.float32)
         prediction: Tensor = output[:, :channels].to(widened)
         return prediction
+
+    def _added(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """What SDXL takes besides: pooled embeddings (B, P), and sizes in pixels, (B, 6).
+
+        Sizes are original height and width, the crop's top and left, target height and width, here
+        those of an uncropped picture at the backbone's own resolution, as its stock pipeline has it.
+        """
+        if conditioning.pooled is None:
+            return {}
+        # Filled on the device: to copy them there would have the host wait.
+        sizes = latents.new_full((len(latents), 6), self.latent_shape[-1] * self.latent_scale)
+        sizes[:, 2:4] = 0
+        added = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes}
+        return {"added_cond_kwargs": added}
 
     def epsilon(
         self, network: Network, latents: Tensor, timestep: Tensor, conditioning: Conditioning
@@ -115,12 +134,13 @@ def load_backbone(
     """
     family = family_of(source)
     network = load_network(source, family, dtype).to(device).requires_grad_(False).eval()
-    schedule = NoiseSchedule.from_config(load_scheduler_config(source))
+    schedule = load_schedule(source)
     steps = len(schedule.alpha_bar)
     start = family.start_timestep if start_timestep is None else start_timestep
     if not 0 < start < steps:
         raise ValueError(f"start_timestep {start} is outside the schedule of {source!r}, 1..{steps}")
-    return Backbone(source, family, network, schedule.to(torch.device(device)), start)
+    schedule = schedule.to(torch.device(device))
+    return Backbone(source, family, network, schedule, start, load_latent_scale(source))
 
 
 def load_network(source: str, family: Family, dtype: torch.dtype) -> nn.Module:
@@ -129,17 +149,69 @@ def load_network(source: str, family: Family, dtype: torch.dtype) -> nn.Module:
     Raises:
         ValueError: the weights are missing, are not safetensors, or do not fit the config.
     """
-    try:
-        network: nn.Module = NETWORK_CLASSES[family.network].from_pretrained(
-            source, subfolder=family.network, dtype=dtype, use_safetensors=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"backbone {source!r}: its {family.network} cannot be read: {reason}") from None
+    network: nn.Module = load_model(NETWORK_CLASSES[family.network], source, family.network, dtype)
     return network
 
 
+def load_model(kind: type[Model], source: str, part: str, dtype: torch.dtype) -> Model:
+    """The component `part` of `source`, a diffusers model, with all of its weights.
+
+    Raises:
+        ValueError: the weights are missing, are not safetensors, or do not fit the config.
+    """
+    try:
+        model, loaded = kind.from_pretrained(  # type: ignore[attr-defined]
+            source, subfolder=part, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # whatever the libraries raise for what a user's files hold
+        raise unreadable(source, part, error) from None
+    # Diffusers would train on what it has drawn at random in their place.
+    if missing := sorted(loaded["missing_keys"]):
+        raise ValueError(f"backbone {source!r}: its {part} lacks {len(missing)} weights, as {missing[0]}")
+    found: Model = model
+    return found
+
+
 def load_scheduler_config(source: str) -> dict[str, Any]:
-    """The scheduler's config of a pipeline folder or hub id."""
-    config: dict[str, Any] = DDPMScheduler.load_config(source, subfolder="scheduler")
+    """The scheduler's config of a pipeline folder or hub id.
+
+    Raises:
+        ValueError: it is not there, or is no config.
+    """
+    try:
+        config: dict[str, Any] = DDPMScheduler.load_config(source, subfolder="scheduler")
+    except Exception as error:  # as above
+        raise unreadable(source, "scheduler", error) from None
     return config
+
+
+def load_schedule(source: str) -> NoiseSchedule:
+    """The noise schedule of a pipeline folder or hub id.
+
+    Raises:
+        ValueError: its config is not there, or means a schedule that is not supported.
+    """
+    config = load_scheduler_config(source)
+    try:
+        return NoiseSchedule.from_config(config)
+    except Exception as error:  # as above
+        raise unreadable(source, "scheduler", error) from None
+
+
+def load_latent_scale(source: str) -> int:
+    """Pixels a side that one latent of the autoencoder of a pipeline folder or hub id stands for.
+
+    Raises:
+        ValueError: its config is not there, or is none of an autoencoder.
+    """
+    try:
+        levels: int = len(AutoencoderKL.load_config(source, subfolder="vae")["block_out_channels"])
+    except Exception as error:  # as above
+        raise unreadable(source, "vae", error) from None
+    return 1 << (levels - 1)
+
+
+def unreadable(source: str, part: str, error: Exception) -> ValueError:
+    """One line about a component that a library could not open."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ValueError(f"backbone {source!r}: its {part} cannot be read: {reason}")

@@ -1,10 +1,10 @@
 """What a text encoder hands to a network for a batch of prompts.
 
-Shapes: B batch, S tokens, D text width.
+Shapes: B batch, S tokens, D text width, P pooled width.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -12,42 +12,53 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Prompt embeddings, and the mask of the families that have one."""
+    """Prompt embeddings, and what goes with them in some families; the first axis of all is B."""
 
     embeddings: Tensor
     """(B, S, D)."""
     mask: Tensor | None = None
     """(B, S), 1 for a token and 0 for padding; None where the family attends to all."""
+    pooled: Tensor | None = None
+    """(B, P), of a whole prompt each; None where the family has none."""
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """The tensors that there are, by their names here."""
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in every.items() if tensor is not None}
 
     def __len__(self) -> int:
         return len(self.embeddings)
 
     def __getitem__(self, rows: slice) -> "Conditioning":
-        return Conditioning(self.embeddings[rows], None if self.mask is None else self.mask[rows])
+        return self._each(lambda tensor: tensor[rows])
 
     def select(self, index: Tensor) -> "Conditioning":
         """The rows at `index` (N,), in its order."""
-        return Conditioning(self.embeddings[index], None if self.mask is None else self.mask[index])
+        return self._each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Conditioning":
-        mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
-        return Conditioning(self.embeddings.to(device, dtype, non_blocking=True), mask)
+        """On `device`, and in `dtype` but for the mask."""
+        return self._each(
+            lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype, non_blocking=True)
+        )
 
     def expand(self, batch: int) -> "Conditioning":
         """This single prompt (B = 1) `batch` times, as a view."""
-        mask = None if self.mask is None else self.mask.expand(batch, -1)
-        return Conditioning(self.embeddings.expand(batch, -1, -1), mask)
+        return self._each(lambda tensor: tensor.expand(batch, *tensor.shape[1:]))
 
     def replace(self, where: Tensor, other: "Conditioning") -> "Conditioning":
         """`other` in the rows in which `where` (B,) is true, this elsewhere."""
-        row = where.view(-1, 1)
-        embeddings = torch.where(row.unsqueeze(-1), other.embeddings, self.embeddings)
-        if self.mask is None or other.mask is None:
-            return Conditioning(embeddings)
-        return Conditioning(embeddings, torch.where(row, other.mask, self.mask))
+        mine, theirs = self.parts, other.parts
+        return Conditioning(
+            **{n: torch.where(where.view(-1, *[1] * (t.dim() - 1)), theirs[n], t) for n, t in mine.items()}
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        return Conditioning(**{name: change(tensor) for name, tensor in self.parts.items()})
 
 
-def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
-    """One batch of all `parts`, in order."""
-    masks = [part.mask for part in parts if part.mask is not None]
-    return Conditioning(torch.cat([part.embeddings for part in parts]), torch.cat(masks) if masks else None)
+def concatenate(batches: Sequence[Conditioning]) -> Conditioning:
+    """One batch of all `batches`, in order."""
+    names = batches[0].parts
+    return Conditioning(**{name: torch.cat([batch.parts[name] for batch in batches]) for name in names})

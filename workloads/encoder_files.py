@@ -1,4 +1,4 @@
-"""The files of a backbone's text encoder: where they are, and a digest of them.
+"""The files of a backbone's text encoders: where they are, and a digest of them.
 
 Apart from `text`, so that the driver need not import what loads them.
 """
@@ -8,14 +8,43 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-PARTS = ("text_encoder", "tokenizer")
+from workloads.families import family_of
+from workloads.miniature import clip_folder
 
 
 def encoder_digest(source: str) -> str:
-    """SHA-256 over the files of the tokenizer and the text encoder: what shards depend on."""
-    folder = encoder_folder(source)
+    """SHA-256 over the files of the tokenizers and the text encoders: what shards depend on.
+
+    Raises:
+        ValueError: one of them is not there, or cannot be read.
+    """
+    try:
+        return _digest(encoder_folder(source), _parts(source))
+    except OSError as error:
+        raise ValueError(f"backbone {source!r}: {error.filename} cannot be read: {error.strerror}") from None
+
+
+def clip_digest(source: str) -> str:
+    """The same of a CLIP model: a folder, a hub id that is in the local cache, or `miniature/clip`.
+
+    Raises:
+        ValueError: it is not on this machine.
+    """
+    folder = Path(clip_folder(source))
+    try:
+        if not folder.is_dir():
+            folder = Path(snapshot_download(source, local_files_only=True))
+        return _digest(folder, ["."])
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"train.clip: no CLIP model {source!r} on this machine; fetch it with `hf download`: {reason}"
+        ) from None
+
+
+def _digest(folder: Path, parts: list[str]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for part in PARTS for p in (folder / part).iterdir()):
+    for path in sorted(p for part in parts for p in (folder / part).iterdir() if p.is_file()):
         digest.update(f"{path.parent.name}/{path.name}\0".encode())
         with path.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -23,9 +52,21 @@ def encoder_digest(source: str) -> str:
 
 
 def encoder_folder(source: str) -> Path:
-    """The folder of `source`, fetched through the hub cache when it is a hub id."""
+    """The folder of `source`, fetched through the hub cache when it is a hub id.
+
+    Raises:
+        ValueError: the hub does not have it, or is out of reach.
+    """
     if Path(source).exists():
         return Path(source)
-    return Path(
-        snapshot_download(source, allow_patterns=[f"{part}/*" for part in PARTS], ignore_patterns=["*.bin"])
-    )
+    wanted = [f"{part}/*" for part in _parts(source)]
+    try:
+        return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=["*.bin"]))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"backbone {source!r}: its text encoder cannot be fetched: {reason}") from None
+
+
+def _parts(source: str) -> list[str]:
+    family = family_of(source)
+    return [part for part, _ in family.text_encoders] + list(family.tokenizers)

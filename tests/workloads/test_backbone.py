@@ -50,7 +50,7 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
 
 def test_an_unsupported_pipeline_names_what_is_supported(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(ValueError, match="is a FluxPipeline; supported are: StableDiffusionPipeline, Pix"):
+    with pytest.raises(ValueError, match="is a FluxPipeline; supported are: StableDiffusionPipeline, Stable"):
         load_backbone(str(tmp_path))
 
 
