@@ -3,6 +3,7 @@
 Shapes: P pairs of prompt and negative prompt, N pictures, B of a batch, X pixels a side.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from workloads.attention import AttentionGuidance
 from workloads.backbone import Backbone, load_backbone, load_scheduler_config
 from workloads.conditioning import Conditioning
+from workloads.pictures import to_image
 from workloads.settings import AttentionGuidanceSettings
 from workloads.student import decode, generate, load_autoencoder
 from workloads.student_defaults import load_defaults
@@ -97,6 +99,12 @@ class Generator:
             guidance = AttentionGuidance(student.network, self._encode(negative_prompt), settings)
         latents = generate(student, student.network, noise.to(student.device), prompts, guidance, BATCH)
         return decode(self._vae, latents)
+
+    def png(self, prompt: str, seed: int, negative_prompt: str = "", strength: float | None = None) -> bytes:
+        """One picture as a file; see `draw`."""
+        content = io.BytesIO()
+        to_image(self.draw(prompt, [seed], negative_prompt, strength)[0]).save(content, "png")
+        return content.getvalue()
 
     def _encode(self, prompt: str) -> Conditioning:
         return self._encoder.encode([prompt]).to(self._student.device, self._student.dtype)

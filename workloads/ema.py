@@ -1,4 +1,4 @@
-"""Exponential moving average of a student's weights, kept in float32."""
+"""Exponential moving average of what a student trains of its weights, kept in float32."""
 
 from collections.abc import Mapping
 
@@ -11,20 +11,22 @@ class AverageWeights:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {n: p.detach().clone().float() for n, p in network.named_parameters()}
+        trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
+        self.weights = {n: p.detach().clone().float() for n, p in trained.items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Moves towards `network` after step `step` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        live = [p.detach().float() for p in network.parameters()]
+        live = [p.detach().float() for n, p in network.named_parameters() if n in self.weights]
         torch._foreach_lerp_(list(self.weights.values()), live, 1 - decay)
 
     @torch.no_grad()
     def copy_to(self, network: nn.Module) -> None:
         """Writes the average into the parameters of `network`."""
-        for name, parameter in network.named_parameters():
-            parameter.copy_(self.weights[name])
+        parameters = dict(network.named_parameters())
+        for name, weight in self.weights.items():
+            parameters[name].copy_(weight)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Takes up a saved average of the same network."""

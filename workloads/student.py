@@ -14,44 +14,68 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
 
 from workloads.attention import AttentionGuidance
-from workloads.backbone import Backbone, Network, load_network, load_scheduler_config
+from workloads.backbone import Backbone, Network, load_model, load_network, load_scheduler_config
 from workloads.conditioning import Conditioning
 from workloads.families import family_of
+from workloads.lora import adapt_student, merge_adapters
+from workloads.settings import LoraSettings
 
 CALL = {"num_inference_steps": 1, "guidance_scale": 1.0}
 """How to call the saved pipeline for a picture in one network call."""
+NO_STUDENTS = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl", "*.py")
+"""Files of a teacher that a student does without: pickles and programs."""
 
 
-def new_student(backbone: Backbone, start_from: str | None = None) -> nn.Module:
+def new_student(
+    backbone: Backbone, start_from: str | None = None, lora: LoraSettings | None = None
+) -> nn.Module:
     """A trainable copy of the teacher, or the network of the pipeline `start_from`.
 
+    With `lora` only an adapter of it is trained.
+
     Raises:
-        ValueError: `start_from` is of another family or has other shapes.
+        ValueError: `start_from` is of another family or has other shapes, or `lora` names no layer.
     """
+    student = _start(backbone, start_from).requires_grad_(True).train()
+    if lora is not None:
+        adapt_student(student, lora)
+    return student
+
+
+def _start(backbone: Backbone, start_from: str | None) -> nn.Module:
     if start_from is None:
-        return copy.deepcopy(backbone.network).requires_grad_(True).train()
+        return copy.deepcopy(backbone.network)
     if family_of(start_from) != backbone.family:
         raise ValueError(f"student start_from {start_from!r} is not of {backbone.source!r}'s family")
     student = load_network(start_from, backbone.family, backbone.dtype).to(backbone.device)
     shapes = {name: value.shape for name, value in student.state_dict().items()}
     if shapes != {name: value.shape for name, value in backbone.network.state_dict().items()}:
         raise ValueError(f"student start_from {start_from!r} has not the shapes of {backbone.source!r}")
-    return student.requires_grad_(True).train()
+    return student
 
 
 def load_autoencoder(source: str, device: torch.device | str = "cpu") -> AutoencoderKL:
-    """The frozen float32 autoencoder of a pipeline (half precision overflows in some)."""
-    vae = AutoencoderKL.from_pretrained(source, subfolder="vae", dtype=torch.float32, use_safetensors=True)
+    """The frozen float32 autoencoder of a pipeline (half precision overflows in some).
+
+    Raises:
+        ValueError: its weights are missing, are not safetensors, or do not fit its config.
+    """
+    vae = load_model(AutoencoderKL, source, "vae", torch.float32)
     frozen: AutoencoderKL = vae.to(device).requires_grad_(False).eval()
     return frozen
 
 
+def decoded_at_once(size: int) -> int:
+    """Pictures of latents of H = `size` that are decoded together, for their memory: 16 of H = 64."""
+    return max(1, 16 * 64**2 // max(size, 64) ** 2)
+
+
 @torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor, batch: int = 16) -> Tensor:
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Latents (B, C, H, H) -> pictures (B, 3, P, P) in [-1, 1], on the CPU."""
     scaled = latents.float() / vae.config["scaling_factor"]
-    pictures = [vae.decode(part).sample.clamp(-1, 1).cpu() for part in scaled.split(batch)]
-    return torch.cat(pictures)
+    parts = scaled.split(decoded_at_once(latents.shape[-1]))
+    return torch.cat([vae.decode(part).sample.clamp(-1, 1).cpu() for part in parts])
 
 
 @torch.no_grad()
@@ -72,7 +96,7 @@ def generate(
         for row in range(0, len(noise), batch):
             rows = slice(row, row + batch)
             if guidance is not None:
-                guidance.rows = rows
+                guidance.steering.rows = rows
             parts.append(backbone.one_step(student, noise[rows], prompts[rows]))
     return torch.cat(parts)
 
@@ -112,8 +136,9 @@ def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
         from diffusers import DiffusionPipeline  # it imports every pipeline's parts: seconds
 
         source = Path(DiffusionPipeline.download(backbone.source, use_safetensors=True))
-    own = shutil.ignore_patterns(backbone.family.network, "scheduler")
+    own = shutil.ignore_patterns(backbone.family.network, "scheduler", *NO_STUDENTS)
     shutil.copytree(source, folder, ignore=own, dirs_exist_ok=True)
-    half: Any = copy.deepcopy(student).eval().half()
-    half.save_pretrained(folder / backbone.family.network)
+    whole: Any = copy.deepcopy(student).eval()
+    merge_adapters(whole)
+    whole.half().save_pretrained(folder / backbone.family.network)
     one_step_scheduler(backbone.source, backbone.start_timestep).save_pretrained(folder / "scheduler")

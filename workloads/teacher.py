@@ -10,6 +10,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from workloads.refusal import NOT_LOADED, why
+
 BATCH = 32
 
 
@@ -21,10 +23,11 @@ def open_pipeline(source: str, device: str = "cpu") -> DiffusionPipeline:
     """
     dtype = torch.float16 if device == "cuda" else torch.float32
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True)
-    except OSError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"backbone {source!r} cannot be opened: {reason}") from None
+        pipeline = DiffusionPipeline.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except NOT_LOADED as error:
+        raise ValueError(f"backbone {source!r} cannot be opened: {why(error)}") from None
     pipeline.set_progress_bar_config(disable=True)
     opened: DiffusionPipeline = pipeline.to(device)
     return opened

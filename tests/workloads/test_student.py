@@ -11,6 +11,7 @@ from workloads.ema import AverageWeights
 from workloads.encoder_files import encoder_digest
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.schedule import NoiseSchedule
+from workloads.settings import LoraSettings
 from workloads.student import CALL, generate, new_student, one_step_scheduler, save_student
 from workloads.teacher import call_arguments
 from workloads.text import TextEncoder
@@ -70,3 +71,22 @@ def test_a_student_of_another_family_is_refused() -> None:
     backbone = load_backbone(str(WEIGHTS / "unet-v"))
     with pytest.raises(ValueError, match=r"is not of .* family"):
         new_student(backbone, str(WEIGHTS / "pixart"))
+
+
+def test_a_student_with_an_adapter_is_saved_as_any_other(tmp_path: Path) -> None:
+    """Its average holds what it trains; the stock pipeline draws what it draws."""
+    backbone = load_backbone(str(WEIGHTS / "pixart"), start_timestep=400)
+    student = new_student(backbone, lora=LoraSettings(4, 8, ("to_q", "to_v"))).eval()
+    average = AverageWeights(student, decay=0.5)
+    assert all(".down." in name or ".up." in name for name in average.weights)
+    with torch.no_grad():
+        for weight in average.weights.values():
+            weight += 0.1
+    average.copy_to(student)
+    save_student(backbone, student, tmp_path / "student")
+    saved = load_backbone(str(tmp_path / "student"), start_timestep=400)
+    noise = torch.randn(2, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    prompts = TextEncoder(backbone.source).encode(PROMPTS)
+    ours, theirs = (generate(backbone, network, noise, prompts) for network in (student, saved.network))
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=0.02)
+    assert (theirs - generate(backbone, backbone.network, noise, prompts)).abs().max() > 0.1

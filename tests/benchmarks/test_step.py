@@ -1,0 +1,52 @@
+"""The step's benchmark says what it promises, and needs no Ray, DeepSpeed or MLflow."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+BARE = """
+import sys
+import tests.benchmarks.step
+found = {"ray", "deepspeed", "mlflow", "orchestrator"} & set(sys.modules)
+assert not found, found
+"""
+
+
+def test_the_figures_of_each_backbone(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.step", "--backbones", "pixart"]
+    command += ["--batch", "2", "--rounds", "3", "--json", str(tmp_path / "step.json")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "step.json").read_text())["pixart"]
+    for loop in ("ours", "restated"):
+        assert found[loop]["samples_per_second"] > 0
+    assert found["ratio"] > 0 and found["pairs"] == 3
+    assert found["largest_loss_difference"] < 1e-3
+    # Bytes that the allocator reports do not depend on how busy the machine is.
+    assert found["ours"]["peak_memory_bytes"] <= found["restated"]["peak_memory_bytes"]
+    assert found["restated"]["peak_memory_bytes"] < found["three_networks"]["peak_memory_bytes"]
+    assert "ours / restated" in done.stdout
+
+
+def test_a_backbone_that_is_not_there() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.step", "--backbones", "sd9"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "no backbone 'sd9'; there are unet-epsilon" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "mistake", [["--batch", "0"], ["--rounds", "1"], ["--json", "nowhere/x.json"]], ids=lambda m: m[0]
+)
+def test_a_mistake_is_told_at_once(mistake: list[str]) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.step", *mistake]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and mistake[0] in done.stderr
+
+
+def test_a_bare_machine_can_run_it() -> None:
+    done = subprocess.run([sys.executable, "-c", BARE], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,97 @@
+"""One step of training on one worker: the updates of its objective, one after the other.
+
+    objective -> loss of a network -> that network's engine -> objective -> loss of the next ...
+
+An engine is a network with its optimiser. `PlainEngine` is all that one device needs; the
+orchestrator's shards it over workers. Nothing here waits for the device.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from workloads.objectives.objective import SPREAD, STUDENT, Batch, Objective
+from workloads.settings import StepSettings, TrainSettings
+
+
+class Engine(Protocol):
+    """A network with its optimiser; callable like the network."""
+
+    module: nn.Module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def step(self, loss: Tensor) -> None:
+        """Back-propagates the scalar `loss` and updates the network."""
+
+
+class PlainEngine:
+    """The engine of one device: AdamW, with clipped gradients."""
+
+    def __init__(self, module: nn.Module, learning_rate: float, train: TrainSettings) -> None:
+        self.module = module
+        self._trained = [p for p in module.parameters() if p.requires_grad]
+        self._clip = train.gradient_clip
+        self.optimizer = make_optimizer(self._trained, learning_rate, train)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def step(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._clip:
+            nn.utils.clip_grad_norm_(self._trained, self._clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def make_optimizer(
+    trained: list[nn.Parameter], learning_rate: float, train: TrainSettings
+) -> torch.optim.AdamW:
+    """AdamW as the settings say."""
+    return torch.optim.AdamW(
+        trained,
+        lr=learning_rate,
+        betas=train.adam_betas,
+        weight_decay=train.weight_decay,
+        fused=True,
+    )
+
+
+def apply_settings(student: Any, objective: Objective[Any], settings: StepSettings) -> None:
+    """Makes the networks keep fewer activations, or compiles them, as the settings say.
+
+    `student` is a diffusers model.
+    """
+    if settings.activation_checkpointing:
+        student.enable_gradient_checkpointing()
+    if settings.compile:
+        student.compile_repeated_blocks()
+    objective.apply(settings)
+
+
+def make_engines(student: nn.Module, objective: Objective[Any], train: TrainSettings) -> dict[str, Engine]:
+    """For one device: an engine for the student, and one for each auxiliary network."""
+    auxiliary = {
+        name: PlainEngine(each.module, each.learning_rate, train)
+        for name, each in objective.auxiliary.items()
+    }
+    return {STUDENT: PlainEngine(student, train.learning_rate, train), **auxiliary}
+
+
+def train_step(
+    objective: Objective[Any], engines: Mapping[str, Engine], batch: Batch, draws: Any, step: int = 1
+) -> Tensor:
+    """Step number `step` (from 1): every update of it; what is told, as `objective.losses` (L,) float32.
+
+    `engines`: around the student and each of the objective's auxiliary networks, by name.
+    """
+    told: dict[str, Tensor] = {}
+    for update in objective.updates(engines, batch, draws, step):
+        engines[update.network].step(update.loss)
+        told |= {f"{update.network}_loss": update.loss.detach(), **update.told}
+        if update.latents is not None:
+            told[SPREAD] = update.latents.detach().std(dim=0, correction=0).mean()
+    return torch.stack([told[name] for name in objective.losses]).float()
