@@ -190,7 +190,7 @@ def test_another_strength_compiles_nothing_anew(student: tuple[Backbone, TextEnc
     with torch.no_grad(), guidance:
         first = backbone.one_step(network, noise, prompts)
         graphs = len(compiled)
-        guidance.strength.fill_(0.1)
+        guidance.steering.strength.fill_(0.1)
         second = backbone.one_step(network, noise, prompts)
     assert len(compiled) == graphs > 0
     assert not torch.equal(first, second)

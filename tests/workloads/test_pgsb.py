@@ -13,13 +13,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from workloads.attention import nasa
 from workloads.backbone import Backbone
 from workloads.conditioning import Conditioning
 from workloads.families import FAMILIES
-from workloads.lora import AdaptedLayer, FakeScore
-from workloads.objectives import PGSB
+from workloads.lora import AdaptedLayer
+from workloads.objectives.pgsb import PGSB
 from workloads.schedule import NoiseSchedule, Prediction
-from workloads.settings import LoraSettings, PGSBSettings
+from workloads.settings import LoraSettings, TrainSettings
 
 BATCH = 4
 LORA = LoraSettings(rank=3, alpha=5.0, targets=("all",))
@@ -49,13 +50,14 @@ class Bench:
         schedule = NoiseSchedule(torch.linspace(0.999, 0.01, 1000, dtype=torch.float64), prediction)
         self.backbone = Backbone("tiny", FAMILIES[0], teacher, schedule, start_timestep=700)
         self.student = tiny_unet(1)
-        self.fake_score = FakeScore(teacher, LORA)
-        for parameter in self.fake_score.parameters():
-            nn.init.normal_(parameter, std=0.2)
         torch.manual_seed(2)
         self.prompts = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
         self.null = Conditioning(torch.randn(1, 3, 6, dtype=torch.float64))
-        self.objective = PGSB(self.backbone, self.null, PGSBSettings(**settings))  # type: ignore[arg-type]
+        train = TrainSettings(lora=LORA, **settings)  # type: ignore[arg-type]
+        self.objective = PGSB(self.backbone, self.null, train)
+        self.fake_score = self.objective.fake_score
+        for parameter in self.fake_score.parameters():
+            nn.init.normal_(parameter, std=0.2)
         torch.set_default_dtype(torch.float64)
         self.draws = self.objective.draw(BATCH, torch.Generator().manual_seed(3))
         torch.set_default_dtype(torch.float32)
@@ -97,30 +99,49 @@ PREDICTIONS: list[Prediction] = ["epsilon", "v_prediction", "sample"]
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("guided", ["both", "teacher", "fake_score"])
-@pytest.mark.parametrize("weighting", ["sigma_squared", "uniform"])
+@pytest.mark.parametrize("weighting", ["sigma_squared", "uniform", "dmd"])
 def test_student_gradient_is_the_weighted_score_difference(
     prediction: Prediction, guided: str, weighting: str
 ) -> None:
-    bench = Bench(prediction, guided=guided, weighting=weighting)
-    outcome = bench.objective.student_loss(bench.student, bench.fake_score, bench.prompts, bench.draws)
+    check_student_gradient(Bench(prediction, guided=guided, weighting=weighting))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_fake_score_may_have_a_scale_of_its_own(prediction: Prediction) -> None:
+    bench = Bench(prediction, guidance_interval=(2.0, 6.0), fake_score_interval=(0.5, 1.5))
+    teacher, fake = bench.draws.scale, bench.draws.fake_scale
+    assert teacher.min() >= 2 and fake.max() <= 1.5 and len(set(fake.tolist())) == BATCH
+    check_student_gradient(bench)
+
+
+def check_student_gradient(bench: Bench) -> None:
+    """Against the inner product of the weighted difference with the student's Jacobian."""
+    settings = bench.objective.settings
+    outcome = bench.objective.student_loss(bench.student, bench.prompts, bench.draws)
     ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
 
     draws = bench.draws
     x0, xt, at = bench.drawn_by_hand()
-    k = draws.scale[:, None, None, None]
     null = bench.null.embeddings.expand(BATCH, -1, -1)
 
-    def guided_score(network: nn.Module, on: bool) -> Tensor:
+    def guided_score(network: nn.Module, on: bool, scale: Tensor) -> Tensor:
+        k = scale[:, None, None, None]
         conditional = bench.epsilon(network, xt, draws.timestep, bench.prompts.embeddings)
         unconditional = bench.epsilon(network, xt, draws.timestep, null)
         return (1 - k) * unconditional + k * conditional if on else conditional
 
     with torch.no_grad():
-        gap = guided_score(bench.teacher, guided != "fake_score") - guided_score(
-            bench.merged(), guided != "teacher"
-        )
-    w = 1 - at if weighting == "sigma_squared" else torch.ones_like(at)
-    expected = torch.autograd.grad((w * gap * x0).sum() / x0.numel(), list(bench.student.parameters()))
+        teacher = guided_score(bench.teacher, settings.guided != "fake_score", draws.scale)
+        fake = guided_score(bench.merged(), settings.guided != "teacher", draws.fake_scale)
+        if settings.weighting == "dmd":
+            # As DMD2's code has it: from the pictures of both, sample by sample.
+            real, drawn = ((xt - (1 - at).sqrt() * e) / at.sqrt() for e in (teacher, fake))
+            gradient = torch.stack(
+                [(d - r) / (x - r).abs().mean() for x, r, d in zip(x0, real, drawn, strict=True)]
+            )
+        else:
+            gradient = (1 - at if settings.weighting == "sigma_squared" else 1) * (teacher - fake)
+    expected = torch.autograd.grad((gradient * x0).sum() / x0.numel(), list(bench.student.parameters()))
     for got, want in zip(ours, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
     assert any(want.abs().max() > 1e-6 for want in expected)
@@ -165,7 +186,7 @@ def test_expected_gradient_is_linear_in_the_scale() -> None:
 
     def gap(scale: float) -> Tensor:
         k = torch.full((BATCH,), scale, dtype=torch.float64)
-        teacher, fake = bench.objective.scores(bench.fake_score, x, bench.prompts, t, k)
+        teacher, fake = bench.objective.scores(x, bench.prompts, t, (k, k))
         return teacher - fake
 
     torch.testing.assert_close((gap(1.0) + gap(5.0)) / 2, gap(3.0), rtol=1e-9, atol=1e-12)
@@ -211,8 +232,9 @@ def test_nasa_t_guides_the_teacher_against_negatives_and_the_student_by_attentio
     negatives = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
     draws = bench.draws
     assert 0.2 <= draws.strength <= 0.9
-    outcome = bench.objective.student_loss(bench.student, bench.fake_score, bench.prompts, draws, negatives)
-    ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
+    with nasa(bench.student, negatives, draws.strength):
+        outcome = bench.objective.student_loss(bench.student, bench.prompts, draws, negatives)
+        ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
 
     plain = dict(bench.student.attn_processors)
     by_hand = {

@@ -10,7 +10,7 @@ Shapes: B batch, S tokens of the negative prompt, D text width, Q queries, h hea
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -50,20 +50,18 @@ class AttentionGuidance:
         Raises:
             ValueError: the network has no cross-attention that can be guided.
         """
-        self.settings = settings
         self._on = settings.kind != "none" and (strength is not None or settings.strength > 0)
         self._plain: dict[Attention, Any] = {}
-        self.rows = slice(None)
-        """Which of the B samples the next call is about."""
-        if not self._on:
-            return
         device = negative.embeddings.device
         given = torch.tensor(settings.strength, device=device) if strength is None else strength
-        self.strength = given.reshape(-1, 1, 1) if given.dim() else given
-        """() or (B, 1, 1): may be changed in place, which compiles nothing anew."""
+        self.steering = Steering(settings, given.reshape(-1, 1, 1) if given.dim() else given)
+        if not self._on:
+            return
         layers = cross_attention(network)
         context, bias = _context(network, negative), _bias(negative)
-        self._guided = {layer: GuidedAttention(self, *_keys_values(layer, context), bias) for layer in layers}
+        self._guided = {
+            layer: GuidedAttention(self.steering, *_keys_values(layer, context), bias) for layer in layers
+        }
 
     def __enter__(self) -> "AttentionGuidance":
         if self._on:
@@ -78,6 +76,17 @@ class AttentionGuidance:
         for layer, processor in self._plain.items():
             layer.set_processor(processor)
         self._plain = {}
+
+
+@dataclass
+class Steering:
+    """How the layers of one network are guided; theirs in common, and no owner of them."""
+
+    settings: AttentionGuidanceSettings
+    strength: Tensor
+    """() or (B, 1, 1): may be changed in place, which compiles nothing anew."""
+    rows: slice = field(default_factory=lambda: slice(None))
+    """Which of the B samples the next call is about."""
 
     def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
         """The guided features (B, Q, D) of a layer, from its attention to both prompts."""
@@ -105,7 +114,7 @@ def nasa(
 class GuidedAttention:
     """A diffusers attention processor for one layer; one query attends to both prompts."""
 
-    guidance: AttentionGuidance
+    steering: Steering
     key: Tensor
     """(1 or B, h, S, d), of the negative prompt."""
     value: Tensor
@@ -130,7 +139,7 @@ class GuidedAttention:
         key, value = _keys_values(attn, encoder_hidden_states)
         positive = _attend(query, key, value, attention_mask)
         negative = _attend(query, self._rows(self.key), self._rows(self.value), self._bias_rows())
-        steered = self.guidance.combine(positive, negative)
+        steered = self.steering.combine(positive, negative)
         out: Tensor = attn.to_out[1](attn.to_out[0](steered))
         if attn.residual_connection:
             out = out + hidden_states
@@ -138,7 +147,7 @@ class GuidedAttention:
         return scaled
 
     def _rows(self, of_all: Tensor) -> Tensor:
-        return of_all if len(of_all) == 1 else of_all[self.guidance.rows]
+        return of_all if len(of_all) == 1 else of_all[self.steering.rows]
 
     def _bias_rows(self) -> Tensor | None:
         return None if self.bias is None else self._rows(self.bias)

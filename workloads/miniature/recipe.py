@@ -72,11 +72,11 @@ def train_judge(out: Path, steps: int = 3_000, seed: int = 1) -> None:
     images, targets = torch.from_numpy(pictures), labels(scenes)
     judge = Judge()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3)
-    for rows in _batches(len(images), 64, steps, optimizer):
+    for rows in batches(len(images), 64, steps, optimizer):
         noise = torch.randn(len(rows), 3, 16, 16) * 0.25 * torch.rand(len(rows), 1, 1, 1)
         logits = judge(images[rows] + noise)
         losses = [F.cross_entropy(logits[name], targets[name][rows]) for name in targets]
-        _step(optimizer, torch.stack(losses).sum(), judge)
+        update(optimizer, torch.stack(losses).sum(), judge)
     save_file(judge.state_dict(), out / "judge.safetensors")
     held_out, scenes, _ = dataset(4_000, seed + 1)
     read = judge.read(torch.from_numpy(held_out))
@@ -91,11 +91,11 @@ def train_autoencoder(steps: int = 3_000, seed: int = 2) -> AutoencoderKL:
     images = torch.from_numpy(dataset(PICTURES, seed)[0])
     vae = networks.autoencoder()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3)
-    for rows in _batches(len(images), 32, steps, optimizer):
+    for rows in batches(len(images), 32, steps, optimizer):
         posterior = vae.encode(images[rows]).latent_dist
         decoded = vae.decode(posterior.sample()).sample
         loss = F.mse_loss(decoded, images[rows]) + 1e-6 * posterior.kl().mean()
-        _step(optimizer, loss, vae)
+        update(optimizer, loss, vae)
     latents = _encode(vae, images)
     vae.register_to_config(scaling_factor=1 / latents.std().item())
     with torch.no_grad():
@@ -122,14 +122,14 @@ def train_teacher(stage: Stage, vae: AutoencoderKL, seed: int = 3) -> DiffusionP
     optimizer = torch.optim.AdamW(trained, lr=stage.learning_rate, betas=(0.9, 0.99))
     alike = torch.tensor([i for i, s in enumerate(scenes) if PLACE_SCENE.items() <= asdict(s).items()])
     started = time.monotonic()
-    for step, rows in enumerate(_batches(len(latents), BATCH, stage.steps, optimizer), 1):
+    for step, rows in enumerate(batches(len(latents), BATCH, stage.steps, optimizer), 1):
         rows = alike[rows % len(alike)] if step <= stage.place_steps else rows
         timestep = _timesteps(BATCH, high_noise=step <= stage.layout_steps)
         dropped = torch.rand(BATCH) < CAPTION_DROPOUT
         text = torch.where(dropped, torch.tensor(len(texts)), rows)
         ids, mask = tokens.input_ids[text], tokens.attention_mask[text]
         loss = _v_loss(stage.teacher, parts, pipeline.scheduler, latents[rows], timestep, ids, mask)
-        _step(optimizer, loss, parts)
+        update(optimizer, loss, parts)
         with torch.no_grad():
             decay = min(EMA_DECAY, step / (step + 10))
             torch._foreach_lerp_(list(average.parameters()), list(parts.parameters()), 1 - decay)
@@ -171,12 +171,23 @@ def save(pipeline: DiffusionPipeline, folder: Path) -> None:
     _network(pipeline).half()
     pipeline.vae.half()
     pipeline.save_pretrained(folder)
+    forget_place(folder)
+
+
+def forget_place(folder: Path) -> None:
+    """Takes out of every config where on this machine its weights were read from."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _untrained(stage: Stage, vae: AutoencoderKL) -> DiffusionPipeline:
     teacher = stage.teacher
     if stage.start_from is not None:
-        parent = DiffusionPipeline.from_pretrained(WEIGHTS / stage.start_from, dtype=torch.float32)
+        parent = DiffusionPipeline.from_pretrained(
+            WEIGHTS / stage.start_from, dtype=torch.float32, use_safetensors=True
+        )
         # Both UNets keep one text encoder, so that they share prompt shards.
         parent.text_encoder.requires_grad_(teacher == "pixart")
         return networks.assemble(teacher, _network(parent), parent.text_encoder, vae)
@@ -231,7 +242,7 @@ def _encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     return torch.cat([vae.encode(chunk).latent_dist.mean for chunk in torch.split(images, 500)])
 
 
-def _batches(rows: int, batch: int, steps: int, optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+def batches(rows: int, batch: int, steps: int, optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
     """Random rows (batch,) `steps` times, with a warm-up and a cosine on the learning rate."""
     scale: Callable[[int], float] = lambda step: min(  # noqa: E731
         (step + 1) / 100, 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -242,7 +253,7 @@ def _batches(rows: int, batch: int, steps: int, optimizer: torch.optim.Optimizer
         schedule.step()
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module) -> None:
+def update(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -270,7 +281,7 @@ def main() -> None:
         elif stage == "vae":
             train_autoencoder().save_pretrained(arguments.out / "vae")
         else:
-            vae = AutoencoderKL.from_pretrained(arguments.out / "vae")
+            vae = AutoencoderKL.from_pretrained(arguments.out / "vae", use_safetensors=True)
             teacher = TEACHER_STAGES[stage].teacher
             pipeline = train_teacher(TEACHER_STAGES[stage], vae)
             print(f"{stage}: finished, {report(pipeline, 768, seed=5)}")

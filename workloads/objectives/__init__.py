@@ -1,13 +1,24 @@
-"""What one step of training minimises: one file an objective, one face for all.
+"""What one step of training minimises: one file an objective, one face for all (`objective`).
 
-An objective maps (networks, batch, random draws) to losses; it knows no optimiser, no process
-group and no file. The training group calls, for each global batch:
+An objective maps (networks, batch, random draws) to losses. It says which networks it trains beside
+the student (`auxiliary`: each gets an engine of its own, is sharded and checkpointed), what it needs
+of each prompt besides its conditioning (`columns`: made once, kept in the shards) and what a step
+tells (`losses`). It hands out its updates one after the other, so a step may have as many, of as many
+networks, as it likes; what runs a training, keeps it or plans its memory knows none of that.
+`catalogue` makes the one that `train.objective` names; `settings` says which published names are
+settings of another.
 
-    draws = objective.draw(batch, generator)                 every random number of the step
-    student = objective.student_loss(student_net, ...)       back-propagate, step the student
-    for update in draws.fake_score: objective.fake_score_loss(...)   the same for its adapters
+- `pgsb`: variational score distillation, with a fake score (PG-SB, SwiftBrush, DMD's gradient).
+- `clip_loss`: a CLIP loss around another objective (SwiftBrush v2).
+- `boot`: along the teacher's trajectory (BOOT), with no auxiliary network at all.
+
+What would be new fits so:
+
+- A GAN objective has an `Auxiliary` "discriminator". Real pictures, as latents, are a column: its
+  maker looks up the picture that belongs to a prompt. `updates` yields the student's adversarial
+  loss, then the discriminator's, on the column and on the student's pictures without gradient.
+- A paired regression has a column of the teacher's pictures, whose maker holds the teacher's
+  pipeline and draws each prompt from noise that is a function of it; a second column is that noise.
+  `updates` yields one loss of the student, read from that noise in place of `draws`.
+- Another trajectory objective is `boot` with another target.
 """
-
-from workloads.objectives.pgsb import PGSB, Draws, StudentLoss
-
-__all__ = ["PGSB", "Draws", "StudentLoss"]

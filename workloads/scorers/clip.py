@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
+from workloads.miniature import clip_folder
 from workloads.pictures import to_image
+from workloads.refusal import NOT_LOADED, why
 from workloads.scorers.columns import column, mean_of, share_of
 from workloads.scorers.score import Score
 from workloads.scorers.scorer import Measured, Request, Scorer
@@ -33,13 +35,13 @@ class ClipAgreement(Scorer):
         """Takes note of the model.
 
         Args:
-            model: folder of a CLIP model in transformers' format, or its id on the hub, which
-                must be in the local cache already.
+            model: folder of a CLIP model in transformers' format, its id on the hub, which must
+                be in the local cache already, or `miniature/clip`.
             threshold: probability over which the negative counts as shown.
             prefix: put before the texts of CLIP+ and CLIP-; this one is the field's custom
                 (Hessel et al. 2021), and absolute numbers hold only for it.
         """
-        self._source, self._threshold, self._prefix = model, threshold, prefix
+        self._source, self._threshold, self._prefix = clip_folder(model), threshold, prefix
         self._model: Any = None
 
     def load(self, device: str = "cpu") -> None:
@@ -48,14 +50,13 @@ class ClipAgreement(Scorer):
             model = CLIPModel.from_pretrained(
                 self._source, use_safetensors=True, dtype=torch.float32, **options
             )
-            self._tokenizer = AutoTokenizer.from_pretrained(self._source, **options)
+            self._tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False, **options)
             # Pillow's, wherever: torchvision's, taken where there is one, resizes otherwise.
             self._processor = CLIPImageProcessorPil.from_pretrained(self._source, **options)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+        except NOT_LOADED as error:
             raise ValueError(
                 f"scorer 'clip': {self._source!r} is no CLIP model with safetensors on this machine; "
-                f"fetch one with `hf download <hub id>` and name it or its folder: {reason}"
+                f"fetch one with `hf download <hub id>` and name it or its folder: {why(error)}"
             ) from None
         self._model = model.to(device).eval()
 

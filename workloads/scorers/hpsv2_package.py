@@ -18,6 +18,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from workloads.refusal import why
+
 REPOSITORY = "xswu/HPSv2"
 CHECKPOINTS = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
 ARCHITECTURE = "ViT-H-14"
@@ -93,9 +95,8 @@ def read_weights(loaded: PreferenceModel, path: Path) -> None:
         loaded.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
     # A file of something else fails in many ways, an IndexError of torch's reader among them.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"scorer 'hpsv2': {path} does not hold weights of {REPOSITORY}; fetch it anew: {reason}"
+            f"scorer 'hpsv2': {path} does not hold weights of {REPOSITORY}; fetch it anew: {why(error)}"
         ) from None
 
 

@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from workloads.pictures import to_image
+from workloads.refusal import why
 from workloads.scorers.distribution import Moments, frechet_score, precision_recall_scores
 from workloads.scorers.score import Score
 from workloads.scorers.scorer import Measured, Request, Scorer
 
 WEIGHTS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
+SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+"""Of that file, as k-diffusion and others note it. TorchScript is a program: no other one is run."""
 INPUT = 299
 NEIGHBOURS = 3
 BALLS = 10_000
@@ -35,6 +39,8 @@ BALLS = 10_000
 ENOUGH = 10_000
 BATCH = 32
 HALVES = 25
+NOTED = 12
+"""Digits of the network's digest that a reference notes."""
 
 
 class InceptionFid(Scorer):
@@ -55,7 +61,7 @@ class InceptionFid(Scorer):
         self._network: Any = None
 
     def load(self, device: str = "cpu") -> None:
-        made = {"side": str(self._side), "network": _digest(self._weights)}
+        made = {"side": str(self._side), "network": _digest(self._weights)[:NOTED]}
         reference = _open(self._reference)
         for key, value in made.items():
             if key in reference and str(reference[key]) != value:
@@ -111,17 +117,17 @@ def write_reference(weights: Path, pictures: Path, out: Path, side: int = 0, dev
     network = _network(weights, device)
     batches = (paths[row : row + BATCH] for row in range(0, len(paths), BATCH))
     parts = [_features(network, map(Image.open, batch), side) for batch in batches]
-    np.savez(out, features=np.concatenate(parts), side=str(side), network=_digest(weights))
+    np.savez(out, features=np.concatenate(parts), side=str(side), network=_digest(weights)[:NOTED])
     return len(paths)
 
 
 def _network(weights: Path, device: str) -> Any:
-    try:
-        network = torch.jit.load(str(weights), map_location=device).eval()  # type: ignore[no-untyped-call]
-        return network.layers
-    except (RuntimeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"scorer 'fid': {weights} is not the TorchScript of {WEIGHTS}: {reason}") from None
+    if _digest(weights) != SHA256:
+        raise ValueError(
+            f"scorer 'fid': {weights} is not {WEIGHTS}, by its SHA-256, and only that one is run: "
+            "a TorchScript file is a program"
+        )
+    return torch.jit.load(str(weights), map_location=device).eval().layers  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
@@ -146,11 +152,11 @@ def _prepared(image: Image.Image, side: int) -> npt.NDArray[np.float32]:
 
 def _open(reference: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(reference) as stored:
+        with np.load(reference, allow_pickle=False) as stored:
             found = dict(stored)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, BadZipFile) as error:
         raise ValueError(
-            f"scorer 'fid': reference {reference} cannot be read ({error}); "
+            f"scorer 'fid': reference {reference} cannot be read ({why(error)}); "
             "make it with python -m workloads.scorers.inception"
         ) from None
     if "features" not in found and not {"mu", "sigma"} <= set(found):
@@ -162,7 +168,7 @@ def _digest(weights: Path) -> str:
     if not weights.is_file():
         raise ValueError(f"scorer 'fid': no file {weights}; fetch {WEIGHTS}")
     with weights.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _some(features: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

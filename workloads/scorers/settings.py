@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from workloads.settings import STRICT
+from workloads.checks import STRICT
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "attributes": (),
