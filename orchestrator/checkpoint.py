@@ -1,73 +1,131 @@
-"""The state of a training on disk: both engines, the average, the step and the data position.
+"""The state of a training on disk: its engines, the average, random states, and how far it is.
 
-Every worker writes its part into a folder of its own, with the digests of its files; Ray Train
-merges the parts. All randomness is a function of (seed, step), so none is stored.
+A folder of safetensors and one `manifest.json`, which is written last: nothing in it can execute,
+and a folder without a manifest is no checkpoint. Every worker writes its part; the parts can be
+taken up by any number of workers. What a step draws is a function of (seed, step) and so needs no
+state; torch's own generators are kept all the same, for networks with dropout.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from orchestrator.engine import Engine
-from orchestrator.shards import Position
+from orchestrator.shards import START, Position
 from orchestrator.storage import file_digest
 from workloads.ema import AverageWeights
 
-START = Position()
+MANIFEST = "manifest.json"
+AVERAGE = "average.safetensors"
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint that is not what was written: a sentence that names the file."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is."""
+    """How far a training is, and what it has reported."""
 
     step: int = 0
     position: Position = START
     first_spread: float | None = None
     """How much the student's first pictures varied: the measure of collapse."""
+    prompts: str = ""
+    """Digest of the prompt shards that `position` counts in."""
+    reports: tuple[Mapping[str, Any], ...] = ()
+    """What the driver was told, so that nothing is missing where it was not listening."""
 
 
-def save_checkpoint(
-    folder: Path,
-    rank: int,
-    student: Engine,
-    fake_score: Engine,
-    average: AverageWeights | None,
-    progress: Progress,
-) -> None:
-    """Writes this worker's part into the local `folder`; every worker calls it."""
-    student.save(folder / "student")
-    fake_score.save(folder / "fake_score")
-    if average is not None:
-        save_file(average.weights, folder / "average.safetensors")
-        (folder / "progress.json").write_text(json.dumps(asdict(progress)))
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
-    (folder / f"digests-{rank:04d}.json").write_text(json.dumps(digests, indent=1))
+@dataclass(frozen=True)
+class Manifest:
+    """What makes a folder a checkpoint."""
+
+    progress: Progress
+    workers: int
+    files: Mapping[str, str]
+    """SHA-256 of each file, by name."""
+    score: float | None
+    """Of the student at this step, if it was looked at then."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def parse(cls, content: bytes) -> "Manifest":
+        """What `to_json` wrote.
+
+        Raises:
+            DamagedCheckpointError: it is something else.
+        """
+        try:
+            stored = json.loads(content)
+            progress = stored.pop("progress")
+            position, reports = Position(**progress.pop("position")), tuple(progress.pop("reports"))
+            return cls(Progress(position=position, reports=reports, **progress), **stored)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedCheckpointError(f"{MANIFEST} cannot be read: {error}") from None
 
 
-def load_checkpoint(
-    folder: Path, student: Engine, fake_score: Engine, average: AverageWeights | None
-) -> Progress:
-    """Takes up what `save_checkpoint` wrote.
+def write_part(
+    folder: Path, rank: int, engines: Mapping[str, Engine], average: AverageWeights | None
+) -> dict[str, str]:
+    """Writes this worker's part into the local `folder`; returns its files' digests, by name."""
+    parts = {
+        **{f"{name}-{rank:04d}.safetensors": engine.state() for name, engine in engines.items()},
+        f"random-{rank:04d}.safetensors": _random_states(),
+        **({AVERAGE: average.weights} if average is not None else {}),
+    }
+    for name, tensors in parts.items():
+        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / name)
+    return {name: file_digest(folder / name) for name in parts}
+
+
+def verify(folder: Path) -> Manifest:
+    """Reads every file of a checkpoint.
 
     Raises:
-        ValueError: a file is missing, or is not what was written.
+        DamagedCheckpointError: a file is missing or has changed.
     """
-    for path, expected in read_digests(folder).items():
-        if not (folder / path).exists() or file_digest(folder / path) != expected:
-            raise ValueError(f"checkpoint {folder}: {path} is missing or has changed")
-    student.load(folder / "student")
-    fake_score.load(folder / "fake_score")
+    if not (folder / MANIFEST).exists():
+        raise DamagedCheckpointError(f"{MANIFEST} is missing")
+    manifest = Manifest.parse((folder / MANIFEST).read_bytes())
+    for name, expected in manifest.files.items():
+        if Path(name).name != name:
+            raise DamagedCheckpointError(f"{MANIFEST} names a file elsewhere: {name}")
+        if not (folder / name).exists():
+            raise DamagedCheckpointError(f"{name} is missing")
+        if file_digest(folder / name) != expected:
+            raise DamagedCheckpointError(f"{name} has changed")
+    return manifest
+
+
+def load(folder: Path, rank: int, engines: Mapping[str, Engine], average: AverageWeights | None) -> Progress:
+    """Takes up a verified checkpoint; every worker calls it. `engines`: by name, as in `write_part`."""
+    manifest = Manifest.parse((folder / MANIFEST).read_bytes())
+    for name, engine in engines.items():
+        engine.load([load_file(folder / f"{name}-{r:04d}.safetensors") for r in range(manifest.workers)])
     if average is not None:
-        average.load(load_file(folder / "average.safetensors"))
-    stored: dict[str, Any] = json.loads((folder / "progress.json").read_text())
-    return Progress(stored["step"], Position(**stored["position"]), stored["first_spread"])
+        average.load(load_file(folder / AVERAGE))
+    if rank < manifest.workers:
+        _restore_random(load_file(folder / f"random-{rank:04d}.safetensors"))
+    return manifest.progress
 
 
-def read_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a checkpoint, by its name, as its writers noted them."""
-    notes = sorted(folder.glob("digests-*.json"))
-    return {name: value for note in notes for name, value in json.loads(note.read_text()).items()}
+def _random_states() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore_random(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

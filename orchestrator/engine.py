@@ -2,13 +2,15 @@
 
 import logging
 import os
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from workloads.memory import BUCKET_ELEMENTS
 from workloads.settings import TrainSettings
+from workloads.step import make_optimizer
 
 ZERO_STAGE = 2
 
@@ -25,19 +27,15 @@ class Engine:
 
         self.module = module
         trained = [p for p in module.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained,
-            lr=learning_rate,
-            betas=train.adam_betas,
-            weight_decay=train.weight_decay,
-            fused=trained[0].is_cuda,
-        )
+        optimizer = make_optimizer(trained, learning_rate, train)
         self._engine: Any = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
-            config=_config(train, trained[0].dtype == torch.bfloat16),
+            config=_config(train, trained),
             dist_init_required=False,
         )[0]
+        self._zero: Any = self._engine.optimizer
+        (self._weights,) = self._zero.single_partition_of_fp32_groups
 
     @property
     def zero_stage(self) -> int:
@@ -52,18 +50,43 @@ class Engine:
         self._engine.backward(loss)
         self._engine.step()
 
-    def save(self, folder: Path) -> None:
-        """Writes this worker's part of the state; every worker calls it."""
-        self._engine.save_checkpoint(str(folder), tag="state")
+    def state(self) -> dict[str, Tensor]:
+        """This worker's part of the float32 weights and of AdamW's moments, flat, and its step.
 
-    def load(self, folder: Path) -> None:
-        """Takes up the state that `save` wrote, on as many workers.
+        The parts of all workers, joined in their order, are the same for any number of workers.
+        The tensors are the engine's own: copy or write them.
+        """
+        moments: dict[str, Tensor] = self._zero.optimizer.state[self._weights]
+        # DeepSpeed fills up the last parts, so that all are of one size.
+        own = self._weights.numel() - self._zero.groups_padding[0]
+        state = {"weights": self._weights.detach(), **moments}
+        return {key: value[:own] if value.dim() else value for key, value in state.items()}
+
+    @torch.no_grad()
+    def load(self, parts: Sequence[Mapping[str, Tensor]]) -> None:
+        """Takes up what `state` gave on every worker, in their order; how many does not matter.
 
         Raises:
-            RuntimeError: DeepSpeed found no usable state there.
+            ValueError: the parts are of a network of another size.
         """
-        if self._engine.load_checkpoint(str(folder), tag="state")[0] is None:
-            raise RuntimeError(f"checkpoint {folder} holds no state of DeepSpeed")
+        mine = {key: self._mine([part[key] for part in parts]) for key in parts[0]}
+        self._weights.copy_(mine.pop("weights"))
+        self._zero.optimizer.state[self._weights] = mine
+        self._zero.update_lp_params()
+
+    def _mine(self, parts: Sequence[Tensor]) -> Tensor:
+        """This worker's stretch of the joined `parts`, filled up; of scalars, the first."""
+        if parts[0].dim() == 0:
+            return parts[0].to(self._weights.device)
+        joined = torch.cat(list(parts))
+        needed = self._zero.round_robin_bit16_offsets[0][-1] + self._zero.bit16_groups[0][-1].numel()
+        if joined.numel() != needed:
+            raise ValueError(f"{joined.numel()} weights where the network has {needed}")
+        size, rank = self._weights.numel(), torch.distributed.get_rank()
+        stretch = joined[rank * size : (rank + 1) * size]
+        filled = stretch.new_zeros(size, device=self._weights.device)
+        filled[: len(stretch)] = stretch
+        return filled
 
 
 def prepare_process() -> None:
@@ -79,15 +102,21 @@ def prepare_process() -> None:
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
 
 
-def _config(train: TrainSettings, half: bool) -> dict[str, Any]:
+def _config(train: TrainSettings, trained: Sequence[nn.Parameter]) -> dict[str, Any]:
     workers = torch.distributed.get_world_size()
+    weights = sum(parameter.numel() for parameter in trained)
     return {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.batch_size // workers,
-        "zero_optimization": {"stage": ZERO_STAGE, "overlap_comm": torch.cuda.is_available()},
+        "zero_optimization": {
+            "stage": ZERO_STAGE,
+            "overlap_comm": torch.cuda.is_available(),
+            # It allocates whole buckets, however small the network.
+            "reduce_bucket_size": min(BUCKET_ELEMENTS, weights),
+        },
         # torch's AdamW is not on DeepSpeed's list; nothing in ZeRO-2 depends on that list.
         "zero_allow_untested_optimizer": True,
         "gradient_clipping": train.gradient_clip,
-        "bf16": {"enabled": half},
+        "bf16": {"enabled": trained[0].dtype == torch.bfloat16},
         "steps_per_print": 10**9,
     }

@@ -5,9 +5,10 @@ rows within a shard are permuted, global batch k is the next `batch_size` rows o
 and worker r takes its r-th slice. Shapes: B batch, S tokens, D text width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from orchestrator.identity import digest
 from workloads.conditioning import Conditioning
+from workloads.objectives.objective import Batch
+
+MORE = "more."
+"""Begins the names of columns that are no part of the conditioning."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,11 @@ class ShardSet:
     def prompts(self) -> int:
         return sum(self.rows)
 
+    @property
+    def digest(self) -> str:
+        """Of all of it."""
+        return digest(self.digests)
+
 
 @dataclass(frozen=True)
 class Position:
@@ -46,6 +57,9 @@ class Position:
     epoch: int = 0
     shard: int = 0
     row: int = 0
+
+
+START = Position()
 
 
 @dataclass(frozen=True)
@@ -111,21 +125,25 @@ def worker_rows(
     return rows[piece.skip : piece.skip + piece.take].compress(mine)
 
 
-def write_shard(path: Path, prompts: list[str], conditioning: Conditioning) -> None:
-    """Writes prompts and their conditioning, in half precision; row i is prompt i."""
-    embeddings = conditioning.embeddings.to("cpu", torch.float16).flatten(1).numpy()
-    columns = {
-        "prompt": pa.array(prompts),
-        "embeddings": pa.FixedSizeListArray.from_arrays(embeddings.reshape(-1), embeddings.shape[1]),
-    }
-    if conditioning.mask is not None:
-        mask = conditioning.mask.to("cpu", torch.int8).numpy()
-        columns["mask"] = pa.FixedSizeListArray.from_arrays(mask.reshape(-1), mask.shape[1])
+def write_shard(
+    path: Path,
+    prompts: list[str],
+    conditioning: Conditioning,
+    more: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> None:
+    """Writes prompts, their conditioning and what `more` there is, in half precision; row i is prompt i."""
+    columns = {"prompt": pa.array(prompts)}
+    for name, part in {**conditioning.parts, **{MORE + name: part for name, part in more.items()}}.items():
+        rows = part.to("cpu", torch.float16 if part.is_floating_point() else torch.int8).flatten(1).numpy()
+        columns[name] = pa.FixedSizeListArray.from_arrays(rows.reshape(-1), rows.shape[1])
     pq.write_table(pa.table(columns), path)
 
 
-def to_conditioning(batch: dict[str, npt.NDArray[np.generic]], tokens: int) -> Conditioning:
-    """The embeddings (B, S, D), and the mask (B, S), of rows as they stand in a shard."""
-    embeddings = torch.from_numpy(np.stack(list(batch["embeddings"])))
-    mask = torch.from_numpy(np.stack(list(batch["mask"]))).long() if "mask" in batch else None
-    return Conditioning(embeddings.view(len(embeddings), tokens, -1), mask)
+def to_batch(rows: dict[str, npt.NDArray[np.generic]], tokens: int) -> Batch:
+    """Embeddings (B, S, D), and what there is besides, of rows as they stand in a shard."""
+    parts = {name: torch.from_numpy(np.stack(list(rows[name]))) for name in rows if name != "prompt"}
+    more = {name.removeprefix(MORE): parts.pop(name) for name in list(parts) if name.startswith(MORE)}
+    embeddings = parts.pop("embeddings")
+    if "mask" in parts:
+        parts["mask"] = parts["mask"].long()
+    return Batch(Conditioning(embeddings.view(len(embeddings), tokens, -1), **parts), columns=more)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from pyarrow import fs
 
 from orchestrator.errors import UserError
+from orchestrator.secrets import refuse_credentials
 
 
 class Store:
@@ -29,13 +31,16 @@ class Store:
         """`root`: a local path, or a URI that pyarrow opens (s3://, gs://, file://).
 
         Raises:
-            UserError: no file system answers to it.
+            UserError: it holds credentials or a query, or no file system answers to it.
         """
+        refuse_credentials("storage", root)
+        if "://" in root and "?" in root:
+            raise UserError(f"storage {root}: no ?query: give the endpoint as AWS_ENDPOINT_URL")
         self.local = "://" not in root or root.startswith("file://")
         try:
             uri = str(Path(root).expanduser().resolve()) if "://" not in root else root
             self._fs, self._base = fs.FileSystem.from_uri(uri)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"storage {root}: cannot be opened: {error}") from None
         self.root = uri.rstrip("/")
 
@@ -58,12 +63,34 @@ class Store:
                 stream.write(content)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        aside = f"{path}.{os.getpid()}.part"
-        Path(aside).write_bytes(content)
-        os.replace(aside, path)
+        aside = Path(f"{path}.{os.getpid()}.{threading.get_ident()}.part")
+        try:
+            aside.write_bytes(content)
+            aside.replace(path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Writes `name` unless it is there; false if it is. In a bucket two may both succeed."""
+        if not self.local:
+            free = not self.exists(name)
+            if free:
+                self.write(name, content)
+            return free
+        path = Path(self._path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("xb") as stream:
+                stream.write(content)
+        except FileExistsError:
+            return False
+        return True
 
     def delete(self, name: str) -> None:
-        self._fs.delete_file(self._path(name))
+        """Deletes a file; nothing if it is not there."""
+        if self.exists(name):
+            self._fs.delete_file(self._path(name))
 
     def read_json(self, name: str) -> Any:
         return json.loads(self.read(name))
@@ -75,6 +102,44 @@ class Store:
         """Copies the local `folder` to `name`."""
         self._fs.create_dir(self._path(name), recursive=True)
         fs.copy_files(str(folder), self._path(name), destination_filesystem=self._fs)
+
+    def folders(self, name: str) -> list[str]:
+        """The names of the folders in the folder `name`, sorted; none if it is not there."""
+        found = self._fs.get_file_info(fs.FileSelector(self._path(name), allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    def files(self, name: str) -> list[str]:
+        """The names, relative to the root, of the files in the folder `name`, sorted."""
+        return sorted(f"{name}/{file}" for file in self.sizes(name))
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """Bytes of each file in the folder `name`, by its name there."""
+        found = self._fs.get_file_info(fs.FileSelector(self._path(name), allow_not_found=True))
+        return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+
+    def move(self, name: str, new: str) -> None:
+        """Renames a file."""
+        self._fs.move(self._path(name), self._path(new))
+
+    def make_folder(self, name: str) -> Path:
+        """The local folder `name`, made if it is not there; for a local storage only."""
+        folder = Path(self._path(name))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def delete_folder(self, name: str) -> None:
+        """Deletes the folder `name` and all in it, if it is there."""
+        if self._fs.get_file_info(self._path(name)).type == fs.FileType.Directory:
+            self._fs.delete_dir(self._path(name))
+
+    def move_folder(self, name: str, new: str) -> None:
+        """Renames a folder: at once in a local storage, file by file in a bucket."""
+        if self.local:
+            os.replace(self._path(name), self._path(new))
+            return
+        with self.folder(name) as copy:
+            self.put_folder(copy, new)
+        self.delete_folder(name)
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:
@@ -96,6 +161,9 @@ class Store:
             raise UserError(f"storage {self.root}: cannot be written: {reason}") from None
 
     def _path(self, name: str) -> str:
+        # Links inside are followed: whoever may write into a storage may spread it over disks.
+        if {"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name:
+            raise UserError(f"storage {self.root}: {name!r} is no name of a file inside it")
         return f"{self._base.rstrip('/')}/{name}"
 
 

@@ -1,9 +1,14 @@
 """The order of prompts: a function of seed and epoch, whatever the number of workers."""
 
-import numpy as np
-import pytest
+from pathlib import Path
 
-from orchestrator.shards import Position, ShardSet, advance, pieces, worker_rows
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from orchestrator.shards import Position, ShardSet, advance, pieces, to_batch, worker_rows, write_shard
+from workloads.conditioning import Conditioning
 
 SHARDS = ShardSet("f", (7, 5, 9), ("", "", ""), 2, 3)
 BATCH = 4
@@ -46,3 +51,37 @@ def test_advancing_in_small_steps_is_advancing_at_once() -> None:
         position = advance(SHARDS, 1, position, int(rows))
     total = int(np.random.default_rng(0).integers(0, 30, 50).sum())
     assert position == advance(SHARDS, 1, Position(), total)
+
+
+@pytest.mark.parametrize(
+    "parts", [("embeddings",), ("embeddings", "mask"), ("embeddings", "pooled")], ids=str
+)
+def test_a_shard_holds_all_that_goes_with_embeddings(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    every = {
+        "embeddings": torch.randn(3, 2, 4, generator=generator),
+        "mask": torch.tensor([[1, 0], [1, 1], [1, 0]]),
+        "pooled": torch.randn(3, 5, generator=generator),
+    }
+    written = Conditioning(**{part: every[part] for part in parts})
+    write_shard(tmp_path / "shard", ["a", "b", "c"], written)
+    table = pq.read_table(tmp_path / "shard")
+    read = to_batch({name: np.array(table[name].to_pylist()) for name in table.column_names}, 2).prompts
+    assert tuple(read.parts) == parts
+    for part, tensor in read.parts.items():
+        torch.testing.assert_close(tensor.to(every[part].dtype), every[part], rtol=1e-3, atol=1e-3)
+        assert part != "mask" or tensor.dtype == torch.long
+
+
+def test_what_else_is_made_of_a_prompt_goes_with_it(tmp_path: Path) -> None:
+    prompts = Conditioning(torch.randn(3, 2, 4))
+    texts = torch.nn.functional.normalize(torch.randn(3, 5), dim=1)
+    write_shard(tmp_path / "shard", ["a", "b", "c"], prompts, {"mask": texts})
+    table = pq.read_table(tmp_path / "shard").take([2, 0])
+    read = to_batch({name: np.array(table[name].to_pylist()) for name in table.column_names}, 2)
+    moved = read.to(torch.device("cpu"), torch.bfloat16)
+    # The name of a part of the conditioning is no trap.
+    assert moved.columns["mask"].dtype == torch.float32 and moved.prompts.mask is None
+    assert moved.prompts.embeddings.dtype == torch.bfloat16 and moved.negatives is None
+    torch.testing.assert_close(moved.columns["mask"], texts[[2, 0]], rtol=0, atol=1e-3)
+    torch.testing.assert_close(read.prompts.embeddings.float(), prompts.embeddings[[2, 0]], rtol=0, atol=1e-2)

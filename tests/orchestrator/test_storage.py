@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.checkpoint import load_checkpoint, read_digests
 from orchestrator.errors import UserError
 from orchestrator.ledger import last_line
-from orchestrator.storage import Store, file_digest
-from orchestrator.tracking.server import look_command, tracking_uri, without_secrets
+from orchestrator.secrets import without_secrets
+from orchestrator.storage import Store
+from orchestrator.tracking.server import look_command, tracking_uri
 
 
 def test_what_is_written_is_read_and_nothing_is_left_beside(tmp_path: Path) -> None:
@@ -34,16 +34,6 @@ def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
         Store(str(tmp_path / "file")).check_writable()
 
 
-def test_an_altered_checkpoint_is_named_before_it_is_loaded(tmp_path: Path) -> None:
-    (tmp_path / "average.safetensors").write_bytes(b"weights")
-    digest = file_digest(tmp_path / "average.safetensors")
-    (tmp_path / "digests-0000.json").write_text(f'{{"average.safetensors": "{digest}"}}')
-    assert read_digests(tmp_path) == {"average.safetensors": digest}
-    (tmp_path / "average.safetensors").write_bytes(b"Weights")
-    with pytest.raises(ValueError, match=r"average.safetensors is missing or has changed"):
-        load_checkpoint(tmp_path, None, None, None)  # type: ignore[arg-type]
-
-
 def test_tracking_is_embedded_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = Store(str(tmp_path))
@@ -59,7 +49,9 @@ def test_secrets_are_not_shown() -> None:
     uri = "postgresql://me:secret@db:5432/mlflow"
     assert without_secrets(uri) == "postgresql://***@db:5432/mlflow"
     assert "secret" not in look_command(uri, "1")
-    assert look_command("http://mlflow:5000", "3") == "open http://mlflow:5000/#/experiments/3/runs"
+    assert look_command("http://mlflow:5000", "3") == (
+        "open http://mlflow:5000/#/experiments/3/runs?viewStateShareKey=trials"
+    )
 
 
 def test_the_line_of_a_traceback_that_matters() -> None:

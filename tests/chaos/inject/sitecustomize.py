@@ -1,0 +1,103 @@
+"""Faults inside a sweep's own processes, put there from outside: no line of the product knows of it.
+
+Python imports this at the start of every process that has this folder on its path. When such a
+process imports what trains, the step is wrapped: it is noted, with its time, and what
+$CHAOS/faults.json plans for this trial, rank and step happens, once.
+"""
+
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(os.environ.get("CHAOS", ""))
+
+
+def _once(name: str) -> bool:
+    """True for the first of all processes that asks."""
+    try:
+        (ROOT / f"fired-{name}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _do(fault: dict[str, Any], worker: Any) -> None:
+    kind = fault["do"]
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "hang":
+        time.sleep(3600)
+    elif kind == "nan":
+        worker.engines["student"]._weights.data.fill_(float("nan"))
+
+
+def _faults(worker: Any, step: int) -> None:
+    plan = json.loads((ROOT / "faults.json").read_text())
+    for number, fault in enumerate(plan):
+        where = fault.get("rank") in (None, worker.rank) and fault["step"] == step
+        name = f"{number}-rank{worker.rank}" if fault.get("rank") is None else str(number)
+        if where and fault.get("trial", "") in worker.job.trial.name and _once(name):
+            _do(fault, worker)
+
+
+def _wrap(module: Any) -> None:
+    original = module.Worker._step
+
+    def step(self: Any, number: int, *rest: Any) -> None:
+        time.sleep(float(os.environ.get("CHAOS_PAUSE", "0")))
+        _faults(self, number)
+        original(self, number, *rest)
+        line = f"{time.time():.3f} {number} {self.rank} {self.job.trial.name}\n"
+        with (ROOT / "steps.log").open("a") as log:
+            log.write(line)
+
+    module.Worker._step = step
+
+
+def _talk_over_gloo(module: Any) -> None:
+    """A logical GPU of a machine that has none: Ray Train would have its workers talk over NCCL."""
+    original = module._setup_torch_process_group
+
+    def setup(backend: str, *rest: Any, **named: Any) -> None:
+        original("gloo", *rest, **named)
+
+    module._setup_torch_process_group = setup
+
+
+def _expire_sooner(module: Any) -> None:
+    """Of a controller that was killed, the request for nodes stands for 3 minutes."""
+    if seconds := os.environ.get("CHAOS_EXPIRY"):
+        module.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = float(seconds)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, target: str, wrap: Callable[[Any], None]) -> None:
+        self._target, self._wrap = target, wrap
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name != self._target:
+            return None
+        sys.meta_path.remove(self)
+        spec: Any = importlib.machinery.PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            execute(module)
+            self._wrap(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+if os.environ.get("CHAOS"):
+    sys.meta_path.insert(0, _Finder("orchestrator.group", _wrap))
+    sys.meta_path.insert(0, _Finder("ray.train.torch.config", _talk_over_gloo))
+    requests = "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
+    sys.meta_path.insert(0, _Finder(requests, _expire_sooner))
