@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from orchestrator.errors import UserError
+from orchestrator.secrets import refuse_credentials
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 COLUMNS = ("prompt", "caption", "text")
 MAX_CHARACTERS = 10_000
+UNREADABLE = (OSError, ValueError, MemoryError, OverflowError, pa.ArrowException)
+"""What pyarrow and Python raise for files that are not what their names say."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,21 @@ def list_files(source: str) -> list[str]:
     """The prompt files that `source` stands for, sorted: itself, or those below a folder.
 
     Raises:
-        UserError: nothing there, or nothing of a known kind.
+        UserError: it holds credentials; nothing there, or nothing of a known kind.
     """
+    refuse_credentials("prompts.source", source)
     try:
         system, path = _open(source)
         found = system.get_file_info(path)
         if found.type == fs.FileType.Directory:
             below = system.get_file_info(fs.FileSelector(path, recursive=True))
-            files = sorted(info.path for info in below if info.path.endswith(SUFFIXES))
+            files = sorted(info.path for info in below if info.is_file and info.path.endswith(SUFFIXES))
         elif found.type == fs.FileType.File:
             files = [path] if path.endswith(SUFFIXES) else []
         else:
             raise UserError(f"prompts.source {source}: no such file or folder")
     except (OSError, ValueError) as error:
-        raise UserError(f"prompts.source {source}: cannot be opened: {error}") from None
+        raise UserError(f"prompts.source {source}: cannot be opened: {_first_line(error)}") from None
     if not files:
         raise UserError(f"prompts.source {source}: no file of {' '.join(SUFFIXES)} there")
     scheme = source.split("://")[0] + "://" if "://" in source else ""
@@ -61,8 +66,8 @@ def read_rows(file: str, column: str | None) -> Iterator[Row]:
         for index, value in enumerate(_values(file, column), 1):
             prompt, reason = _checked(value)
             yield Row(file, index, prompt, reason)
-    except (OSError, csv.Error, ValueError) as error:
-        yield Row(file, 0, "", f"the file cannot be read: {str(error).splitlines()[0][:200]}")
+    except UNREADABLE as error:
+        yield Row(file, 0, "", f"the file cannot be read: {_first_line(error)}")
 
 
 def _open(source: str) -> tuple[fs.FileSystem, str]:
@@ -80,8 +85,10 @@ def _checked(value: Any) -> tuple[str, str]:
         return "", "no prompt"
     if not isinstance(value, str):
         return "", f"the prompt is not text but {type(value).__name__}"
-    if any("\udc80" <= character <= "\udcff" for character in value):
+    if any("\ud800" <= character <= "\udfff" for character in value):
         return "", "not UTF-8"
+    if "\0" in value:
+        return "", "not text: it holds a NUL character"
     text = " ".join(value.split())
     if not text:
         return "", "empty prompt"
@@ -121,13 +128,23 @@ def _parquet(file: pq.ParquetFile, column: str | None) -> Iterator[Any]:
         yield from (_missing(column) for _ in range(file.metadata.num_rows))
         return
     for batch in file.iter_batches(columns=[name]):
-        yield from batch.column(0).to_pylist()
+        yield from map(_plain, batch.column(batch.schema.names.index(name)))
+
+
+def _plain(value: pa.Scalar) -> Any:
+    """A value of a parquet file as Python's; text that is not UTF-8 spoils its own row only."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return BadRow("not UTF-8")
+    except UNREADABLE as error:
+        return BadRow(f"the value cannot be read: {_first_line(error)}")
 
 
 def _from_json(line: str, column: str | None) -> Any:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return BadRow("empty line" if not line.strip() else "not valid JSON")
     if not isinstance(record, dict):
         return record
@@ -137,13 +154,18 @@ def _from_json(line: str, column: str | None) -> Any:
 
 def _table(text: io.TextIOWrapper, tabs: bool, column: str | None) -> Iterator[Any]:
     # Tab-separated sets in the wild (PartiPrompts) hold bare quotation marks.
-    rows = csv.reader(
+    reader = csv.reader(
         text, csv.excel_tab if tabs else csv.excel, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     )
+    rows = _records(reader)
     header = next(rows, [])
+    if isinstance(header, BadRow):
+        raise ValueError(f"its header: {header.reason}")
     name = _column(header, column)
     for row in rows:
-        if name is None:
+        if isinstance(row, BadRow):
+            yield row
+        elif name is None:
             yield _missing(column)
         elif len(row) != len(header):
             yield BadRow(f"{len(row)} fields where the header has {len(header)}" if row else "empty line")
@@ -151,10 +173,26 @@ def _table(text: io.TextIOWrapper, tabs: bool, column: str | None) -> Iterator[A
             yield row[header.index(name)]
 
 
+def _records(reader: Iterator[list[str]]) -> Iterator[list[str] | BadRow]:
+    """The records of a table; after one that cannot be taken apart (a field of megabytes, as an
+    open quotation mark makes one) reading goes on."""
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield BadRow(_first_line(error))
+
+
 def _column(names: list[str], column: str | None) -> str | None:
     if column is not None:
         return column if column in names else None
     return next((name for name in COLUMNS if name in names), None)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _missing(column: str | None) -> BadRow:

@@ -9,7 +9,7 @@ second launch finds them done.
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from orchestrator.shards import ShardSet, write_shard
 from orchestrator.storage import Store, file_digest
 from orchestrator.sweep import Prompts
 from workloads.miniature.world import captions
+from workloads.objectives.columns import Column
 
 MINIATURE = "miniature:"
 MINIATURE_SEED = 7
@@ -71,41 +72,67 @@ def prepare_prompts(settings: Prompts, store: Store) -> PromptSet:
     ]
     rows = tuple(len(part) for part in parts)
     found = PromptSet(settings.source, name, folder, rows, len(texts) + len(bad), len(bad))
-    if not store.exists(f"{folder}/index.json"):
-        for index, part in enumerate(parts):
-            store.write(f"{folder}/text/{index:06d}.parquet", _parquet(pa.table({"prompt": part})))
-        store.write_json(f"{folder}/index.json", asdict(found))
+    sizes = store.sizes(f"{folder}/text")
+    for index, part in enumerate(parts):
+        content = _parquet(pa.table({"prompt": part}))
+        if sizes.get(f"{index:06d}.parquet") != len(content):
+            store.write(f"{folder}/text/{index:06d}.parquet", content)
+    store.write_json(f"{folder}/index.json", asdict(found))
     store.write(f"{folder}/set_aside.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in bad))
     return found
 
 
-def encode_prompts(prompts: PromptSet, source: str, encoder: str, store: Store, gpu: bool) -> ShardSet:
+def encode_prompts(
+    prompts: PromptSet,
+    source: str,
+    encoder: str,
+    store: Store,
+    gpu: bool,
+    columns: Sequence[Column] = (),
+) -> ShardSet:
     """Pass two: embeddings of every text shard under the text encoder of `source`.
 
     Args:
-        encoder: digest of that text encoder, which with the prompts names the folder.
+        encoder: digest of that text encoder and of `columns`, which with the prompts names the folder.
+        columns: what else an objective needs of each prompt.
     """
     folder = f"{prompts.folder}/{encoder[:16]}"
-    todo = [i for i in range(len(prompts.rows)) if not store.exists(f"{folder}/{i:06d}.json")]
+    notes = _notes(prompts, folder, store)
+    sizes = store.sizes(folder)
+    # A torn or missing shard is found by its size; the workers compare digests as they read.
+    todo = [
+        shard
+        for shard in range(len(prompts.rows))
+        if shard not in notes or sizes.get(f"{shard:06d}.parquet") != notes[shard]["bytes"]
+    ]
     if todo:
         shards = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
         done = shards.map(
             EncodeShard,
-            fn_constructor_args=(source, store.root, prompts.folder, folder),
+            fn_constructor_args=(source, store.root, prompts.folder, folder, tuple(columns)),
             compute=ray.data.ActorPoolStrategy(size=min(MOST_ENCODERS, -(-len(todo) // SHARDS_PER_ENCODER))),
             num_cpus=DATA_CPUS,
             num_gpus=1 if gpu else 0,
         )
         done.materialize()
-    notes = [store.read_json(f"{folder}/{i:06d}.json") for i in range(len(prompts.rows))]
-    digests = tuple(note["sha256"] for note in notes)
+        notes = _notes(prompts, folder, store)
+    digests = tuple(notes[shard]["sha256"] for shard in range(len(prompts.rows)))
     return ShardSet(folder, prompts.rows, digests, notes[0]["tokens"], notes[0]["width"])
+
+
+def _notes(prompts: PromptSet, folder: str, store: Store) -> dict[int, dict[str, Any]]:
+    """Of each shard that is done, its digest, bytes and shape."""
+    there = store.sizes(folder)
+    done = [shard for shard in range(len(prompts.rows)) if f"{shard:06d}.json" in there]
+    return {shard: store.read_json(f"{folder}/{shard:06d}.json") for shard in done}
 
 
 class EncodeShard:
     """A Ray Data actor that holds a text encoder and turns text shards into embeddings."""
 
-    def __init__(self, source: str, root: str, text_folder: str, folder: str) -> None:
+    def __init__(
+        self, source: str, root: str, text_folder: str, folder: str, columns: Sequence[Column]
+    ) -> None:
         import torch
 
         from workloads.text import TextEncoder
@@ -113,6 +140,7 @@ class EncodeShard:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         self._encoder = TextEncoder(source, device, dtype)
+        self._makers = {column.name: column.open(source, device) for column in columns}
         self._store = Store(root)
         self._text_folder, self._folder = text_folder, folder
 
@@ -129,10 +157,16 @@ class EncodeShard:
         conditioning = concatenate(parts)
         with tempfile.TemporaryDirectory() as aside:
             path = Path(aside) / "shard.parquet"
-            write_shard(path, texts, conditioning)
+            more = {name: make(texts) for name, make in self._makers.items()}
+            write_shard(path, texts, conditioning, more)
             self._store.write(f"{self._folder}/{name}.parquet", path.read_bytes())
             _, tokens, width = conditioning.embeddings.shape
-            note = {"sha256": file_digest(path), "tokens": tokens, "width": width}
+            note = {
+                "sha256": file_digest(path),
+                "bytes": path.stat().st_size,
+                "tokens": tokens,
+                "width": width,
+            }
         self._store.write_json(f"{self._folder}/{name}.json", note)
         return {"shard": row["shard"]}
 

@@ -1,26 +1,49 @@
 """The words of a sweep file, typed and strict; `sweep_file` reads one.
 
-A value under `train` may be swept: `{values: [...]}` tries each, `{min:, max:, distribution:}`
-draws `search.samples` of them. `plan.expand` turns that into trials. Nothing here is slow to
-import, so that a mistake is told at once.
+A value under `train` may be swept: `{values: [...]}` tries each, `{min:, max:, distribution:}` draws
+`search.samples` of them; see `plan`. Nothing here is slow to import, so that a mistake is told at once.
 """
 
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from orchestrator.gpus import GPUS
+from orchestrator.strict import Strict, no_booleans
 from workloads.scorers.settings import ScorerSettings
+from workloads.settings import StepSettings
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
-Positive = Annotated[int, Field(gt=0)]
+RESERVED = ("artifacts", "mlflow.db", "prompts", "references")
+"""What lies in the storage beside the sweeps."""
+STYLE = r"^[A-Za-z0-9_ -]{0,60}$"
+"""A style becomes part of a metric's name, which MLflow must take."""
 FEWEST_FOR_FIDELITY = 8
 
 
-class Strict(BaseModel):
-    """A section of the file: unknown keys are errors, values are fixed once read."""
+def _whole_or_share(gpus: float) -> float:
+    if gpus > 1 and not gpus.is_integer():
+        raise ValueError(f"needs a share of one GPU or whole ones, not {gpus:g}")
+    return gpus
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty: give it some text, or leave the setting out")
+    return text
+
+
+def _known_gpu(name: str) -> str:
+    if name not in GPUS:
+        raise ValueError(f"is {name!r}, and {', '.join(GPUS)} are known: take the nearest, or leave it out")
+    return name
+
+
+Positive = Annotated[int, Field(gt=0, le=1_000_000)]
+"""A count of things that are held in memory, or made one by one."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Text = Annotated[str, AfterValidator(_not_blank)]
 
 
 class Values(Strict):
@@ -40,16 +63,18 @@ class Range(Strict):
     def _ordered(self) -> "Range":
         if self.min >= self.max or (self.distribution == "log_uniform" and self.min <= 0):
             raise ValueError("needs min < max (and min > 0 for log_uniform)")
+        if self.distribution == "integer" and not (self.min.is_integer() and self.max.is_integer()):
+            raise ValueError("needs whole numbers for min and max of distribution integer")
         return self
 
 
 class Prompts(Strict):
     """What the student is trained on."""
 
-    source: str
+    source: Text
     """A file or folder of .txt .jsonl .csv .tsv .parquet (local, s3://, gs://), or
     `miniature:N` for N captions of the miniature world."""
-    column: str | None = None
+    column: Text | None = None
     """Column or key that holds the prompt; by default `prompt`, `caption` or `text`."""
     rows_per_shard: Positive = 512
     """Prompts in one file of embeddings."""
@@ -59,23 +84,32 @@ class BackboneEntry(Strict):
     """A teacher, and what is different about its trials."""
 
     name: Annotated[str, Field(pattern=NAME)]
-    model: str
+    model: Text
     """A diffusers folder, an id on the hub, or `miniature/NAME`."""
     start_timestep: Annotated[int, Field(gt=0, lt=1000)] | None = None
     """Where the student reads pure noise; by default the family's."""
-    train: dict[str, Any] = {}
+    train: dict[str, Any] = Field(default_factory=dict)
     """Settings that replace those of `train` for this backbone."""
+
+
+class Arm(Strict):
+    """Settings that belong together, under one name."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    train: dict[str, Any]
+    """Settings that replace those of `train` and of the backbone; each may be swept."""
 
 
 class Teacher(Strict):
     """How the teacher draws the pictures that students are compared with."""
 
     steps: Positive = 20
-    guidance_scale: float = 4.5
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 4.5
 
 
 Scorer = Annotated[
-    ScorerSettings, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)
+    ScorerSettings,
+    BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else no_booleans(value)),
 ]
 """A scorer by its name alone, or {name: ..., with its options}."""
 
@@ -83,16 +117,16 @@ Scorer = Annotated[
 class Evaluate(Strict):
     """What is looked at and measured while a student trains, and when it is done."""
 
-    scorers: list[Literal["attributes", "fidelity"]] = []
+    scorers: list[Literal["attributes", "fidelity"]] = Field(default_factory=list)
     """Of miniature backbones only. `attributes`: does the picture show what the prompt names;
     `fidelity`: are pictures as good and as varied as real ones."""
     samples: Positive = 256
     """Pictures that a score is measured on."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the noise; the same for every trial, so that sheets and scores compare."""
     times: Positive = 5
     """How often in a training: contact sheets and scores, evenly spaced, the last at its end."""
-    sheet_prompts: Annotated[list[str], Field(min_length=1, max_length=32)]
+    sheet_prompts: Annotated[list[Text], Field(min_length=1, max_length=32)]
     """The rows of the contact sheets."""
     teacher: Teacher = Teacher()
 
@@ -100,9 +134,9 @@ class Evaluate(Strict):
 class Pair(Strict):
     """A prompt, and what its picture shall not show."""
 
-    prompt: str
-    negative_prompt: str
-    style: str = ""
+    prompt: Text
+    negative_prompt: Text
+    style: Annotated[str, Field(pattern=STYLE)] = ""
     """Group of prompts, for scores by group."""
 
 
@@ -128,12 +162,12 @@ class Infer(Strict):
     """What is measured of these pictures."""
     sheet_pairs: Positive = 8
     """Rows of the contact sheet: the first pairs."""
-    most_lost: Annotated[float, Field(ge=0)] = 0.05
+    most_lost: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Attribute accuracy that the best strength may cost; see `champion` in the README."""
     keep_pictures: bool = False
     """Whether pictures stay in the storage when they have been scored."""
-    gpus: Annotated[float, Field(ge=0)] = 0
-    """Asked for by each of its small trials, and by each scorer."""
+    gpus: Annotated[float, Field(ge=0, le=8), AfterValidator(_whole_or_share)] = 0
+    """Asked for by each of its small trials, and by each scorer; a share of one, or whole ones."""
 
 
 class Search(Strict):
@@ -141,7 +175,7 @@ class Search(Strict):
 
     samples: Positive = 1
     """Draws from each {min, max}; grid values multiply."""
-    seed: int = 0
+    seed: Seed = 0
     """Of those draws."""
     scheduler: Literal["none", "asha"] = "none"
     """asha: at each rung the worse trials stop, by `metric` (Li et al. 2020)."""
@@ -160,6 +194,10 @@ class Resources(Strict):
     """Training processes of a trial; batch_size is divided among them."""
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
     """0: trains on CPUs."""
+    gpu: Annotated[str, AfterValidator(_known_gpu)] | None = None
+    """The kind of GPU, by which `--plan` reckons time, and a sweep that cannot fit is refused."""
+    step: StepSettings = StepSettings()
+    """How a step is computed; what it computes differs by rounding alone."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 0.7
     """Logical CPUs; leave 0.3 of a CPU a trial for its driver, and for students that are drawn."""
     trials_at_once: Positive | None = None
@@ -167,13 +205,24 @@ class Resources(Strict):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times that a trial's group is started again from its last checkpoint."""
     checkpoint_every: Positive = 500
-    """Steps between checkpoints."""
+    """Steps between checkpoints: what an interruption can cost."""
+    checkpoints_kept: Positive = 2
+    """The newest so many stay, and the one whose student scored best."""
+    hang_seconds: Annotated[float, Field(gt=0)] = 900
+    """A training none of whose steps ends for so long is started again from its last checkpoint;
+    the first step of a start may take two minutes whatever this says."""
+
+    @model_validator(mode="after")
+    def _gpu_is_used(self) -> "Resources":
+        if self.gpu is not None and not self.gpus_per_worker:
+            raise ValueError(f"gpu is {self.gpu!r} where gpus_per_worker is 0: set that, or leave gpu out")
+        return self
 
 
 class Tracking(Strict):
     """Where runs are recorded."""
 
-    uri: str | None = None
+    uri: Text | None = None
     """MLflow server or database; by default SQLite in the storage."""
 
 
@@ -183,7 +232,8 @@ class Budget(Strict):
     price_per_gpu_hour: Annotated[float, Field(ge=0)] | None = None
     max_gpu_hours: Annotated[float, Field(gt=0)] | None = None
     assumed_tflops: Annotated[float, Field(gt=0)] | None = None
-    """TFLOP/s that one worker is taken to sustain, for the estimate of time."""
+    """TFLOP/s that one worker is taken to sustain, for the estimate of time; by default 30 % of the
+    peak of `resources.gpu`."""
 
 
 class Sweep(Strict):
@@ -195,25 +245,31 @@ class Sweep(Strict):
     negative_prompts: Prompts | None = None
     """For NASA-T (train.nasa_interval): what students learn to keep away from."""
     backbones: Annotated[list[BackboneEntry], Field(min_length=1)]
-    train: dict[str, Any] = {}
+    train: dict[str, Any] = Field(default_factory=dict)
     """The settings of `workloads.settings.TrainSettings`; each may be swept."""
+    arms: list[Arm] = Field(default_factory=list)
+    """What is compared, where one swept setting cannot say it; each is tried on every backbone."""
     evaluate: Evaluate
     infer: Infer | None = None
     """The second search: negative prompts, on every student."""
     search: Search = Search()
     resources: Resources = Resources()
-    storage: str = "results"
-    """Folder or bucket; everything of the sweep is below STORAGE/NAME."""
+    storage: Text | None = None
+    """Folder or bucket; everything of the sweep is below STORAGE/NAME. By default what the variable
+    ORCHESTRATOR_STORAGE says, else the folder `results`."""
     tracking: Tracking = Tracking()
     budget: Budget = Budget()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Sweep":
-        names = [backbone.name for backbone in self.backbones]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two backbones have one name: {sorted(names)}")
+        if self.name in RESERVED:
+            raise ValueError(f"name is {self.name!r}, which the storage keeps for its own: take another")
+        for section in ("backbones", "arms"):
+            names = [entry.name for entry in getattr(self, section)]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{section} have a name twice: {sorted(names)}")
         if "fidelity" in self.evaluate.scorers and self.evaluate.samples < FEWEST_FOR_FIDELITY:
-            raise ValueError(f"scorer fidelity needs evaluate.samples of at least {FEWEST_FOR_FIDELITY}")
+            raise ValueError(f"evaluate.samples must be at least {FEWEST_FOR_FIDELITY} for scorer fidelity")
         if self.search.scheduler == "asha" and "attributes" not in self.evaluate.scorers:
             raise ValueError("search.scheduler asha needs attributes in evaluate.scorers")
         return self

@@ -3,21 +3,18 @@
 file = load_sweep(Path("sweeps/miniature.yaml"), overrides=["train.steps=100"])
 """
 
-import difflib
-import re
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.errors import UserError
-from orchestrator.sweep import Sweep
-from orchestrator.yaml_file import KeyPath, YamlFile
+from orchestrator.explain import explain
+from orchestrator.strict import Settings, checked
+from orchestrator.sweep import Range, Sweep, Values, swept
+from orchestrator.yaml_file import KeyPath, YamlError, YamlFile, parse
+from workloads.objectives.settings import published
 from workloads.settings import TrainSettings
-
-UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class SweepFile:
@@ -30,93 +27,99 @@ class SweepFile:
         try:
             self.sweep = Sweep.model_validate(self._file.data)
         except ValidationError as error:
-            raise self._error(error, Sweep, ()) from None
+            raise self.error(*explain(error, Sweep, self._file.data)) from None
 
-    def train_settings(self, values: dict[str, Any], backbone: int) -> TrainSettings:
-        """The settings of one trial of the backbone at this index.
+    def train(self, backbone: int, arm: int | None) -> dict[str, Any]:
+        """What the file says of the trainings of a backbone and an arm, by index: the arm's goes first."""
+        arms = {} if arm is None else self.sweep.arms[arm].train
+        return {**self.sweep.train, **self.sweep.backbones[backbone].train, **arms}
+
+    def train_settings(self, values: dict[str, Any], backbone: int, arm: int | None) -> TrainSettings:
+        """The settings of one trial of the backbone and the arm at these indices, under their published
+        defaults.
+
+        Raises:
+            UserError: naming file, line and setting.
+        """
+        values = published(values)
+        try:
+            return checked(TrainSettings, values)
+        except ValidationError as error:
+            at, message = explain(error, TrainSettings, values)
+            raise self.error(self.train_key(backbone, arm, at), message) from None
+
+    def settings(self, kind: type[Settings], values: dict[str, Any], key_path: KeyPath) -> Settings:
+        """`values`, which stand at `key_path`, as `kind`.
 
         Raises:
             UserError: naming file, line and setting.
         """
         try:
-            return TypeAdapter(TrainSettings).validate_python(values)
+            return checked(kind, values)
         except ValidationError as error:
-            loc = error.errors()[0]["loc"]
-            own = ("backbones", backbone, "train")
-            known = bool(loc) and loc[0] in self.sweep.backbones[backbone].train
-            raise self._error(error, TrainSettings, own if known else ("train",)) from None
+            at, message = explain(error, kind, values)
+            raise self.error((*key_path, *at), message) from None
+
+    def swept(self, value: Any, key_path: KeyPath) -> Values | Range | None:
+        """`value`, which stands at `key_path`, as a swept one; None if it is a plain setting.
+
+        Raises:
+            UserError: it looks swept and is not well formed.
+        """
+        try:
+            return swept(value)
+        except ValidationError as error:
+            at, message = explain(error, Values if "values" in value else Range, value)
+            raise self.error((*key_path, *at), message) from None
+
+    def train_key(self, backbone: int, arm: int | None, at: KeyPath) -> KeyPath:
+        """Where a training setting stands: with the arm's or the backbone's own, or with those of all."""
+        if arm is not None and at and at[0] in self.sweep.arms[arm].train:
+            return ("arms", arm, "train", *at)
+        if at and at[0] in self.sweep.backbones[backbone].train:
+            return ("backbones", backbone, "train", *at)
+        return ("train", *at)
 
     def error(self, key_path: KeyPath, message: str) -> UserError:
         """An error about the setting at `key_path`."""
         name = ".".join(str(key) for key in key_path)
-        return UserError(f"{self._file.where(key_path)}: {name}: {message}")
+        return UserError(f"{self._file.where(key_path)}: {f'{name}: ' if name else ''}{message}")
 
     def _override(self, override: str) -> None:
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        keys = key.split(".")
+        if not equals or not all(keys):
             raise UserError(f"--set {override}: write --set key=value, as in train.steps=100")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set {override}: the value is not valid YAML") from None
-        keys: KeyPath = tuple(int(part) if part.isdigit() else part for part in key.split("."))
-        place, at = self._file.data, keys[:0]
+            _, value = parse(text)
+        except YamlError as error:
+            raise UserError(f"--set {override}: the value is {error}") from None
+        place: Any = self._file.data
+        at: KeyPath = ()
         for part in keys[:-1]:
+            new = isinstance(place, dict) and part not in place
             place, index = self._descend(place, part, override, at)
             at = (*at, index)
+            if new:
+                self._file.overridden(at, override)
         if not isinstance(place, dict):
             raise UserError(f"--set {override}: {keys[-2]} is not a section of the file")
         place[keys[-1]] = value
         self._file.overridden((*at, keys[-1]), override)
 
     @staticmethod
-    def _descend(place: Any, part: str | int, override: str, above: KeyPath) -> tuple[Any, str | int]:
+    def _descend(place: Any, part: str, override: str, above: KeyPath) -> tuple[Any, str | int]:
         """What `part` (a key, or the index or name of an item) names in `place`, and its key."""
         if isinstance(place, list):
             names = [item.get("name") if isinstance(item, dict) else None for item in place]
-            index = names.index(part) if part in names else part
-            if isinstance(index, int) and index < len(place):
+            indices = [str(index) for index in range(len(place))]
+            if part in names or part in indices:
+                index = names.index(part) if part in names else indices.index(part)
                 return place[index], index
             raise UserError(f"--set {override}: no {part!r} in {'.'.join(map(str, above))}: {names}")
         if isinstance(place, dict):
             return place.setdefault(part, {}), part
         raise UserError(f"--set {override}: {part!r} is not a section of the file")
-
-    def _error(self, error: ValidationError, root: Any, prefix: KeyPath) -> UserError:
-        first = _most_telling(error)
-        at: KeyPath = (*prefix, *first["loc"])
-        if first["type"] in UNKNOWN_KEY:
-            near = difflib.get_close_matches(str(at[-1]), _known_keys(root, first["loc"]), n=1, cutoff=0)
-            return self.error(at, f"unknown key; the nearest valid one is {near[0]!r}")
-        if first["type"] == "missing":
-            return self.error(at, "this setting is needed and is not there")
-        message = re.sub(r"^(Value error|Assertion failed), ", "", first["msg"])
-        shown = "" if first["type"] == "value_error" else f", not {first['input']!r}"
-        return self.error(at, f"{message[0].lower()}{message[1:]}{shown}"[:300])
-
-
-def _most_telling(error: ValidationError) -> Any:
-    """A misspelt key rather than the one that is missing in its place."""
-    unknown = [each for each in error.errors() if each["type"] in UNKNOWN_KEY]
-    return (unknown or error.errors())[0]
-
-
-def _known_keys(root: Any, loc: tuple[str | int, ...]) -> list[str]:
-    """The keys that are valid beside the last one of `loc`."""
-    model: Any = root
-    for key in loc[:-1]:
-        if isinstance(key, str):
-            model = next((kind for name, kind in _members(model) if name == key), model)
-    return [name for name, _ in _members(model)]
-
-
-def _members(model: Any) -> list[tuple[str, Any]]:
-    """Names and types of the settings of a section; of a list, those of its items."""
-    while getattr(model, "__args__", None) and not hasattr(model, "model_fields"):
-        model = model.__args__[0]
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return [(name, info.annotation) for name, info in model.model_fields.items()]
-    return [(item.name, item.type) for item in fields(model)] if is_dataclass(model) else []
 
 
 def load_sweep(path: Path, overrides: list[str] | None = None) -> SweepFile:

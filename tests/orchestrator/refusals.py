@@ -1,0 +1,40 @@
+"""A sweep file without a mistake, and how the command refuses one with a mistake."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from orchestrator.run import main
+
+SWEEP = """name: tiny
+prompts: {source: "miniature:64"}
+backbones:
+  - {name: pixart, model: miniature/pixart}
+train:
+  steps: 10
+evaluate:
+  sheet_prompts: [a circle]
+infer:
+  attention_guidance: [{kind: nasa, strength: 1}]
+  scorers: [removal]
+  pairs: [{prompt: a circle, negative_prompt: red}]
+search: {samples: 2}
+"""
+
+
+def refused(capsys: pytest.CaptureFixture[str], says: str, *arguments: str) -> None:
+    """The command exits with 2 and one line that matches `says`."""
+
+    assert main(list(arguments)) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1, shown.err
+    assert "starting Ray" not in shown.out and "Traceback" not in shown.err
+    assert re.search(says, shown.err), shown.err
+
+
+def written(folder: Path, text: str = SWEEP) -> str:
+    """The path of a sweep file with this text."""
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    return str(path)
