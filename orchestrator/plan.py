@@ -1,17 +1,17 @@
 """What a sweep will do, before it does it: its trials, what each asks for, time and cost."""
 
 import itertools
+import math
+import os
 import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from pydantic import ValidationError
 
 from orchestrator.identity import digest
 from orchestrator.infer import InferPlan, InferTrial, make_infer_plan
-from orchestrator.sweep import BackboneEntry, Range, Sweep, Values, draw, swept
+from orchestrator.plan_checks import check_prompts, check_sizes
+from orchestrator.sweep import BackboneEntry, Range, Sweep, Values, draw
 from orchestrator.sweep_file import SweepFile
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings import TrainSettings
@@ -34,16 +34,22 @@ class Trial:
     train: TrainSettings
     prompts: str
     """The prompts' source and column, as they are part of what the training is."""
+    arm: str = ""
+    """For people, as its settings say what it is; empty where the file names no arms."""
 
     @property
-    def digest(self) -> str:
-        identity = {
+    def identity(self) -> dict[str, Any]:
+        """What makes two trials the same, as JSON can hold it."""
+        return {
             "model": self.backbone.model,
             "start_timestep": self.backbone.start_timestep,
             "prompts": self.prompts,
-            "train": asdict(self.train),
+            "train": self.train.identity,
         }
-        return digest(identity)[:12]
+
+    @property
+    def digest(self) -> str:
+        return digest(self.identity)[:12]
 
     @property
     def interval(self) -> str:
@@ -52,8 +58,11 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """For people: backbone, interval and seed, made unique by the digest's beginning."""
-        return f"{self.backbone.name}-k{self.interval}-s{self.train.seed}-{self.digest[:4]}"
+        """For people: backbone, arm (or objective and interval), seed, and the digest's beginning."""
+        if self.arm:
+            return f"{self.backbone.name}-{self.arm}-s{self.train.seed}-{self.digest[:4]}"
+        of = "" if self.train.objective == "pgsb" else f"-{self.train.objective}"
+        return f"{self.backbone.name}{of}-k{self.interval}-s{self.train.seed}-{self.digest[:4]}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,9 @@ class Plan:
     @property
     def digest(self) -> str:
         """Of the resolved file: the name of the launch."""
-        return digest(self.sweep.model_dump(mode="json", exclude={"storage", "tracking"}))[:12]
+        # What came later counts where it is used, so that launches keep their names.
+        unused = {"storage", "tracking"} | (set() if self.sweep.arms else {"arms"})
+        return digest(self.sweep.model_dump(mode="json", exclude=unused))[:12]
 
     @property
     def trains_with_negatives(self) -> bool:
@@ -89,13 +100,6 @@ class Plan:
     @property
     def gpus_per_trial(self) -> int:
         return self.sweep.resources.workers * self.sweep.resources.gpus_per_worker
-
-    def trials_at_once(self, cpus: float, gpus: float) -> int:
-        """How many trials a cluster of this size holds; 0: not even one."""
-        fits = int((cpus + 1e-6) / self.cpus_per_trial)
-        if self.gpus_per_trial:
-            fits = min(fits, int(gpus / self.gpus_per_trial))
-        return min(fits, self.sweep.resources.trials_at_once or len(self.trials), len(self.trials))
 
 
 def small_trials_at_once(plan: Plan, cpus: float, gpus: float, trainings: int) -> int:
@@ -117,37 +121,56 @@ def make_plan(file: SweepFile) -> Plan:
     """Expands the swept values of `file` into trials.
 
     Raises:
-        UserError: a setting of a trial is wrong; two trials are the same.
+        UserError: a setting of a trial is wrong; two trials are the same, or there are too many;
+            a local file that the sweep reads is not there.
     """
     sweep = file.sweep
+    infer = make_infer_plan(file)
+    arms: list[int | None] = [*range(len(sweep.arms))] or [None]
+    places = [(index, arm) for index in range(len(sweep.backbones)) for arm in arms]
+    swept = {place: _swept(file, *place) for place in places}
+    check_sizes(file, [_count(sweep, *each) for each in swept.values()], len(infer.arms) if infer else 0)
+    check_prompts(file)
     trials = []
-    for index, backbone in enumerate(sweep.backbones):
-        source = _source(file, index)
-        for values in _points(file, index):
-            settings = file.train_settings(values, index)
-            if settings.batch_size % sweep.resources.workers:
-                message = f"{settings.batch_size} cannot be divided among {sweep.resources.workers} workers"
-                raise file.error(("train", "batch_size"), message)
-            prompts = f"{sweep.prompts.source}:{sweep.prompts.column}"
-            if settings.nasa_interval is not None:
-                if sweep.negative_prompts is None:
-                    message = "NASA-T needs negative prompts: add a section negative_prompts"
-                    raise file.error(("train", "nasa_interval"), message)
-                negative = sweep.negative_prompts
-                prompts += f" against {negative.source}:{negative.column}"
-            trials.append(Trial(backbone, source, settings, prompts))
-    seen: set[str] = set()
+    for index, arm in places:
+        backbone, source = sweep.backbones[index], _source(file, index)
+        name = "" if arm is None else sweep.arms[arm].name
+        for values in _points(file, index, arm, *swept[index, arm]):
+            settings = file.train_settings(values, index, arm)
+            prompts = _check_trial(file, settings)
+            trials.append(Trial(backbone, source, settings, prompts, name))
+    _check_no_two_the_same(file, trials)
+    return Plan(sweep, tuple(trials), infer)
+
+
+def _check_trial(file: SweepFile, settings: TrainSettings) -> str:
+    """What the trial is trained on: its prompts, as they are part of its identity."""
+    sweep = file.sweep
+    if settings.batch_size % sweep.resources.workers:
+        message = f"{settings.batch_size} cannot be divided among {sweep.resources.workers} workers"
+        raise file.error(("train", "batch_size"), message)
+    prompts = f"{sweep.prompts.source}:{sweep.prompts.column}"
+    if settings.nasa_interval is None:
+        return prompts
+    if sweep.negative_prompts is None:
+        message = "NASA-T needs negative prompts: add a section negative_prompts"
+        raise file.error(("train", "nasa_interval"), message)
+    return f"{prompts} against {sweep.negative_prompts.source}:{sweep.negative_prompts.column}"
+
+
+def _check_no_two_the_same(file: SweepFile, trials: Sequence[Trial]) -> None:
+    seen: dict[str, Trial] = {}
     for trial in trials:
-        if trial.digest in seen:
-            raise file.error(("backbones",), f"two trials are the same: {trial.name}")
-        seen.add(trial.digest)
-    return Plan(sweep, tuple(trials), make_infer_plan(file))
+        other = seen.setdefault(trial.digest, trial)
+        if other is not trial:
+            section, and_other = ("arms", f" and {other.name}") if trial.arm else ("backbones", "")
+            raise file.error((section,), f"two trials are the same: {trial.name}{and_other}")
 
 
 def _source(file: SweepFile, index: int) -> str:
     model = file.sweep.backbones[index].model
     if not model.startswith(MINIATURE):
-        return str(Path(model).resolve()) if Path(model).exists() else model
+        return os.path.realpath(model) if os.path.exists(model) else model
     name = model.removeprefix(MINIATURE)
     if name not in TEACHERS:
         known = ", ".join(MINIATURE + teacher for teacher in TEACHERS)
@@ -155,21 +178,33 @@ def _source(file: SweepFile, index: int) -> str:
     return str(WEIGHTS / name)
 
 
-def _points(file: SweepFile, index: int) -> Iterator[dict[str, Any]]:
-    """The settings of each trial of one backbone: the grid, times the draws."""
-    sweep = file.sweep
-    merged = {**sweep.train, **sweep.backbones[index].train}
-    grid: dict[str, list[Any]] = {}
-    ranges: dict[str, Range] = {}
-    for key, value in merged.items():
-        try:
-            kind = swept(value)
-        except ValidationError as error:
-            raise file.error(("train", key), f"{error.errors()[0]['msg']}".lower()) from None
+Grid = dict[str, list[Any]]
+Ranges = dict[str, Range]
+
+
+def _swept(file: SweepFile, index: int, arm: int | None) -> tuple[Grid, Ranges]:
+    """The swept settings of one backbone and arm."""
+    grid: Grid = {}
+    ranges: Ranges = {}
+    for key, value in file.train(index, arm).items():
+        kind = file.swept(value, file.train_key(index, arm, (key,)))
         if isinstance(kind, Values):
             grid[key] = kind.values
         elif isinstance(kind, Range):
             ranges[key] = kind
+    return grid, ranges
+
+
+def _count(sweep: Sweep, grid: Grid, ranges: Ranges) -> int:
+    """How many trials these settings make."""
+    return math.prod(map(len, grid.values())) * (sweep.search.samples if ranges else 1)
+
+
+def _points(
+    file: SweepFile, index: int, arm: int | None, grid: Grid, ranges: Ranges
+) -> Iterator[dict[str, Any]]:
+    """The settings of each trial of one backbone and arm: the grid, times the draws."""
+    sweep, merged = file.sweep, file.train(index, arm)
     rng = random.Random(f"{sweep.search.seed}/{sweep.backbones[index].name}")
     draws = [
         {key: draw(spread, rng.random()) for key, spread in ranges.items()}

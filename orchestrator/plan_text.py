@@ -1,96 +1,103 @@
 """The plan as a person reads it: trials, what they ask of the cluster, memory, time, cost."""
 
-from dataclasses import dataclass
-
-from orchestrator.errors import UserError
+from orchestrator.capacity import Capacity
+from orchestrator.gpus import ASSUMED_SHARE, GPUS, UNNAMED
 from orchestrator.plan import DRIVER_CPUS, Plan, Trial
-from workloads.cost import FORWARDS_PER_SAMPLE, network_cost, state_bytes
+from orchestrator.plan_cost import assumed_tflops, estimate, gib, total_hours
 
-ASSUMED_CPU_TFLOPS = 0.02
-"""Sustained by one worker on half a CPU: the order of magnitude that miniatures reach."""
-ASSUMED_GPU_TFLOPS = 90.0
-"""About 30 % of an A100's bf16 peak: a goal, not a measurement."""
-SECONDS_TO_START = 30
-"""Of a trial, before its first step: processes, imports, engines."""
+ABOUT_MEMORY = (
+    "memory: the most that a trial's first worker holds, which also keeps the average and draws, from a step "
+    "run without content, attention by a fused kernel"
+)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Of one trial; None where nothing is known of its network."""
+def plan_text(plan: Plan, storage: str, tracking: str, capacity: Capacity | None = None) -> str:
+    """The plan in lines: a table of trials, then totals and where things go.
 
-    state_gigabytes: float | None
-    hours: float | None
-
-
-def estimate(plan: Plan, trial: Trial) -> Estimate:
-    """Memory of weights and optimisers on a worker, and hours of the trial."""
-    cost = network_cost(trial.source)
-    if cost is None:
-        return Estimate(None, None)
-    resources, gpu = plan.sweep.resources, plan.sweep.resources.gpus_per_worker > 0
-    half = trial.train.precision == "bf16" or (trial.train.precision == "auto" and gpu)
-    # A LoRA of rank 64 on q and v adds about one per cent; close enough for a plan.
-    memory = state_bytes(cost, cost.parameters // 100, resources.workers, half)
-    assumed = plan.sweep.budget.assumed_tflops or (ASSUMED_GPU_TFLOPS if gpu else ASSUMED_CPU_TFLOPS)
-    forwards = FORWARDS_PER_SAMPLE + 4 * (trial.train.fake_score_updates - 1)
-    tflops = cost.forward_tflops * forwards * trial.train.batch_size * trial.train.steps
-    seconds = SECONDS_TO_START + tflops / (assumed * resources.workers)
-    return Estimate(memory / 1e9, seconds / 3600)
-
-
-def gpu_hours(plan: Plan) -> float | None:
-    """Of the whole sweep; None if any trial's time is unknown."""
-    hours = [estimate(plan, trial).hours for trial in plan.trials]
-    if any(h is None for h in hours):
-        return None
-    return sum(h or 0.0 for h in hours) * plan.gpus_per_trial
-
-
-def check_budget(plan: Plan) -> None:
-    """Refuses a sweep whose estimate is above its own budget.
-
-    Raises:
-        UserError: with both figures.
+    `capacity` is of the cluster, if the user has described it.
     """
-    limit, hours = plan.sweep.budget.max_gpu_hours, gpu_hours(plan)
-    if limit is not None and hours is not None and hours > limit:
-        raise UserError(
-            f"sweep {plan.sweep.name}: about {hours:.0f} GPU-hours, above budget.max_gpu_hours "
-            f"{limit:g}; take fewer trials or steps, or raise the budget"
-        )
-
-
-def plan_text(plan: Plan, storage: str, tracking: str) -> str:
-    """The plan in lines: a table of trials, then totals and where things go."""
-    sweep, resources = plan.sweep, plan.sweep.resources
-    width = max(len(trial.name) for trial in plan.trials)
+    sweep = plan.sweep
     lines = [
-        f"sweep {sweep.name}: {len(plan.trials)} trials on {len(sweep.backbones)} backbones, "
-        f"launch {plan.digest}",
-        f"{'trial':<{width}}  guidance  seed   steps  batch  states GB  hours",
-    ]
-    for trial in plan.trials:
-        guess, train = estimate(plan, trial), trial.train
-        memory = "?" if guess.state_gigabytes is None else f"{guess.state_gigabytes:.2f}"
-        hours = "?" if guess.hours is None else f"{guess.hours:.2f}"
-        lines.append(
-            f"{trial.name:<{width}}  {trial.interval:>8}  {train.seed:>4}  {train.steps:>6}  "
-            f"{train.batch_size:>5}  {memory:>9}  {hours:>5}"
-        )
-    asks = f"{plan.cpus_per_trial:g} CPUs" + (
-        f" and {plan.gpus_per_trial} GPUs" if plan.gpus_per_trial else ", no GPU"
-    )
-    lines += [
-        f"each trial asks for {asks} ({resources.workers} workers of {resources.cpus_per_worker:g} "
-        f"CPU and {resources.gpus_per_worker} GPU, and {DRIVER_CPUS:g} CPU "
-        f"for its driver); as many run at once as the cluster holds",
-        "states: weights, gradients and optimisers of one worker under ZeRO-2; activations come on top",
+        f"sweep {sweep.name}: {len(plan.trials)} trials on {len(sweep.backbones)} backbones"
+        + (f" in {len(sweep.arms)} arms" if sweep.arms else "")
+        + f", launch {plan.digest}",
+        *_table(plan),
+        _asks_line(plan, capacity),
+        _memory_line(plan),
+        *_speed_lines(plan),
         *_infer_lines(plan),
-        _cost_line(plan),
+        _total_line(plan),
         f"storage: {storage}",
         f"tracking: {tracking}",
     ]
     return "\n".join(lines)
+
+
+def _table(plan: Plan) -> list[str]:
+    width = max(len(trial.name) for trial in plan.trials)
+    head = f"{'trial':<{width}}  guidance  seed   steps  batch  GiB/worker  samples/s  hours"
+    price = plan.sweep.budget.price_per_gpu_hour is not None and plan.gpus_per_trial > 0
+    rows = [_row(plan, trial, width, price) for trial in plan.trials]
+    return [head + ("    cost" if price else ""), *rows]
+
+
+def _row(plan: Plan, trial: Trial, width: int, price: bool) -> str:
+    guess, train = estimate(plan, trial), trial.train
+    row = (
+        f"{trial.name:<{width}}  {trial.interval:>8}  {train.seed:>4}  {train.steps:>6}  "
+        f"{train.batch_size:>5}  "
+    )
+    if guess is None:
+        return row + f"{'?':>10}  {'?':>9}  {'?':>5}" + (f"  {'?':>6}" if price else "")
+    row += f"{gib(guess.needs.bytes):>10}  {guess.samples_per_second:>9.1f}  {guess.hours:>5.2f}"
+    return row + (f"  {_price(plan, guess.hours):>6,.0f}" if price else "")
+
+
+def _price(plan: Plan, hours: float) -> float:
+    return hours * plan.gpus_per_trial * (plan.sweep.budget.price_per_gpu_hour or 0)
+
+
+def _asks_line(plan: Plan, capacity: Capacity | None) -> str:
+    resources = plan.sweep.resources
+    asks = f"{plan.cpus_per_trial:g} CPUs" + (
+        f" and {plan.gpus_per_trial} GPUs" if plan.gpus_per_trial else ", no GPU"
+    )
+    return (
+        f"each trial asks for {asks} ({resources.workers} workers of {resources.cpus_per_worker:g} "
+        f"CPU and {resources.gpus_per_worker} GPU, and {DRIVER_CPUS:g} CPU "
+        f"for its driver); "
+        + ("as many run at once as the cluster holds" if capacity is None else _holds(plan, capacity))
+    )
+
+
+def _holds(plan: Plan, capacity: Capacity) -> str:
+    return f"{capacity.trials_at_once(plan)} run at once where there is {capacity}"
+
+
+def _memory_line(plan: Plan) -> str:
+    name = plan.sweep.resources.gpu
+    if name is not None:
+        gpu = GPUS[name]
+        fits = f"{name} has {gpu.gibibytes:g} GiB, of which {gib(gpu.usable_bytes)} are reckoned with: fits"
+        return f"{ABOUT_MEMORY}; {fits}"
+    unchecked = "; not held against any GPU: name yours as resources.gpu" if plan.gpus_per_trial else ""
+    return ABOUT_MEMORY + unchecked
+
+
+def _speed_lines(plan: Plan) -> list[str]:
+    """Where samples/s are from: for each rate that is assumed, one line."""
+    rates = dict.fromkeys(assumed_tflops(plan, trial) for trial in plan.trials)
+    return [f"samples/s: the step's counted operations at {_rate(plan, rate)}" for rate in rates]
+
+
+def _rate(plan: Plan, rate: float) -> str:
+    if plan.sweep.budget.assumed_tflops is not None:
+        return f"budget.assumed_tflops, {rate:g} TFLOP/s a worker: assumed, not measured"
+    if not plan.gpus_per_trial:
+        return f"{rate:g} TFLOP/s a worker: assumed, not measured"
+    name = plan.sweep.resources.gpu or UNNAMED
+    share = f"{ASSUMED_SHARE:.0%} of the peak of {name}"
+    return f"{share}, {rate:.0f} TFLOP/s a worker: assumed, not measured on a GPU"
 
 
 def _infer_lines(plan: Plan) -> list[str]:
@@ -103,10 +110,9 @@ def _infer_lines(plan: Plan) -> list[str]:
         tried.setdefault(arm.label, []).append(f"{arm.strength:g}")
     kinds = "; ".join(f"{label} {', '.join(strengths)}" for label, strengths in tried.items())
     pictures = len(plan.infer.pairs) * infer.pictures
-    hours = [estimate(plan, trial).hours for trial in plan.trials]
-    total = sum(h or 0.0 for h in hours)
-    full = f" and about {total * len(arms):.2f} h" if all(hours) else ""
-    this = f" and about {total:.2f} h" if all(hours) else ""
+    total = total_hours(plan)
+    full = "" if total is None else f" and about {total * len(arms):.2f} h"
+    this = "" if total is None else f" and about {total:.2f} h"
     return [
         f"infer: each student is drawn at {len(arms)} strengths (none; {kinds}), {pictures} pictures each: "
         f"{trainings * len(arms)} small trials of {DRIVER_CPUS:g} CPU and {infer.gpus:g} GPU",
@@ -115,18 +121,13 @@ def _infer_lines(plan: Plan) -> list[str]:
     ]
 
 
-def _cost_line(plan: Plan) -> str:
-    hours = [estimate(plan, trial).hours for trial in plan.trials]
-    if any(h is None for h in hours):
+def _total_line(plan: Plan) -> str:
+    total = total_hours(plan)
+    if total is None:
         return "time: unknown, as nothing is known of a backbone that is not in the local cache"
-    total = sum(h or 0.0 for h in hours)
-    text = f"time: about {total:.2f} h of trials, from counted operations at an assumed (not measured) "
-    gpu = plan.gpus_per_trial > 0
-    rate = plan.sweep.budget.assumed_tflops or (ASSUMED_GPU_TFLOPS if gpu else ASSUMED_CPU_TFLOPS)
-    text += f"{rate:g} TFLOP/s a worker"
-    used = gpu_hours(plan)
-    if gpu and used is not None:
-        text += f"; {used:.0f} GPU-hours"
+    text = f"the sweep: about {total:.2f} h of trials"
+    if plan.gpus_per_trial:
+        text += f", {total * plan.gpus_per_trial:.0f} GPU-hours"
         price = plan.sweep.budget.price_per_gpu_hour
-        text += f", {used * price:,.0f} at {price:g} an hour" if price is not None else ""
+        text += f", {_price(plan, total):,.0f} at {price:g} a GPU-hour" if price is not None else ""
     return text
