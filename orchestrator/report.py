@@ -1,17 +1,26 @@
-"""A sweep's report: one HTML file that opens without a network, pictures inside.
+"""Compares a sweep's arms over seeds and backbones, from what MLflow holds of it alone.
 
-Every plot's numbers stand below it as a table. `report` sees what `summary.json` holds and the
-contact sheets, nothing else.
+    python -m orchestrator.report --experiment stability --out report
+    python -m orchestrator.report --experiment stability --tracking-uri http://HOST:PORT --out report
+
+Works for every sweep, while it runs too; of one that was recorded more than once (with another
+storage) it takes the newest. An arm is a combination of what the sweep varied, seeds apart. Each gets,
+by backbone, its mean and interval over seeds, how often it collapsed and how it oscillated along
+training; over all backbones its worst case and a rank, with their uncertainty. report.html explains
+each number and opens without a network; report.json holds all of them, by trial's seed too.
+Takes the MLflow of --tracking-uri, else of MLFLOW_TRACKING_URI, else results/mlflow.db here.
 """
 
-import base64
+import argparse
 import html
-import io
+import json
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from matplotlib import pyplot as plt
-
+from orchestrator.errors import UserError
+from orchestrator.page import figure, image, table, whole_page
 from orchestrator.plots import (
     MAPPED,
     arm_name,
@@ -20,24 +29,28 @@ from orchestrator.plots import (
     map_picture,
     mapped_metric,
     measured,
+    pictured,
     scale_name,
 )
+from orchestrator.secrets import hide_in_tracebacks, without_secrets
+from orchestrator.study import study
+from orchestrator.study_page import study_parts
 
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
-h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse; font-size: 13px; margin: .7rem 0 }
-td, th { padding: .2rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; white-space: nowrap }
-td:first-child, th:first-child { text-align: left } th { background: #f6f6f6 }
-img { max-width: 100%; height: auto } .scroll { overflow-x: auto } .note { color: #666 }
-details { margin: .5rem 0 } summary { cursor: pointer; color: #35c }
-"""
+EXIT_USER_ERROR = 2
+STORAGE = "results"
 
 
-def report(result: Mapping[str, Any], sheets: Mapping[str, bytes], strengths: Mapping[str, bytes]) -> str:
-    """The page; `result` is the content of `summary.json`.
+def report(
+    result: Mapping[str, Any],
+    sheets: Mapping[str, bytes],
+    strengths: Mapping[str, bytes],
+    over_seeds: Mapping[str, Any] | None = None,
+) -> str:
+    """The page that a sweep leaves; `result` is the content of `summary.json`.
 
-    `sheets` (teacher beside student) and `strengths` (pairs by strength) are PNGs by trial.
+    `sheets` (teacher beside student) and `strengths` (pairs by strength) are PNGs by trial;
+    `over_seeds` is the content of `report.json`, if there is more than one seed.
+    Every plot's numbers stand with it as a table.
     """
     rows = result["trials"]
     parts = [
@@ -46,20 +59,19 @@ def report(result: Mapping[str, Any], sheets: Mapping[str, bytes], strengths: Ma
         f"their students without training, {result['seconds']:.0f} s. Prompts: "
         f"{result['prompts']['used']}. Every interval is a 95 % one.</p>",
         "<h2>Students beside their teachers</h2>",
-        _table(*_comparison(rows)),
+        table(*_comparison(rows)),
+        *(study_parts(over_seeds) if over_seeds is not None else []),
     ]
     if any(row["curve"] for row in rows):
-        parts += [*_map(rows), *_best(rows), "<h2>Every student over strength</h2>"]
-        for row in [row for row in rows if row["curve"]]:
+        drawn = pictured(rows)
+        which = "Every student" if len(drawn) == len(rows) else "The best students of each backbone"
+        parts += [*_map(rows), *_best(rows), f"<h2>{which} over strength</h2>"]
+        for row in [row for row in drawn if row["curve"]]:
             parts += _student(row, strengths.get(row["trial"]))
     if sheets:
         parts.append("<h2>Contact sheets</h2><p class='note'>Teacher and student on the same prompts.</p>")
-        parts += [_image(sheet) for sheet in sheets.values()]
-    title = html.escape(result["name"])
-    head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{title}</title>"
-    return f"<!doctype html><html lang='en'><head>{head}<style>{STYLE}</style></head><body>" + (
-        "\n".join(parts) + "</body></html>\n"
-    )
+        parts += [image(sheet) for sheet in sheets.values()]
+    return whole_page(result["name"], parts)
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -98,7 +110,7 @@ def _map(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     columns = arm_names(rows)
     lines = []
-    for row in rows:
+    for row in (row for row in rows if row["curve"]):
         by_name = {arm_name(arm): arm for arm in row["curve"]}
         cells = [_cell(by_name[name]["scores"], metric, False) if name in by_name else ""
                  for name in columns]  # fmt: skip
@@ -106,8 +118,8 @@ def _map(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "<h2>Backbone by guidance interval by strength</h2>",
         f"<p>{metric.replace('_', ' ').capitalize()}: {MAPPED[metric]}.</p>",
-        _figure(picture),
-        _table(["backbone", "guidance scale", *columns], lines),
+        figure(picture),
+        table(["backbone", "guidance scale", *columns], lines),
     ]
 
 
@@ -123,7 +135,7 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "<h2>The strength that each student uses by default</h2>",
         "<p>The one that removes most among those that cost no more of what the prompt asks for than the "
         "sweep allows (infer.most_lost).</p>",
-        _table(["student", "best", *(metric.replace("_", " ") for metric in metrics)], lines),
+        table(["student", "best", *(metric.replace("_", " ") for metric in metrics)], lines),
     ]
 
 
@@ -139,30 +151,63 @@ def _student(row: Mapping[str, Any], sheet: bytes | None) -> list[str]:
     picture = curve_picture(curve, "")
     return [
         f"<h3>{html.escape(row['trial'])}</h3>",
-        _figure(picture) if picture is not None else "",
-        _table(["strength", *(metric.replace("_", " ") for metric in metrics)], numbers),
+        figure(picture) if picture is not None else "",
+        table(["strength", *(metric.replace("_", " ") for metric in metrics)], numbers),
         "<details><summary>How often each pair's negative is shown</summary>",
-        _table(["pair", *(arm_name(arm) for arm in curve)], pairs),
+        table(["pair", *(arm_name(arm) for arm in curve)], pairs),
         "</details>",
         "<p class='note'>A row a pair, a column a strength, always from the same noise.</p>" if sheet else "",
-        _image(sheet) if sheet else "",
+        image(sheet) if sheet else "",
     ]
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(text))}</td>" for text in line) + "</tr>" for line in lines
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    hide_in_tracebacks()
+    from orchestrator.quiet import quieten
+
+    quieten()
+    options = _parser().parse_args(arguments)
+    try:
+        _write(options.experiment, options.tracking_uri, options.out)
+    except UserError as error:
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.report",
+        description=summary,
+        epilog=f"examples:\n{more}\nexit status: 0, or 2 if there is nothing to report on.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    parser.add_argument("--experiment", required=True, metavar="NAME", help="the sweep's name")
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or database")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the two files")
+    return parser
 
 
-def _figure(picture: "plt.Figure") -> str:
-    content = io.BytesIO()
-    picture.savefig(content, format="png", dpi=110)
-    plt.close(picture)
-    return _image(content.getvalue())
+def _write(experiment: str, given_uri: str | None, folder: Path) -> None:
+    from orchestrator.storage import Store
+    from orchestrator.tracking import read_sweep, tracking_uri
+
+    uri = tracking_uri(given_uri, Store(STORAGE))
+    parent, trainings = read_sweep(uri, experiment)
+    found = study(trainings)
+    about = {"experiment": experiment, "tracking": without_secrets(uri), "parent_run": parent}
+    where = html.escape(f"Experiment {experiment} at {about['tracking']}, parent run {parent}.")
+    page = whole_page(experiment, [f"<h1>{html.escape(experiment)}</h1><p>{where}</p>", *study_parts(found)])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.json").write_text(json.dumps(about | found, indent=1) + "\n")
+        (folder / "report.html").write_text(page)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written: {error.strerror or error}") from None
+    print(f"{len(trainings)} trainings: {folder / 'report.html'}, {folder / 'report.json'}")
 
 
-def _image(png: bytes) -> str:
-    return f"<p><img src='data:image/png;base64,{base64.b64encode(png).decode()}' alt=''></p>"
+if __name__ == "__main__":
+    sys.exit(main())
