@@ -1,31 +1,48 @@
 """Distils every backbone of a sweep file into one-step students.
 
     python -m orchestrator.run sweeps/miniature.yaml --plan
-    python -m orchestrator.run sweeps/miniature.yaml --set train.steps=50
+    python -m orchestrator.run sweeps/miniature.yaml --set name=try --set train.steps=50
 
 Runs on the Ray cluster that RAY_ADDRESS names, or on one of its own. Finished trials are kept:
 the same command after an interruption goes on where it stopped.
 """
 
 import argparse
+import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from orchestrator.errors import UserError
+from orchestrator.errors import UnfinishedError, UserError
+from orchestrator.interruption import interrupt_on_sigterm
 from orchestrator.plan import Plan
+from orchestrator.quiet import quieten
+from orchestrator.secrets import hide_in_tracebacks, without_secrets
 
+if TYPE_CHECKING:
+    from orchestrator.capacity import Capacity
+    from orchestrator.storage import Store
+
+STORAGE, STORAGE_VARIABLE = "results", "ORCHESTRATOR_STORAGE"
+STORAGE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 EXIT_FAILED_TRIALS, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
+    hide_in_tracebacks()
+    interrupt_on_sigterm()
+    # Before any library is imported: some read their settings then.
+    quieten()
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
+        return EXIT_FAILED_TRIALS if isinstance(error, UnfinishedError) else EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted: the same command takes the sweep up again", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -36,8 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.run",
         description=summary,
-        epilog=f"examples:\n{more}\nexit status: 0 every trial has a result, 1 some trial failed, "
-        "2 the sweep file or its surroundings are wrong (nothing was started), 130 interrupted.",
+        epilog=f"examples:\n{more}\nexit status: 0 every trial has a result, 1 some trial failed or the "
+        "end was not reached, 2 the sweep file or its surroundings are wrong (nothing was started), "
+        "130 interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("sweep", type=Path, help="the sweep file; sweeps/ holds commented ones")
@@ -53,61 +71,100 @@ def _parser() -> argparse.ArgumentParser:
         help="change a setting, as in train.steps=100 or backbones.unet-v.start_timestep=500; repeatable",
     )
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or database (tracking.uri)")
-    parser.add_argument("--storage", metavar="PATH", help="folder or bucket of everything (storage)")
+    parser.add_argument(
+        "--storage", metavar="PATH", help=f"folder or bucket of everything (storage, or {STORAGE_VARIABLE})"
+    )
+    parser.add_argument(
+        "--cluster",
+        type=Path,
+        metavar="FILE",
+        help="manifest of the RayCluster: with --plan, whether and how often it holds a trial; without, its "
+        "groups in place of those that Kubernetes tells on the head",
+    )
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     from orchestrator.plan import make_plan
-    from orchestrator.plan_text import check_budget
+    from orchestrator.plan_cost import check_budget, check_memory
     from orchestrator.sweep_file import load_sweep
 
     plan = make_plan(load_sweep(options.sweep, options.overrides))
+    check_memory(plan)
     check_budget(plan)
-    root = options.storage or plan.sweep.storage
+    root = options.storage or plan.sweep.storage or os.environ.get(STORAGE_VARIABLE) or STORAGE
     _check_root(root)
     uri = options.tracking_uri or plan.sweep.tracking.uri
-    return _print_plan(plan, root, uri) if options.plan else _launch(plan, root, uri)
+    capacity = None
+    if options.cluster is not None:
+        from orchestrator.capacity import read_capacity
+
+        capacity = read_capacity(options.cluster)
+        capacity.trials_at_once(plan)
+    return _print_plan(plan, root, uri, capacity) if options.plan else _launch(plan, root, uri, capacity)
 
 
 def _check_root(root: str) -> None:
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if inside_job and "://" not in root and not Path(root).expanduser().is_absolute():
+    if inside_job and "://" not in root and not root.startswith(("/", "~")):
         raise UserError(
             f"storage {root}: is relative, and a submitted job's working folder is deleted with "
-            f"it: give --storage an absolute path or a bucket"
+            f"it: give --storage, or {STORAGE_VARIABLE}, an absolute path or a bucket"
         )
 
 
-def _print_plan(plan: Plan, root: str, uri: str | None) -> int:
+def _print_plan(plan: Plan, root: str, uri: str | None, capacity: "Capacity | None") -> int:
     from orchestrator.plan_text import plan_text
 
     tracking = uri or os.environ.get("MLFLOW_TRACKING_URI") or "SQLite in the storage"
-    print(plan_text(plan, root, tracking))
+    print(without_secrets(plan_text(plan, root, tracking, capacity)))
     return 0
 
 
-def _launch(plan: Plan, root: str, given_uri: str | None) -> int:
-    from orchestrator.quiet import quieten
-
-    quieten()
-    from orchestrator.backbones import check_backbones
-    from orchestrator.cluster import connected
+def _launch(plan: Plan, root: str, given_uri: str | None, capacity: "Capacity | None") -> int:
+    from orchestrator.lease import Lease
     from orchestrator.storage import Store
 
     store = Store(root)
     store.check_writable()
+    with Lease(store, plan.sweep.name), _storage_errors():
+        return _run_sweep(plan, store, given_uri, capacity)
+
+
+def _run_sweep(plan: Plan, store: "Store", given_uri: str | None, capacity: "Capacity | None") -> int:
+    from orchestrator.backbones import check_backbones
+    from orchestrator.cluster import connected
+
     check_backbones(plan)
+    from orchestrator.capacity import connected_capacity
+    from orchestrator.continuity import check_unaltered
     from orchestrator.launch import launch
     from orchestrator.summary import closing_words
-    from orchestrator.tracking import tracking_uri
+    from orchestrator.tracking import Tracker, tracking_uri
 
     uri = tracking_uri(given_uri, store)
-    print(f"sweep {plan.sweep.name}: {len(plan.trials)} trials; starting Ray", flush=True)
+    check_unaltered(plan, store, None)
+    tracker = Tracker(uri, plan.sweep.name, store, _say)
+    _say(f"sweep {plan.sweep.name}: {len(plan.trials)} trials; starting Ray")
     with connected():
-        result = launch(plan, store, uri, sys.stdout)
+        result = launch(plan, store, tracker, capacity or connected_capacity(), _say)
     print(closing_words(result, store.uri(plan.sweep.name), uri))
     return EXIT_FAILED_TRIALS if result["failed"] or result["infer_failures"] else 0
+
+
+def _say(line: str) -> None:
+    print(without_secrets(line), flush=True)
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    """A storage that fails (a full disk, one that was taken away) ends the launch in a line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in STORAGE_FAILS:
+            raise
+        raise UnfinishedError(f"storage: {error}; mend it, then the same command goes on") from None
 
 
 if __name__ == "__main__":

@@ -7,52 +7,87 @@ A training's Ray Train run has a fixed place in the storage, so it resumes there
 """
 
 import os
-from collections import deque
+import pickle
+import time
+from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from orchestrator.gauges import Gauges
 from orchestrator.infer_trial import InferJob
+from orchestrator.interruption import asked_first
 from orchestrator.ledger import Ledger
+from orchestrator.meter import Meter
 from orchestrator.plan import DRIVER_CPUS, Plan, small_trials_at_once
+from orchestrator.progress import Progress
+from orchestrator.pruning import Pruner
 from orchestrator.students import Students
 from orchestrator.trial import run_one
-from orchestrator.trial_job import TrialJob
+from orchestrator.trial_job import INTERRUPTED, TrialJob
 
 Job = TrialJob | InferJob
 PENDING = 64
 """Trials that Tune may hold in readiness; the queue itself hands out no more than can run."""
+HAND_BACK_SECONDS = 20.0
+"""For which an interrupted launch waits for its trainings' checkpoints; spot machines give 25 and more."""
 
 
-def search(
-    plan: Plan, trainings: Sequence[TrialJob], ledger: Ledger, students: Students, at_once: int
-) -> None:
-    """Runs all `trainings`, `at_once` at a time, and what becomes ready in `students`."""
+@dataclass(frozen=True)
+class Books:
+    """Who keeps what of a launch: told of every event of its search."""
+
+    ledger: Ledger
+    students: Students
+    meter: Meter
+
+
+def search(plan: Plan, trainings: Sequence[TrialJob], books: Books, at_once: int) -> None:
+    """Runs all `trainings`, `at_once` at a time, and what becomes ready among the students.
+
+    Raises:
+        KeyboardInterrupt: the user asked for the end; trainings have written a checkpoint by then,
+            if that took them less than `HAND_BACK_SECONDS`.
+        UnfinishedError: the budget is used up; likewise.
+    """
+    books.meter.check()
     # By default Tune asks a searcher for the next trial only when no other is about to start.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(PENDING)
-    queue = Queue(plan, trainings, students, at_once)
+    queue = Queue(plan, trainings, books.students, at_once)
+    store = books.students.store
+    settings = plan.sweep.search
     config = tune.TuneConfig(
         search_alg=queue,
         num_samples=-1,
-        scheduler=_scheduler(plan),
+        scheduler=None if settings.scheduler == "none" else Pruner(settings, store),
         trial_name_creator=lambda trial: _name(trial.config["job"]),
         trial_dirname_creator=lambda trial: _name(trial.config["job"]),
         reuse_actors=True,
     )
-    run = tune.RunConfig(
-        name=plan.digest,
-        storage_path=f"{students.root}/{plan.sweep.name}/tune",
-        callbacks=[_Events(ledger, students, queue)],
-        verbose=0,
-        failure_config=tune.FailureConfig(max_failures=0),
-    )
-    trainable = tune.with_resources(run_one, lambda config: _resources(plan, config["job"]))
-    tune.Tuner(trainable, tune_config=config, run_config=run).fit()
+    with asked_first() as asked:
+        run = tune.RunConfig(
+            name=plan.digest,
+            storage_path=f"{store.root}/{plan.sweep.name}/tune",
+            callbacks=[_Events(plan, books, queue, asked)],
+            verbose=0,
+            # Of a trial's own process, as when its node dies; what trains is started again by Train.
+            failure_config=tune.FailureConfig(max_failures=plan.sweep.resources.max_failures),
+        )
+        trainable = tune.with_resources(run_one, lambda config: _resources(plan, config["job"]))
+        try:
+            tune.Tuner(trainable, tune_config=config, run_config=run).fit()
+        except KeyboardInterrupt:
+            if not asked.is_set():
+                books.meter.check()
+            raise
+        finally:
+            books.meter.keep()
 
 
 class Queue(Searcher):  # type: ignore[misc]
@@ -63,6 +98,8 @@ class Queue(Searcher):  # type: ignore[misc]
         self._plan = plan
         self._trainings, self._students, self._at_once = deque(trainings), students, at_once
         self._running: dict[str, Job] = {}
+        self._ending = False
+        self._died: Counter[str] = Counter()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing for Tune to pickle; see `save`."""
@@ -70,14 +107,14 @@ class Queue(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next job's config; None: nothing can start now; FINISHED: there will be no more."""
-        job = self._next()
+        job = None if self._ending else self._next()
         if job is not None:
             self._running[trial_id] = job
-            return {"job": job}
+            return {"job": job, "asked": time.time()}
         return None if self._running or self._trainings else str(Searcher.FINISHED)
 
     def _next(self) -> Job | None:
-        training = sum(isinstance(job, TrialJob) for job in self._running.values())
+        training = len(self.training)
         if self._trainings and training < self._at_once:
             return self._trainings.popleft()
         if not self._students.queued:
@@ -88,6 +125,26 @@ class Queue(Searcher):  # type: ignore[misc]
         if small >= small_trials_at_once(self._plan, cpus, gpus, training):
             return None
         return self._students.next_job()
+
+    def again(self, job: Job) -> bool:
+        """Puts a job back whose process died; false if that has happened to it too often."""
+        self._died[_name(job)] += 1
+        if self._died[_name(job)] > self._plan.sweep.resources.max_failures:
+            return False
+        if isinstance(job, TrialJob):
+            self._trainings.appendleft(job)
+        else:
+            self._students.put_back(job)
+        return True
+
+    def end(self) -> None:
+        """Nothing more is started."""
+        self._ending = True
+
+    @property
+    def training(self) -> list[TrialJob]:
+        """The trainings that run."""
+        return [job for job in self._running.values() if isinstance(job, TrialJob)]
 
     def forget(self, trial_id: str) -> None:
         """The job is over, and whatever follows from it is in the queue."""
@@ -106,8 +163,12 @@ class Queue(Searcher):  # type: ignore[misc]
 class _Events(tune.Callback):  # type: ignore[misc]
     """Passes Tune's events on, by job."""
 
-    def __init__(self, ledger: Ledger, students: Students, queue: Queue) -> None:
-        self._ledger, self._students, self._queue = ledger, students, queue
+    def __init__(self, plan: Plan, books: Books, queue: Queue, asked: Event) -> None:
+        """`asked`: the user wants the end."""
+        self._plan, self._queue, self._asked = plan, queue, asked
+        self._ledger, self._students, self._meter = books.ledger, books.students, books.meter
+        self._progress = Progress(books.ledger, books.meter, Gauges(plan.sweep.name))
+        self._deadline: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its settings for a restore of its own, which is not used: see `plan`."""
@@ -117,33 +178,72 @@ class _Events(tune.Callback):  # type: ignore[misc]
         job = trial.config["job"]
         if isinstance(job, TrialJob):
             self._ledger.started(job)
+        elif self._plan.infer is not None:
+            self._meter.begins(_name(job), self._plan.infer.infer.gpus)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         job = trial.config["job"]
         if isinstance(job, TrialJob):
+            if "held_since" in result:
+                self._meter.begins(_name(job), self._plan.gpus_per_trial, result["held_since"])
             self._ledger.reported(job, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._ended(trial, "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        job = trial.config["job"]
+        # Tune itself starts again what had begun, but not what was just being handed a process.
+        if _died(trial) and self._queue.again(job):
+            self._ledger.say(f"{_name(job)}: its process died before it began; it is started again")
+            self._meter.ends(_name(job))
+            self._queue.forget(trial.trial_id)
+            return
         reason = ""
         if trial.error_file and os.path.exists(trial.error_file):
             reason = Path(trial.error_file).read_text(errors="replace")
         self._ended(trial, reason or "the trial's process ended without a word")
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ledger.say(f"{_name(trial.config['job'])}: its process died; it is started again")
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._ledger.tick(self._students.progress())
+        self._progress.tick(self._students.waiting)
+        if self._asked.is_set():
+            self._wind_down("interrupted")
+        elif self._meter.used_up:
+            self._wind_down("the budget is used up")
+
+    def _wind_down(self, why: str) -> None:
+        """Has trainings write a checkpoint and end, waits for them, and ends the launch."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + HAND_BACK_SECONDS
+            self._queue.end()
+            for job in self._queue.training:
+                self._students.store.write(job.notice, INTERRUPTED.encode())
+            count = len(self._queue.training)
+            self._ledger.say(f"{why}: {count} trainings write a checkpoint; Ctrl-C to end at once")
+        if not self._queue.training or time.monotonic() > self._deadline:
+            raise KeyboardInterrupt
 
     def _ended(self, trial: Any, error: str) -> None:
         job = trial.config["job"]
+        self._meter.ends(_name(job))
         if isinstance(job, InferJob):
             self._students.drawn(job, error)
         elif self._ledger.ended(job, error):
             self._students.ready(job.trial)
         self._queue.forget(trial.trial_id)
+
+
+def _died(trial: Any) -> bool:
+    """Whether the process of a trial is gone; else what it ran has failed."""
+    file = trial.pickled_error_file
+    if not file or not os.path.exists(file):
+        return False
+    return isinstance(pickle.loads(Path(file).read_bytes()), ray.exceptions.RayActorError)
 
 
 def _name(job: Job) -> str:
@@ -155,18 +255,3 @@ def _resources(plan: Plan, job: Job) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS}])
     infer = plan.infer.infer
     return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS, **({"GPU": infer.gpus} if infer.gpus else {})}])
-
-
-def _scheduler(plan: Plan) -> TrialScheduler | None:
-    search = plan.sweep.search
-    if search.scheduler == "none":
-        return None
-    return ASHAScheduler(
-        # The share of a trial's own steps, in per cent, as trials may differ in length.
-        time_attr="progress",
-        metric=search.metric,
-        mode="max",
-        max_t=101,
-        grace_period=max(1, round(100 * search.grace)),
-        reduction_factor=search.reduction_factor,
-    )

@@ -8,6 +8,11 @@ from orchestrator.shards import ShardSet
 from orchestrator.sweep import Evaluate, Resources
 
 Metrics = dict[str, Any]
+HEADLINE = "attribute_accuracy"
+"""The score that trials, and the checkpoints of one, are ranked by."""
+
+INTERRUPTED, PRUNED = "the sweep is interrupted", "stopped by the scheduler"
+"""Why the driver has a training end before its time."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,31 @@ class TrialJob:
     folder: str
     """Folder of this trial's sheets and student in the storage."""
     checkpoints: str
-    """URI below which Ray Train keeps the trial's checkpoints."""
+    """URI of the folder or bucket in which the trial's checkpoints are kept."""
     evaluate: Evaluate
     resources: Resources
+    node_labels: dict[str, str]
+    """Ray labels of the nodes that its workers may run on; see `capacity`."""
+
+    @property
+    def notice(self) -> str:
+        """File in the storage by which the driver tells the workers to end: its text is the reason."""
+        return f"{self.folder}/notice"
+
+    @property
+    def hangs(self) -> str:
+        """Folder in the storage where workers that hang leave a note."""
+        return f"{self.folder}/hangs"
+
+    @property
+    def notes(self) -> str:
+        """Folder in the storage where workers say who they are; see `worker_logs`."""
+        return f"{self.folder}/workers"
+
+    @property
+    def who(self) -> str:
+        """Sweep and trial, as logs name them."""
+        return f"{self.folder.partition('/')[0]}/{self.trial.name}"
 
     @property
     def uploads(self) -> bool:

@@ -1,0 +1,146 @@
+"""A sweep in operation: figures in Prometheus, cost, its end at the budget, a failed trial's logs.
+
+On a Ray with two GPUs that are only counted: trainings that ask for them run on CPUs.
+"""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chaos.harness import REPOSITORY, Sweep, wait_until, wait_until_none
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+GCS, DASHBOARD, METRICS, AGENT, PROMETHEUS = 6479, 8466, 8467, 8468, 9467
+PANELS = json.loads((REPOSITORY / "infra/kubernetes/components/monitoring/dashboard.json").read_text())[
+    "panels"
+]
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+BUDGET = 0.02
+"""GPU-hours: 36 s of two GPUs, less than the sweep takes with its pauses."""
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
+    """A sweep of one training, on a Ray that was started with the product's command."""
+    sweep = Sweep(tmp_path_factory.mktemp("operated"))
+    sweep.environment = {**TOKEN, "RAY_ADDRESS": f"127.0.0.1:{GCS}", "CHAOS_PAUSE": "1.2"}
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={GCS}"]
+    command += ["--num-cpus=3", "--num-gpus=2", f"--dashboard-port={DASHBOARD}"]
+    # Its own ports, since another Ray may be on this machine while these tests run.
+    command += [f"--metrics-export-port={METRICS}", f"--dashboard-agent-listen-port={AGENT}"]
+    command += ["--disable-usage-stats"]
+    hasty = {"RAY_metrics_report_interval_ms": "1000", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+    environment = {**sweep.environ(), **hasty}
+    del environment["RAY_ADDRESS"]
+    with (sweep.folder / "head.log").open("w") as log:
+        head = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    wait_until(lambda: _answers(f"http://127.0.0.1:{METRICS}/metrics"), 60)
+    yield sweep
+    head.send_signal(signal.SIGTERM)
+    head.wait(60)
+
+
+@pytest.fixture(scope="module")
+def prometheus(sweep: Sweep) -> Iterator[None]:
+    """A real one. Ray tells a node's own figures every 5 s, and each of them once."""
+    assert shutil.which("prometheus"), "prometheus is not installed: apt-get install prometheus"
+    scrape = {"job_name": "ray", "static_configs": [{"targets": [f"127.0.0.1:{METRICS}"]}]}
+    file = {"global": {"scrape_interval": "6s"}, "scrape_configs": [scrape]}
+    (sweep.folder / "prometheus.yml").write_text(yaml.safe_dump(file))
+    options = (
+        "config.file=prometheus.yml",
+        "storage.tsdb.path=tsdb",
+        f"web.listen-address=127.0.0.1:{PROMETHEUS}",
+    )
+    with (sweep.folder / "prometheus.log").open("w") as log:
+        process = subprocess.Popen(
+            ["prometheus", *(f"--{option}" for option in options)], cwd=sweep.folder, stdout=log, stderr=log
+        )
+    wait_until(lambda: _answers(f"http://127.0.0.1:{PROMETHEUS}/-/ready"), 30)
+    yield
+    process.terminate()
+    process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def query(expression: str) -> list[dict[str, Any]]:
+    """What Prometheus has of it now; fails if it is no expression."""
+    expression = expression.replace("$sweep", "chaos")
+    url = f"http://127.0.0.1:{PROMETHEUS}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+    return found
+
+
+def settings(*more: str) -> list[str]:
+    """Of a trial that holds both GPUs, at two an hour each."""
+    return ["resources.gpus_per_worker=1", "budget.price_per_gpu_hour=2", *more]
+
+
+def test_it_is_seen_in_prometheus_and_stops_at_its_budget(sweep: Sweep, prometheus: None) -> None:
+    launch = sweep.launch(*settings(f"budget.max_gpu_hours={BUDGET}"))
+    expressions = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    wait_until(lambda: query("ray_distillation_samples_per_second > 0"), 120)
+    assert query('ray_distillation_trials{status="running"}')[0]["value"][1] == "1"
+    wait_until_none(lambda: [expression for expression in expressions if not query(expression)], 30)
+    assert query("sum(ray_distillation_trials)")[0]["value"][1] == "1", "a trial has one status"
+    assert launch.end(120) == 1, launch.output
+    assert "the budget is used up: 1 trainings write a checkpoint" in launch.output
+    error = launch.output.splitlines()[-1]
+    assert re.match(rf"error: sweep chaos: 0\.02 of {BUDGET} GPU-hours, cost 0\.0[45]: budget", error), error
+    assert BUDGET <= spent(sweep) < 1.5 * BUDGET
+    assert 4 < len({step for _, step, _, _ in sweep.steps()}) < 24
+
+
+def test_nothing_more_is_spent_then(sweep: Sweep) -> None:
+    before = spent(sweep)
+    launch = sweep.launch(*settings(f"budget.max_gpu_hours={BUDGET}"))
+    assert launch.end(120) == 1, launch.output
+    assert "budget.max_gpu_hours is used up" in launch.output.splitlines()[-1]
+    assert spent(sweep) == before
+
+
+def test_a_failed_trials_logs_are_in_its_run(sweep: Sweep) -> None:
+    """With a higher budget it goes on; its worker is killed, once too often."""
+    done = max(step for _, step, _, _ in sweep.steps())
+    (sweep.folder / "faults.json").write_text(json.dumps([{"step": done + 3, "rank": 1, "do": "kill"}]))
+    launch = sweep.launch(*settings("budget.max_gpu_hours=1", "resources.max_failures=0"))
+    assert launch.end(180) == 1, launch.output
+    assert "goes on after step" in launch.output
+    (trial,) = sweep.summary()["trials"]
+    assert trial["status"] == "failed"
+    client = sweep.client()
+    assert client.get_run(trial["run"]).info.status == "FAILED"
+    logs = {Path(file.path).name for file in client.list_artifacts(trial["run"], "logs")}
+    assert logs == {f"rank-000{rank}.{kind}.txt" for rank in (0, 1) for kind in ("out", "err")}
+    for rank in (0, 1):
+        text = Path(client.download_artifacts(trial["run"], f"logs/rank-000{rank}.out.txt")).read_text()
+        assert f"chaos/{trial['trial']} rank {rank}: process " in text
+    assert sweep.summary()["gpu_hours"] == pytest.approx(spent(sweep), abs=1e-4) and spent(sweep) > BUDGET
+    assert "spent:   0.0" in launch.output
+    assert not list(sweep.storage.rglob("workers"))
+
+
+def spent(sweep: Sweep) -> float:
+    """GPU-hours that the storage keeps."""
+    return float(json.loads((sweep.storage / "chaos/spent.json").read_text())["gpu_hours"])
