@@ -2,23 +2,26 @@
 
 An experiment is a sweep's name; a parent run is a launch of it; a child run is a trial. All of
 it is written from the driver, by `MlflowClient` with explicit run ids. `server` says which
-MLflow that is, `runs` records, `models` registers students and loads them, `curves` and
-`comparison` show what a student and what a sweep came to.
+MLflow that is, `runs` records, `models` registers students and fetches them, `curves` and
+`comparison` show what a student and what a sweep came to, `trainings` reads them back.
 """
 
 from orchestrator.tracking.comparison import log_comparison
 from orchestrator.tracking.curves import log_curve
-from orchestrator.tracking.models import draw_with, name_champion, register_student
+from orchestrator.tracking.models import fetch_student, name_champion, register_student
 from orchestrator.tracking.runs import Tracker
 from orchestrator.tracking.server import look_command, tracking_uri
+from orchestrator.tracking.trainings import read_sweep, recorded_trainings
 
 __all__ = [
     "Tracker",
-    "draw_with",
+    "fetch_student",
     "log_comparison",
     "log_curve",
     "look_command",
     "name_champion",
+    "read_sweep",
+    "recorded_trainings",
     "register_student",
     "tracking_uri",
 ]

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from orchestrator.plots import map_picture
+from orchestrator.plots import as_png, map_picture, pictured
 from orchestrator.tracking.runs import Tracker
 from workloads.pictures import side_by_side
 
@@ -26,24 +26,21 @@ def log_comparison(
     sheets: Sequence[bytes],
     strengths: Mapping[str, bytes],
 ) -> None:
-    """Logs `comparison.json` (a table in MLflow), `comparison.png` and, of the last contact
-    sheet (PNG) of every trial, `students.png` to the parent run; of the second search `map.png`,
+    """Logs `comparison.json` (a table in MLflow), `comparison.png` and, of the given contact
+    sheets (PNG), `students.png` to the parent run; of the second search `map.png`,
     `strengths.json` (a table), and `negative_prompts/TRIAL.png`, a sheet of pairs by strength."""
     table = {column: [row.get(column) for row in rows] for column in COLUMNS}
-    tracker.client.log_table(tracker.parent, table, "comparison.json")
+    tracker.log_table(tracker.parent, table, "comparison.json")
     if sheets:
-        images = [Image.open(io.BytesIO(sheet)) for sheet in sheets]
-        tracker.client.log_image(tracker.parent, side_by_side(images), artifact_file="students.png")
+        content = io.BytesIO()
+        side_by_side([Image.open(io.BytesIO(sheet)) for sheet in sheets]).save(content, "png")
+        tracker.log_file(tracker.parent, content.getvalue(), "students.png")
     for trial, sheet in strengths.items():
         tracker.log_file(tracker.parent, sheet, f"negative_prompts/{trial}.png")
     _log_map(tracker, rows)
     picture = comparison_picture(rows)
     if picture is not None:
-        with io.BytesIO() as content:
-            picture.savefig(content, format="png", dpi=110)
-            tracker.log_picture(tracker.parent, "comparison", 0, content.getvalue())
-            tracker.client.log_figure(tracker.parent, picture, "comparison.png")
-        plt.close(picture)
+        tracker.log_file(tracker.parent, as_png(picture), "comparison.png")
 
 
 def _log_map(tracker: Tracker, rows: Sequence[dict[str, Any]]) -> None:
@@ -59,14 +56,13 @@ def _log_map(tracker: Tracker, rows: Sequence[dict[str, Any]]) -> None:
     if picture is None:
         return
     table = {column: [point[column] for point in points] for column in points[0]}
-    tracker.client.log_table(tracker.parent, table, "strengths.json")
-    tracker.client.log_figure(tracker.parent, picture, "map.png")
-    plt.close(picture)
+    tracker.log_table(tracker.parent, table, "strengths.json")
+    tracker.log_file(tracker.parent, as_png(picture), "map.png")
 
 
 def comparison_picture(rows: Sequence[dict[str, Any]]) -> "plt.Figure | None":
-    """Accuracy of every scored trial with its 95 % interval, beside its teacher's."""
-    scored = [row for row in rows if row.get("accuracy") is not None]
+    """Accuracy of every scored trial with its 95 % interval, beside its teacher's; of many the best."""
+    scored = [row for row in pictured(rows) if row.get("accuracy") is not None]
     if not scored:
         return None
     figure, axes = plt.subplots(figsize=(8, 1.6 + 0.45 * len(scored)), layout="constrained")

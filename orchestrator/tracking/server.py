@@ -2,20 +2,27 @@
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import UserError
+from orchestrator.secrets import without_secrets
 from orchestrator.storage import Store
+from orchestrator.tracking.view import QUERY
 
 DATABASE = "mlflow.db"
-SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+SCHEMES = ("http", "https", "databricks", *DATABASES)
 
 
 def tracking_uri(given: str | None, store: Store) -> str:
     """The URI given by the user, else by MLFLOW_TRACKING_URI, else SQLite in the storage.
 
     Raises:
-        UserError: no kind of URI that MLflow takes, or a bucket with no server given.
+        UserError: no kind of URI that MLflow takes, a database whose driver is not installed, or a
+            bucket with no server given.
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None:
@@ -25,25 +32,58 @@ def tracking_uri(given: str | None, store: Store) -> str:
                 f"tracking: give tracking.uri, or --tracking-uri, of an MLflow server"
             )
         return f"sqlite:///{store.root.removeprefix('file://')}/{DATABASE}"
-    if urlsplit(uri).scheme.split("+")[0] not in SCHEMES:
+    scheme = uri.partition(":")[0].split("+")[0]
+    if scheme not in SCHEMES:
         raise UserError(f"tracking.uri {without_secrets(uri)}: give http(s)://, sqlite:/// or postgresql://")
+    if scheme in DATABASES:
+        _check_database(uri)
+    elif scheme != "databricks" and not _host(uri):
+        raise UserError(f"tracking.uri {without_secrets(uri)}: no host in it: give http://HOST:PORT")
     return uri
 
 
-def without_secrets(uri: str) -> str:
-    """`uri` less any user and password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rsplit("@", 1)[1]))
+def refusal(uri: str, error: Exception, name: str) -> str:
+    """What a person is told when MLflow does not let the sweep `name` begin."""
+    shown, reason = without_secrets(uri), without_secrets(str(error)).splitlines()[0][:300]
+    code = getattr(error, "error_code", "")
+    if code == "UNAUTHENTICATED":
+        return (
+            f"tracking {shown}: refuses the login: give the name and the password that it knows, as "
+            f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    if code == "PERMISSION_DENIED":
+        return (
+            f"tracking {shown}: refuses ({reason}): the experiment {name!r} may be another login's, whose "
+            f"owner or an administrator can give permission to edit it, or give this sweep another name"
+        )
+    return f"tracking {shown}: MLflow does not answer: {reason}"
+
+
+def _host(uri: str) -> str | None:
+    try:
+        return urlsplit(uri).hostname
+    except ValueError:
+        return None
+
+
+def _check_database(uri: str) -> None:
+    """Whether SQLAlchemy can read the URI, and has what it takes to speak to such a database."""
+    try:
+        url = make_url(uri)
+        url.get_dialect().import_dbapi()
+        if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).parent.is_dir():
+            raise ValueError(f"no such folder: {Path(url.database).parent}: make it")
+    except (ImportError, SQLAlchemyError, ValueError) as error:
+        reason = without_secrets(str(error)).splitlines()[0][:200]
+        raise UserError(f"tracking.uri {without_secrets(uri)}: cannot be used: {reason}") from None
 
 
 def look_command(uri: str, experiment_id: str) -> str:
-    """How a person opens what was recorded, on the page of training runs.
+    """How a person opens what was recorded, on the page of training runs, best first.
 
     (MLflow's own start page is the one for language-model traces.)
     """
-    page = f"#/experiments/{experiment_id}/runs"
+    page = f"#/experiments/{experiment_id}/runs?{QUERY}"
     if uri.startswith("http"):
         return f"open {without_secrets(uri)}/{page}"
     path = uri.removeprefix("sqlite:///")

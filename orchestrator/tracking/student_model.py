@@ -4,7 +4,6 @@ MLflow stores this file itself with the model ("models from code"), and beside i
 `workloads`, which draws; so a student is loaded where this project is not installed.
 """
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,13 @@ class Student(PythonModel):  # type: ignore[misc]
         return pd.DataFrame({"png": [self._draw(row) for row in model_input.to_dict("records")]})
 
     def _draw(self, row: dict[str, Any]) -> bytes:
-        from workloads.pictures import to_image
-
         given = {key: value for key, value in row.items() if not pd.isna(value)}
-        picture = self._generator.draw(
+        return self._generator.png(
             str(given["prompt"]),
-            [int(given.get("seed", 0))],
+            int(given.get("seed", 0)),
             str(given.get("negative_prompt", "")),
             float(given["strength"]) if "strength" in given else None,
-        )[0]
-        png = io.BytesIO()
-        to_image(picture).save(png, "png")
-        return png.getvalue()
+        )
 
 
 mlflow.models.set_model(Student())

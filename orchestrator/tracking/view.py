@@ -1,0 +1,35 @@
+"""How MLflow's pages show a sweep: a view of ours, which is kept with the experiment.
+
+By itself MLflow folds all trials below their parent, and draws the charts of what is not folded: of a
+sweep one line and its machine's load. Pages sorted by a metric unfold them; our view does so, and
+chooses columns and charts. It is a tag of the experiment, as the button that shares a view makes them;
+the address names it.
+"""
+
+import json
+
+from orchestrator.trial_job import HEADLINE
+
+NAME = "trials"
+QUERY = f"viewStateShareKey={NAME}"
+"""Of a page's address."""
+VIEW_TAG = f"mlflow.sharedViewState.{NAME}"
+"""Of the experiment."""
+CHARTS = (HEADLINE, ".*_loss", "score_gap", "latent_spread", "seconds_per_step", "sheet")
+"""Patterns of what is drawn at first."""
+COLUMNS = (
+    f"metrics.`{HEADLINE}`", "params.`backbone`", "params.`guidance_interval`", "params.`seed`",
+    "tags.`status`", "tags.`best_guidance`", "tags.`best_strength`", "attributes.`Duration`",
+)  # fmt: skip
+
+
+def view() -> str:
+    """The tag's value: best trials first, what was swept beside what came of it, the curves of ten."""
+    return json.dumps(
+        {
+            "orderByKey": f"metrics.`{HEADLINE}`",
+            "orderByAsc": False,
+            "selectedColumns": COLUMNS,
+            "chartsSearchFilter": f"^({'|'.join(CHARTS)})$",
+        }
+    )
