@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# For: everything in an Azure subscription that a sweep needs: cluster, node pools from zero, storage.
+# Apply: GROUP=distillation REGION=westeurope ACCOUNT=myaccount REGISTRY=myregistry \
+#     bash infra/kubernetes/overlays/aks/pools.sh
+# See: az aks nodepool list --cluster-name distillation --resource-group $GROUP -o table (GPU pools: 0)
+# Remove: az group delete --name $GROUP: all of it, results too; to keep those, delete the cluster alone:
+#   az aks delete --name distillation --resource-group $GROUP
+set -euo pipefail
+: "${GROUP:?a resource group}" "${REGION:?a region with A100}" "${ACCOUNT:?a storage account}" "${REGISTRY:?a registry}"
+in=(--resource-group "$GROUP")
+
+az group create --name "$GROUP" --location "$REGION"
+az acr create "${in[@]}" --name "$REGISTRY" --sku Basic
+az storage account create "${in[@]}" --name "$ACCOUNT" --enable-hierarchical-namespace true
+az storage fs create --name distillation --account-name "$ACCOUNT" --auth-mode login
+
+# One node that is always there, for MLflow, its database and Ray's head; a second when CPUs are asked for.
+az aks create "${in[@]}" --name distillation --attach-acr "$REGISTRY" --nodepool-name system \
+    --node-vm-size Standard_D8s_v5 --node-count 1 --enable-cluster-autoscaler --min-count 1 --max-count 3 \
+    --network-plugin azure --network-plugin-mode overlay --network-dataplane cilium --network-policy cilium \
+    --enable-oidc-issuer --enable-workload-identity --generate-ssh-keys
+
+# AKS labels and taints the nodes of spot pools itself (kubernetes.azure.com/scalesetpriority=spot).
+gpu=(--cluster-name distillation "${in[@]}" --node-vm-size Standard_NC96ads_A100_v4 --node-osdisk-size 300
+    --node-count 0 --enable-cluster-autoscaler --min-count 0 --max-count 4
+    --node-taints nvidia.com/gpu=present:NoSchedule)
+az aks nodepool add --name gpuspot "${gpu[@]}" --priority Spot --eviction-policy Delete --spot-max-price -1
+az aks nodepool add --name gpuondemand "${gpu[@]}" --priority Regular
+
+# The pods' account may use the storage account, and nothing else.
+az identity create "${in[@]}" --name distillation
+issuer=$(az aks show "${in[@]}" --name distillation --query oidcIssuerProfile.issuerUrl -o tsv)
+az identity federated-credential create "${in[@]}" --name distillation --identity-name distillation \
+    --issuer "$issuer" --subject system:serviceaccount:distillation:distillation
+client=$(az identity show "${in[@]}" --name distillation --query clientId -o tsv)
+storage=$(az storage account show "${in[@]}" --name "$ACCOUNT" --query id -o tsv)
+az role assignment create --assignee "$client" --scope "$storage" --role "Storage Blob Data Contributor"
+echo "put this into infra/kubernetes/overlays/aks/tracking/kustomization.yaml: $client"

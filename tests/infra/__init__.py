@@ -1,0 +1,1 @@
+"""The manifests of infra/: rendered, validated, and held against rules."""

@@ -1,0 +1,1 @@
+"""The tracking stack of the manifests, run for real on this machine."""

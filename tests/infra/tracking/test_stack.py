@@ -1,0 +1,98 @@
+"""MLflow as the manifest starts it: who is let in, who is not, and what it does without its database."""
+
+import base64
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import UserError
+from orchestrator.storage import Store
+from orchestrator.tracking import Tracker
+from tests.infra.tracking.stack import Stack
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+EXPERIMENTS = "/api/2.0/mlflow/experiments"
+
+
+def ask(stack: Stack, path: str, login: str = "", body: Any = None, **headers: str) -> int:
+    """The status of the answer; `login`: "admin", "sweeps" or nobody's."""
+    passwords = {
+        "admin": stack.secrets["tracking"]["admin-password"],
+        "sweeps": stack.secrets["mlflow-client"]["password"],
+    }
+    if login:
+        plain = f"{login}:{passwords[login]}"
+        headers["Authorization"] = f"Basic {base64.b64encode(plain.encode()).decode()}"
+    content = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        stack.uri + path, content, {"Content-Type": "application/json", **headers}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def search(stack: Stack, login: str = "", **headers: str) -> int:
+    return ask(stack, f"{EXPERIMENTS}/search", login, {"max_results": 1}, **headers)
+
+
+def test_logins(stack: Stack) -> None:
+    assert search(stack) == 401
+    assert search(stack, "admin") == search(stack, "sweeps") == 200
+    new = {"username": "other", "password": "0123456789abcdef"}
+    assert ask(stack, "/api/2.0/mlflow/users/create", "sweeps", new) == 403
+    assert ask(stack, f"{EXPERIMENTS}/create", "admin", {"name": "of the admin"}) == 200
+    assert ask(stack, f"{EXPERIMENTS}/get-by-name?experiment_name=of%20the%20admin", "sweeps") == 200
+    assert ask(stack, f"{EXPERIMENTS}/delete", "sweeps", {"experiment_id": "0"}) == 403
+
+
+def test_an_experiment_of_another_login_is_told(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All may read it, so only writing to it is refused."""
+    ask(stack, f"{EXPERIMENTS}/create", "admin", {"name": "of another"})
+    for key, value in stack.secrets["mlflow-client"].items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{key.upper()}", value)
+    tracker = Tracker(stack.uri, "of another", Store(str(tmp_path)), print)
+    with pytest.raises(UserError, match=r"refuses .* the experiment 'of another' may be another login's"):
+        tracker.start_sweep("of another", str(tmp_path), {})
+
+
+def test_a_login_costs_little(stack: Stack) -> None:
+    """Without auth_cache_ttl_seconds each takes a third of a second of a core."""
+    for _ in range(4):
+        search(stack, "sweeps")
+    began = time.process_time(), time.monotonic()
+    assert all(search(stack, "sweeps") == 200 for _ in range(20))
+    assert time.monotonic() - began[1] < 3
+
+
+@pytest.mark.parametrize(("host", "status"), [("mlflow", 200), ("localhost", 200), ("evil.example", 403)])
+def test_hosts(stack: Stack, host: str, status: int) -> None:
+    """As the head and a port-forward call it, and as a page that rebinds its name would."""
+    assert search(stack, "admin", Host=f"{host}:{stack.ports['mlflow']}") == status
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost:{}", 200), ("evil.example", 403)])
+def test_origins(stack: Stack, host: str, status: int) -> None:
+    """The browser's page at the port-forward, and any other page that the browser has open."""
+    origin = f"http://{host.format(stack.ports['mlflow'])}"
+    assert ask(stack, f"{EXPERIMENTS}/search", "admin", {"max_results": 1}, Origin=origin) == status
+
+
+def test_the_database_is_away_for_a_while(stack: Stack) -> None:
+    """Requests fail and are not kept; the pod is not restarted for it; and it needs no restart after."""
+    stack.postgres.stop()
+    try:
+        assert search(stack, "sweeps") in (500, 503)
+        assert ask(stack, "/health") == 200
+    finally:
+        stack.postgres.start()
+    assert search(stack, "sweeps") == 200
