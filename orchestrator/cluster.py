@@ -1,8 +1,11 @@
 """Connecting to Ray: the cluster that RAY_ADDRESS names, or one of this machine's own."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
 
 import ray
 
@@ -12,6 +15,9 @@ from orchestrator.quiet import ENVIRONMENT, silence
 
 ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 """Of a Ray of this machine's own: nobody takes it away, and each watcher is a process of seconds."""
+TOKEN = Path(".ray/auth_token")
+"""Ray's token, below the home folder; Ray looks there unless told otherwise."""
+ELSEWHERE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @contextmanager
@@ -19,19 +25,15 @@ def connected() -> Iterator[None]:
     """Ray for the time of a launch.
 
     Raises:
-        UserError: the named cluster does not answer.
+        UserError: the named cluster does not answer, or none can be started here.
     """
     address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"env_vars": ENVIRONMENT if address else {**ENVIRONMENT, **ALONE}},
-            # Ray Train cleans up after a stopped trial by asking the dashboard.
-            **({} if address else {"include_dashboard": True}),
-        )
-    except (ConnectionError, RuntimeError) as error:
+        if address:
+            _init(address, ENVIRONMENT)
+        else:
+            _start_own()
+    except (OSError, RuntimeError) as error:
         raise UserError(
             f"Ray at {address or 'this machine'}: {str(error).splitlines()[0][:200]}; is it up, "
             f"and are RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN those of its head?"
@@ -42,3 +44,33 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str, environment: dict[str, str], **options: object) -> None:
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": environment},
+        **options,
+    )
+
+
+def _start_own() -> None:
+    """A Ray that nobody reaches from another machine, and here who has the token."""
+    if not any(name in os.environ for name in ELSEWHERE):
+        _make_token(Path.home() / TOKEN)
+    # As on macOS: all of Ray's servers at loopback. Elsewhere most would listen on every interface.
+    with patch("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False):
+        # Ray Train cleans up after a stopped trial by asking the dashboard.
+        _init("local", {**ENVIRONMENT, **ALONE}, include_dashboard=True, dashboard_host="127.0.0.1")
+
+
+def _make_token(path: Path) -> None:
+    """A token that its owner alone can read, unless there is one: Ray would write it for all to see."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    except FileExistsError:
+        path.chmod(0o600)

@@ -7,6 +7,7 @@ Shapes: N pictures, C latent channels, H latent size.
 import copy
 import io
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -51,7 +52,8 @@ class Evaluation:
         metrics: Metrics = {"sheet": name}
         if self._reference.scored is not None:
             scores = scores_of(self._pictures(self._reference.scored), evaluate)
-            metrics |= {"scores": scores} | {score.metric: score.value for score in scores}
+            metrics |= {"scores": [asdict(score) for score in scores]}
+            metrics |= {score.metric: score.value for score in scores}
         return metrics
 
     def save(self, average: AverageWeights) -> None:

@@ -5,14 +5,17 @@
 
 Takes the MLflow of --tracking-uri, else of MLFLOW_TRACKING_URI, else results/mlflow.db here. A
 negative prompt gets the strength that was found best for the student, unless --strength is given.
+Weights alone are taken from the registry: the code that is stored there is not run.
 """
 
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from orchestrator.errors import UserError
+from orchestrator.secrets import hide_in_tracebacks, without_secrets
 
 EXIT_USER_ERROR = 2
 DATABASE = Path("results/mlflow.db")
@@ -20,11 +23,12 @@ DATABASE = Path("results/mlflow.db")
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
+    hide_in_tracebacks()
     options = _parser().parse_args(arguments)
     try:
         _generate(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
     return 0
 
@@ -66,28 +70,28 @@ def _strength(text: str) -> float:
 def _generate(options: argparse.Namespace) -> None:
     if options.strength is not None and not options.negative_prompt:
         raise UserError("--strength is that of a negative prompt: give --negative-prompt too")
+    if not options.model.startswith("models:/"):
+        raise UserError(f"--model {options.model}: write models:/NAME@champion or models:/NAME/VERSION")
     tracking = _tracking(options.tracking_uri)
     from orchestrator.quiet import quieten
 
     quieten()
-    from orchestrator.tracking import draw_with
+    from orchestrator.tracking import fetch_student
+    from workloads.drawing import Generator
+    from workloads.refusal import NOT_LOADED, why
 
-    wanted = [
-        {
-            "prompt": prompt,
-            "negative_prompt": options.negative_prompt,
-            "seed": options.seed + number,
-            **({} if options.strength is None else {"strength": options.strength}),
-        }
-        for prompt in options.prompt
-        for number in range(options.count)
-    ]
-    pictures = draw_with(options.model, tracking, wanted)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            student = Generator(fetch_student(options.model, tracking, Path(folder)))
+        except NOT_LOADED as error:
+            raise UserError(f"model {options.model} cannot be opened: {why(error)}") from None
     options.out.mkdir(parents=True, exist_ok=True)
-    for row, png in zip(wanted, pictures, strict=True):
-        path = options.out / f"{_file_name(row['prompt'], row['negative_prompt'])}-{row['seed']}.png"
-        path.write_bytes(png)
-        print(path)
+    negative = options.negative_prompt
+    for prompt in options.prompt:
+        for seed in range(options.seed, options.seed + options.count):
+            path = options.out / f"{_file_name(prompt, negative)}-{seed}.png"
+            path.write_bytes(student.png(prompt, seed, negative, options.strength))
+            print(path)
 
 
 def _tracking(given: str | None) -> str:

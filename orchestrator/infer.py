@@ -4,20 +4,23 @@
 """
 
 import json
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.errors import UserError
+from orchestrator.explain import explain
 from orchestrator.identity import digest
-from orchestrator.sweep import AttentionGuidance, Infer, Pair, Range, Values, draw, swept
+from orchestrator.sweep import AttentionGuidance, Infer, Pair, Range, Values, draw
 from orchestrator.sweep_file import SweepFile
 from workloads.settings import AttentionGuidanceSettings
 
+MOST_STRENGTHS = 1000
 PLAIN = AttentionGuidanceSettings()
 
 
@@ -66,7 +69,7 @@ def make_infer_plan(file: SweepFile) -> InferPlan | None:
     """The expanded `infer` section; None if the sweep has none.
 
     Raises:
-        UserError: a strength or a pair is wrong.
+        UserError: a strength or a pair is wrong, or a file of weights is not there.
     """
     infer = file.sweep.infer
     if infer is None:
@@ -75,27 +78,24 @@ def make_infer_plan(file: SweepFile) -> InferPlan | None:
     for index, entry in enumerate(infer.attention_guidance):
         for strength in _strengths(file, entry, index):
             settings = {"kind": entry.kind, "strength": strength, "clip": entry.clip, "blend": entry.blend}
-            try:
-                arm = TypeAdapter(AttentionGuidanceSettings).validate_python(settings)
-            except ValidationError as error:
-                message = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise file.error(("infer", "attention_guidance", index), message) from None
+            arm = file.settings(AttentionGuidanceSettings, settings, ("infer", "attention_guidance", index))
             if arm.strength == 0 or arm in arms:
                 raise file.error(
                     ("infer", "attention_guidance", index, "strength"),
                     f"{strength!r} is there twice, or is 0, the plain student, which is always drawn",
                 )
             arms.append(arm)
+    _check_files(file, infer)
     return InferPlan(tuple(arms), _pairs(file, infer), infer, file.sweep.evaluate.seed)
 
 
 def _strengths(file: SweepFile, entry: AttentionGuidance, index: int) -> Sequence[object]:
     """The strengths of one entry, rising: its grid, or `search.samples` draws."""
     key = ("infer", "attention_guidance", index, "strength")
-    try:
-        kind = swept(entry.strength)
-    except ValidationError as error:
-        raise file.error(key, error.errors()[0]["msg"]) from None
+    kind = file.swept(entry.strength, key)
+    count = len(kind.values) if isinstance(kind, Values) else file.sweep.search.samples
+    if kind is not None and count > MOST_STRENGTHS:
+        raise file.error(key, f"{count:,} strengths, more than {MOST_STRENGTHS:,}: try fewer")
     if isinstance(kind, Values):
         return list(kind.values)
     if isinstance(kind, Range):
@@ -108,25 +108,40 @@ def _pairs(file: SweepFile, infer: Infer) -> tuple[Pair, ...]:
     if not isinstance(infer.pairs, str):
         pairs = list(infer.pairs)
     else:
-        pairs = [_pair(file, infer.pairs, number, line) for number, line in _lines(file, infer.pairs)]
+        pairs = [_pair(infer.pairs, number, line) for number, line in _lines(file, infer.pairs)]
     if not pairs:
         raise file.error(("infer", "pairs"), "there are none")
     return tuple(pairs)
 
 
+def _check_files(file: SweepFile, infer: Infer) -> None:
+    """Looks for the files that scorers read; clip's weights may be the id of a model on the hub."""
+    for index, scorer in enumerate(infer.scorers):
+        given = {"weights": None if scorer.name == "clip" else scorer.weights, "reference": scorer.reference}
+        for option, path in given.items():
+            if path is not None and not os.path.isfile(path):
+                raise file.error(("infer", "scorers", index, option), f"{path}: no such file")
+
+
 def _lines(file: SweepFile, name: str) -> list[tuple[int, str]]:
     try:
-        lines = Path(name).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise file.error(("infer", "pairs"), f"{name} cannot be read: {error}") from None
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        text = Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise file.error(("infer", "pairs"), f"{name} cannot be read: it is not UTF-8 text") from None
+    except OSError as error:
+        message = f"{name} cannot be read: {error.strerror or error}"
+        raise file.error(("infer", "pairs"), message) from None
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def _pair(file: SweepFile, name: str, number: int, line: str) -> Pair:
+def _pair(name: str, number: int, line: str) -> Pair:
+    like = 'a pair is a line of JSON as in {"prompt": "a cat", "negative_prompt": "blurry", "style": "photo"}'
     try:
-        return Pair.model_validate(json.loads(line))
-    except (ValueError, ValidationError):
-        raise UserError(
-            f"{name}:{number}: a pair is a line of JSON as in "
-            '{"prompt": "a cat", "negative_prompt": "blurry", "style": "photo"}'
-        ) from None
+        record = json.loads(line)
+        return Pair.model_validate(record)
+    except ValidationError as error:
+        at, message = explain(error, Pair, record)
+        setting = f"{at[0]}: " if at else ""
+        raise UserError(f"{name}:{number}: {setting}{message}; {like}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{name}:{number}: {like}") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orchestrator.ledger import Entry
 from orchestrator.plan import MINIATURE
+from workloads.objectives.settings import IN_WORDS
 from workloads.scorers.score import Score
 
 SAMPLES = "samples.png"
@@ -59,9 +60,9 @@ def model_card(
     lines = [
         FRONT.format(base=trial.backbone.model, licence=licence(trial.backbone.model, base)),
         f"# {trial.name}: one network call a picture\n",
-        f"A one-step student of `{trial.backbone.model}`, distilled by PG-SB (SNOOPI, "
-        "[arXiv 2412.02687](https://arxiv.org/abs/2412.02687)): variational score distillation under "
-        f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale.\n",
+        f"A one-step student of `{trial.backbone.model}`, distilled by {IN_WORDS[train.objective]} under "
+        f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"
+        f"{'' if train.clip is None else ', with a clamped CLIP loss'}.\n",
         f"![Samples beside the teacher]({SAMPLES})\n",
         USE.format(
             prompt="a large red circle" if more else "a photo of a corgi", negative=negative, more=more

@@ -1,5 +1,6 @@
 """Plots of a sweep's second search: curves over strength, and the map of interval by strength."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,8 +21,31 @@ MAPPED = {
 }
 """What the map can show, the first that was measured, with its meaning; all between 0 and 1."""
 
+DOTS_PER_INCH = 110
+PICTURED = 40
+"""Trials in a picture: of a thousand nobody could read it, and matplotlib draws no more than 2^16 pixels."""
 Row = Mapping[str, Any]
 """An arm of a curve, as `curve.Arm.as_row` gives it."""
+
+
+def pictured(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of the comparison that are drawn: all, or of many the best of each backbone."""
+    if len(rows) <= PICTURED:
+        return list(rows)
+    own: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: -(row.get("accuracy") or 0.0)):
+        own.setdefault(row["backbone"], []).append(row)
+    share = max(1, PICTURED // len(own))
+    chosen = {row["trial"] for best in own.values() for row in best[:share]}
+    return [row for row in rows if row["trial"] in chosen]
+
+
+def as_png(picture: "plt.Figure") -> bytes:
+    """The picture as a file; it is closed."""
+    content = io.BytesIO()
+    picture.savefig(content, format="png", dpi=DOTS_PER_INCH)
+    plt.close(picture)
+    return content.getvalue()
 
 
 def curve_picture(curve: Sequence[Row], title: str) -> "plt.Figure | None":
@@ -62,12 +86,12 @@ def mapped_metric(rows: Sequence[Mapping[str, Any]]) -> str | None:
 def map_picture(rows: Sequence[Mapping[str, Any]]) -> "plt.Figure | None":
     """Backbone by guidance interval by strength: a heat map a backbone, a column an arm.
 
-    `rows` are those of the comparison, each with its `curve`.
+    `rows` are those of the comparison, each with its `curve`; of many the best are drawn.
     """
     metric = mapped_metric(rows)
     if metric is None:
         return None
-    mapped = [row for row in rows if any(find(arm, metric) for arm in row["curve"])]
+    mapped = [row for row in pictured(rows) if any(find(arm, metric) for arm in row["curve"])]
     backbones = list(dict.fromkeys(row["backbone"] for row in mapped))
     columns = arm_names(mapped)
     heights = [sum(row["backbone"] == name for row in mapped) for name in backbones]

@@ -10,6 +10,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning,ignore::UserWarning",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -31,6 +32,7 @@ ENVIRONMENT = {
 CHATTY = (
     "ray",
     "ray.data",
+    "ray.tune",
     "mlflow",
     "alembic",
     "transformers",
@@ -39,6 +41,8 @@ CHATTY = (
     "httpx",
     "sqlalchemy",
 )
+TOLD_BY_US = ("ray.tune", "mlflow", "alembic", "sqlalchemy")
+"""What they log as an error they raise as well, and the search or the tracking room tells of it in a line."""
 
 
 def quieten() -> None:
@@ -52,4 +56,4 @@ def silence() -> None:
     """Turns the libraries' own logs down to errors in this process."""
     warnings.simplefilter("ignore")
     for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL if name in TOLD_BY_US else logging.ERROR)

@@ -88,4 +88,5 @@ def _conditioning(tensors: dict[str, Tensor], name: str) -> Conditioning | None:
 
 
 def _needed(tensors: dict[str, Tensor], name: str) -> Conditioning:
-    return Conditioning(tensors[name], tensors.get(f"{name}_mask"))
+    mask, pooled = (tensors.get(f"{name}_{part}") for part in ("mask", "pooled"))
+    return Conditioning(tensors[name], mask, pooled)

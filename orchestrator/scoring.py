@@ -106,7 +106,7 @@ def score(jobs: Sequence[InferJob], infer: Infer, store: Store) -> None:
 def _most_actors(infer: Infer) -> int:
     """With GPUs as many as they hold; else a quarter of the cores, as trainings need them more."""
     have = ray.cluster_resources()
-    return max(1, int(have.get("GPU", 0) / infer.gpus if infer.gpus else have["CPU"] / 4))
+    return max(1, int(have.get("GPU", 0) / infer.gpus if infer.gpus else have.get("CPU", 0) / 4))
 
 
 def load_measured(store: Store, job: InferJob) -> pd.DataFrame:

@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 import ray
 
 from orchestrator.data_context import prepare_data_context
-from orchestrator.shards import Piece, Position, ShardSet, pieces, to_conditioning, worker_rows
+from orchestrator.shards import Piece, Position, ShardSet, pieces, to_batch, worker_rows
 from orchestrator.storage import Store
-from workloads.conditioning import Conditioning
+from workloads.objectives.objective import Batch
+
+DAMAGED = ".damaged"
 
 
 class ReadPiece:
@@ -30,12 +32,25 @@ class ReadPiece:
     def __call__(self, table: pa.Table) -> pa.Table:
         """A piece, as a table of one row -> the worker's rows of it."""
         piece = Piece(**table.to_pylist()[0])
-        name = self._shards.file(piece.shard)
-        content = Store(self._root).read(name)
-        if hashlib.sha256(content).hexdigest() != self._shards.digests[piece.shard]:
-            raise ValueError(f"prompt shard {name} has changed: delete its folder, it is made anew")
+        content = self._verified(piece.shard)
         rows = worker_rows(self._shards, self._seed, piece, self._batch, self._rank, self._world)
         return pq.read_table(io.BytesIO(content)).take(pa.array(rows)).drop_columns(["prompt"])
+
+    def _verified(self, shard: int) -> bytes:
+        """A shard that has changed is set aside, so that the next launch makes it anew."""
+        store, name = Store(self._root), self._shards.file(shard)
+        content = store.read(name)
+        if hashlib.sha256(content).hexdigest() == self._shards.digests[shard]:
+            return content
+        store.move(name, name + DAMAGED)
+        raise ValueError(f"prompt shard {name} has changed")
+
+
+def missing_shard(store: Store, shards: ShardSet) -> str | None:
+    """The first shard that is not there, by name."""
+    there = set(store.files(shards.folder))
+    names = (shards.file(shard) for shard in range(len(shards.rows)))
+    return next((name for name in names if name not in there), None)
 
 
 def stream(
@@ -47,7 +62,7 @@ def stream(
     batch: int,
     rank: int,
     world: int,
-) -> Iterator[Conditioning]:
+) -> Iterator[Batch]:
     """Worker `rank`'s part of each of the `steps` global batches from `start`, on the CPU."""
     plan = [asdict(piece) for piece in pieces(shards, seed, start, steps * batch)]
     prepare_data_context()
@@ -61,4 +76,4 @@ def stream(
     )
     batches: Any = dataset.iter_batches(batch_size=batch // world, batch_format="numpy", prefetch_batches=2)
     for rows in batches:
-        yield to_conditioning(rows, shards.tokens)
+        yield to_batch(rows, shards.tokens)

@@ -59,9 +59,8 @@ class Students:
         teachers: Mapping[str, Sequence[Score]],
     ) -> None:
         """`references` and `teachers` (scores) are by source of the backbone."""
-        self._plan, self._store, self._ledger, self._tracker = plan, store, ledger, tracker
+        self._plan, self.store, self._ledger, self._tracker = plan, store, ledger, tracker
         self._prompts, self._references, self._teachers = prompts, references, teachers
-        self.root = store.root
         self._queue: deque[InferJob] = deque()
         self._students: dict[str, _Student] = {}
         self._ripe: list[_Student] = []
@@ -74,7 +73,7 @@ class Students:
         entry = self._ledger.entries[trial.digest]
         if entry.model and entry.concluded == self._search():
             return
-        todo = [job for job in jobs if not self._store.exists(job.measured)]
+        todo = [job for job in jobs if not self.store.exists(job.measured)]
         student = _Student(entry, jobs, len(todo), [])
         self._students[trial.digest] = student
         self._queue.extend(todo)
@@ -95,6 +94,10 @@ class Students:
         """The next of them."""
         return self._queue.popleft()
 
+    def put_back(self, job: InferJob) -> None:
+        """It could not be started; the next to be."""
+        self._queue.appendleft(job)
+
     def drawn(self, job: InferJob, error: str) -> None:
         """A small trial is over; the last of a student has it scored."""
         student = self._students[job.infer.student]
@@ -105,10 +108,6 @@ class Students:
         if student.left == 0:
             self._all_drawn(student)
 
-    def progress(self) -> str:
-        """For the line of progress: how many small trials wait or run."""
-        return f" | {self.waiting} strengths to draw" if self.waiting else ""
-
     def close(self) -> list[str]:
         """Waits for the last student; returns what failed, a line each."""
         self._flush()
@@ -117,9 +116,15 @@ class Students:
             conclusion.result()
         return [line for student in self._students.values() for line in student.failures]
 
+    def abandon(self) -> None:
+        """The launch ends early: what has not begun is left to the next one."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
     def _search(self) -> str:
-        infer = self._plan.infer
-        return digest([infer.digest, [vars(arm) for arm in infer.arms]])[:12] if infer else "none"
+        plan = self._plan.infer
+        if plan is None:
+            return "none"
+        return digest([plan.digest, [vars(arm) for arm in plan.arms], plan.infer.most_lost])[:12]
 
     def _job(self, trial: Trial, infer: InferTrial) -> InferJob:
         assert self._plan.infer is not None
@@ -129,7 +134,7 @@ class Students:
             self._plan.infer.infer.pictures,
             self._plan.infer.seed,
             self._references[trial.source],
-            self._store.root,
+            self.store.root,
             f"{self._plan.sweep.name}/trials/{trial.digest}/student",
             self._plan.sweep.name,
         )
@@ -164,8 +169,8 @@ class Students:
 
     def _score(self, students: Sequence[_Student]) -> None:
         if self._plan.infer is not None:
-            drawn = [job for student in students for job in student.jobs if self._store.exists(job.drawn)]
-            score(drawn, self._plan.infer.infer, self._store)
+            drawn = [job for student in students for job in student.jobs if self.store.exists(job.drawn)]
+            score(drawn, self._plan.infer.infer, self.store)
 
     def _finish(self, student: _Student) -> None:
         """Chooses its strength, describes and registers it."""
@@ -173,25 +178,30 @@ class Students:
         sheet = b""
         default = AttentionGuidanceSettings()
         if search is not None:
-            jobs = [job for job in student.jobs if self._store.exists(job.measured)]
+            jobs = [job for job in student.jobs if self.store.exists(job.measured)]
             if jobs and jobs[0] is student.jobs[0]:
                 arms, sheet = self._arms(jobs)
                 chosen = best(arms, search.infer.most_lost)
                 entry.curve, entry.best = [arm.as_row() for arm in arms], chosen.as_row()
                 default = chosen.guidance
                 entry.strengths = f"{self._plan.sweep.name}/trials/{entry.trial.digest}/strengths.png"
-                self._store.write(entry.strengths, sheet)
+                self.store.write(entry.strengths, sheet)
                 log_curve(self._tracker, entry.run, entry.curve, entry.best, sheet)
         entry.model = self._register(entry, default, sheet)
-        if not student.failures:
-            entry.concluded = self._search()
         self._ledger.write(entry)
+        if not student.failures:
+            # Only once the curve is recorded: else a launch that dies now would lose it.
+            self._tracker.then(partial(self._concluded, entry))
         self._ledger.say(f"{entry.trial.name}: {_found(entry)}registered as {entry.model}")
+
+    def _concluded(self, entry: Entry) -> None:
+        entry.concluded = self._search()
+        self._ledger.write(entry)
 
     def _arms(self, jobs: Sequence[InferJob]) -> tuple[list[Arm], bytes]:
         assert self._plan.infer is not None
         infer = self._plan.infer.infer
-        tables = [(job.infer.guidance, load_measured(self._store, job)) for job in jobs]
+        tables = [(job.infer.guidance, load_measured(self.store, job)) for job in jobs]
         examples = [(guidance, [bytes(png) for png in table[EXAMPLE] if png]) for guidance, table in tables]
         shown = self._plan.infer.pairs[: infer.sheet_pairs]
         return curve(tables, infer.scorers), strength_sheet(shown, examples, jobs[0].infer.student_name)
@@ -203,7 +213,7 @@ class Students:
         negative = pairs[0].negative_prompt if pairs else "blurry"
         made_by = {"sweep": sweep.name, "MLflow run": entry.run}
         place = f"{sweep.name}/trials/{trial.digest}/student"
-        with self._store.folder(place) as own, tempfile.TemporaryDirectory() as copy:
+        with self.store.folder(place) as own, tempfile.TemporaryDirectory() as copy:
             folder = Path(copy) / "student"
             shutil.copytree(own, folder)
             save_defaults(folder, default)
@@ -211,12 +221,13 @@ class Students:
             card = model_card(entry, self._prompts.source, teacher, negative, made_by, folder)
             (folder / "README.md").write_text(card, encoding="utf-8")
             if entry.sheet:
-                (folder / SAMPLES).write_bytes(self._store.read(entry.sheet))
+                (folder / SAMPLES).write_bytes(self.store.read(entry.sheet))
             if sheet:
                 (folder / NEGATIVES).write_bytes(sheet)
-            self._store.put_folder(folder, place)
+            self.store.put_folder(folder, place)
             example = (sweep.evaluate.sheet_prompts[0], negative if pairs else "", default.strength)
-            return register_student(entry.run, folder, f"{sweep.name}-{trial.backbone.name}", example)
+            name, search = f"{sweep.name}-{trial.backbone.name}", self._search()
+            return self._tracker.ask(lambda: register_student(entry.run, folder, name, example, search))
 
 
 def crown(entries: Sequence[Entry]) -> set[str]:

@@ -1,6 +1,7 @@
 """What a sweep came to: rows for tables, `summary.json`, and the last words on the screen.
 
-`summary.json`: name, launch, seconds; counts `finished`, `collapsed`, `stopped`, `failed`; the
+`summary.json`: name, launch, seconds; the GPU-hours held so far, their cost by the sweep's budget,
+and both in words; counts `finished`, `collapsed`, `stopped`, `failed`; the
 `prompts` used and set aside; `tracking` URI, experiment and parent run; and `trials`, each with
 its settings, status, scores (value, samples, 95 % interval, protocol), its teacher's scores,
 seconds of training, MLflow run, model URI, whether it is its backbone's champion, its `curve` over
@@ -11,14 +12,19 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.ledger import HEADLINE, Entry, headline
+from orchestrator.ledger import Entry, headline
+from orchestrator.meter import Meter
 from orchestrator.plan import Plan
 from orchestrator.prompts import PromptSet
+from orchestrator.secrets import without_secrets
 from orchestrator.tracking import Tracker
-from orchestrator.tracking.server import look_command, without_secrets
+from orchestrator.tracking.server import look_command
+from orchestrator.trial_job import HEADLINE
 from workloads.scorers.score import Score
 
-STATUSES = ("finished", "collapsed", "stopped", "failed")
+ENDS = ("finished", "collapsed", "stopped")
+"""Statuses of a trial that has a result."""
+STATUSES = (*ENDS, "failed")
 
 
 def comparison_rows(
@@ -64,6 +70,7 @@ def summary(
     rows: Sequence[dict[str, Any]],
     prompts: PromptSet,
     tracker: Tracker,
+    meter: Meter,
     failures: Sequence[str],
     seconds: float,
 ) -> dict[str, Any]:
@@ -72,10 +79,15 @@ def summary(
         "name": plan.sweep.name,
         "launch": plan.digest,
         "seconds": round(seconds, 1),
-        **{status: sum(row["status"] == status for row in rows) for status in STATUSES},
+        **{status: sum(row["status"] == status for row in rows) for status in ENDS},
+        # Whatever has no result counts, so that no trial is ever lost from the sums.
+        "failed": sum(row["status"] not in ENDS for row in rows),
         "trainings": len(rows),
         "infer_trials": sum(len(row["curve"]) for row in rows),
         "infer_failures": list(failures),
+        "gpu_hours": round(meter.gpu_hours, 4),
+        "cost": meter.cost,
+        "spent": meter.words,
         "prompts": {"used": prompts.prompts, "set_aside": prompts.set_aside, "digest": prompts.digest},
         "tracking": {
             "uri": without_secrets(tracker.uri),
@@ -110,6 +122,7 @@ def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
         f"{len(rows)} trials: {counts}; {result['seconds']:.0f} s",
         *([f"{result['infer_trials']} strengths of students, no training"] if result["infer_trials"] else []),
         *result["infer_failures"],
+        *([f"spent:   {result['spent']}"] if result["spent"] else []),
         f"summary: {place}/summary.json, {place}/report.html",
         f"look:    {look_command(uri, result['tracking']['experiment_id'])}",
     ]

@@ -71,8 +71,7 @@ def _encoded(source: str, evaluate: Evaluate, pairs: Sequence[Pair], device: str
         texts["negatives"] = negatives[:1] if len(set(negatives)) == 1 else negatives
     tensors: dict[str, Tensor] = {}
     for name, prompts in texts.items():
-        encoded = encoder.encode(prompts)
-        tensors[name] = encoded.embeddings.half().cpu().contiguous()
-        if encoded.mask is not None:
-            tensors[f"{name}_mask"] = encoded.mask.cpu().contiguous()
+        encoded = encoder.encode(prompts).to(torch.device("cpu"), torch.float16)
+        for part, tensor in encoded.parts.items():
+            tensors[name if part == "embeddings" else f"{name}_{part}"] = tensor.contiguous()
     return tensors

@@ -16,3 +16,16 @@ def local_ray() -> Iterator[None]:
     os.environ.update(ENVIRONMENT)
     with connected():
         yield
+
+
+@pytest.fixture()
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting Ray, and changing this process's settings for it, would be a failure of the test."""
+
+    def started() -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("orchestrator.cluster.connected", started)
+    monkeypatch.setattr("orchestrator.quiet.quieten", lambda: None)
+    monkeypatch.setattr("orchestrator.run.quieten", lambda: None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -87,11 +87,11 @@ def test_two_workers_stream_the_batches_of_one_from_any_position(local_ray: None
     whole = list(stream(store, shards, 3, Position(), 6, 8, 0, 1))
     halves = [list(stream(store, shards, 3, Position(), 6, 8, rank, 2)) for rank in range(2)]
     for step, batch in enumerate(whole):
-        joined = torch.cat([half[step].embeddings for half in halves])
-        assert torch.equal(joined, batch.embeddings)
-        assert batch.mask is not None and len(batch) == 8
+        joined = torch.cat([half[step].prompts.embeddings for half in halves])
+        assert torch.equal(joined, batch.prompts.embeddings)
+        assert batch.prompts.mask is not None and len(batch.prompts) == 8
     later = list(stream(store, shards, 3, advance(shards, 3, Position(), 16), 4, 8, 0, 1))
-    assert torch.equal(later[0].embeddings, whole[2].embeddings)
+    assert torch.equal(later[0].prompts.embeddings, whole[2].prompts.embeddings)
 
 
 def test_shards_hold_what_the_encoder_says_and_are_made_once(local_ray: None, tmp_path: Path) -> None:

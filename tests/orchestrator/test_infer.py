@@ -66,8 +66,8 @@ def test_a_new_strength_leaves_trainings_and_other_strengths_as_they_are(tmp_pat
     [
         ("strength: 0.5", "strength: 0", "the plain student, which is always drawn"),
         ("[0.5, 1]", "[0.5, 0.5]", "there twice"),
-        ("[0.5, 1]", "[-1]", "must not be negative"),
-        ("clip: 0, blend: 1,", "clip: 0, blend: 2,", "blend must be above 0"),
+        ("[0.5, 1]", "[-1]", "must be at least 0"),
+        ("clip: 0, blend: 1,", "clip: 0, blend: 2,", "blend: must be above 0"),
         ("kind: nasa,", "kind: nasa, clip: 3,", "settings of nag, not of nasa"),
         ("kind: nasa", "kind: nase", "should be 'nasa' or 'nag'"),
         ("scorers: [removal]", "scorers: [remove]", "'removal'"),
@@ -107,7 +107,7 @@ def test_pairs_come_from_a_file_too(tmp_path: Path) -> None:
     assert found.infer is not None
     assert [(p.prompt, p.style) for p in found.infer.pairs] == [("a cat", "photo"), ("b", "")]
     pairs.write_text('{"prompt": "a cat"}\n')
-    with pytest.raises(UserError, match=r"pairs\.jsonl:1: a pair is a line of JSON"):
+    with pytest.raises(UserError, match=r"pairs\.jsonl:1: negative_prompt: .*; a pair is a line of JSON"):
         plan(tmp_path, text)
     pairs.unlink()
     with pytest.raises(UserError, match="cannot be read"):

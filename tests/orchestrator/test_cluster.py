@@ -1,0 +1,72 @@
+"""A Ray of one's own is for its owner: loopback, a token, and a token file that others cannot read."""
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from orchestrator.cluster import _make_token
+
+REPOSITORY = Path(__file__).parents[2]
+PODS = REPOSITORY / "infra/kubernetes"
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("local_ray")
+def test_a_ray_of_ones_own_answers_to_its_owner_alone() -> None:
+    url = f"http://{ray.get(ray.remote(_dashboard).options(num_cpus=0).remote())}"
+    for path in ("/api/version", "/api/jobs/", "/api/v0/tasks", "/nodes?view=summary"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(url + path, timeout=10)
+    listening = {
+        connection.laddr.ip
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening and listening <= set(LOOPBACK)
+    assert (Path.home() / ".ray/auth_token").stat().st_mode & 0o077 == 0
+
+
+def _dashboard() -> str:
+    from ray._private.worker import global_worker
+
+    return str(global_worker.node.address_info["webui_url"])
+
+
+@pytest.mark.parametrize("before", [None, "kept"])
+def test_the_token_is_its_owners(before: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "home/.ray/auth_token"
+    if before is not None:
+        path.parent.mkdir(parents=True)
+        path.write_text(before)
+        path.chmod(0o644)
+    _make_token(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text() == before if before else len(path.read_text()) == 64
+
+
+def test_nothing_opens_what_ray_keeps_shut() -> None:
+    """Neither is the token turned off, nor does a server outside of a pod listen for other machines."""
+    suffixes = {".py", ".yaml", ".yml", ".sh", ".toml", ".md", ".json", ".tf", ".tpl", ""}
+    files = [
+        file
+        for file in REPOSITORY.rglob("*")
+        if file.is_file()
+        and file.suffix in suffixes
+        and file != Path(__file__)
+        and not {".git", ".venv", "build", "results"} & set(file.relative_to(REPOSITORY).parts)
+    ]
+    assert any(file.name == "cluster.py" for file in files)
+    for file in files:
+        text = file.read_text(errors="ignore").lower()
+        for line in text.splitlines():
+            words = line.replace('"', "").replace("'", "").replace(" ", "")
+            assert not ("ray_auth_mode" in words and "disabled" in words), file
+            # A pod must listen for others: `tests.infra.rules` has a policy close its namespace.
+            if PODS not in file.parents:
+                assert not ("0.0.0.0" in words and "host" in words), file

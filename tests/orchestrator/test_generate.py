@@ -1,0 +1,113 @@
+"""Drawing with a registered student: its weights are taken from the registry, its code is not run."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+from orchestrator.errors import UserError
+from orchestrator.generate import main
+from orchestrator.tracking import fetch_student, name_champion, register_student
+from tests.planted import plant
+from workloads.miniature import WEIGHTS
+
+URI = "models:/toy-pixart@champion"
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a tracking database in which the miniature teacher is a registered student."""
+    folder = tmp_path_factory.mktemp("registry")
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    experiment = mlflow.create_experiment("toy", artifact_location=str(folder / "artifacts"))
+    run = mlflow.MlflowClient().create_run(experiment).info.run_id
+    shutil.copytree(WEIGHTS / "pixart", folder / "student")
+    name_champion(register_student(run, folder / "student", "toy-pixart", ("a circle", "red", 1.0), "x"), {})
+    yield folder
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def stored(registered: Path) -> Iterator[Path]:
+    """The folder in which the registry keeps the student; as it was again after the test."""
+    (model,) = registered.glob("artifacts/models/*/artifacts")
+    shutil.copytree(model, registered / "kept")
+    yield model
+    shutil.rmtree(model)
+    os.rename(registered / "kept", model)
+
+
+def generate(registered: Path, out: Path, *more: str) -> int:
+    where = ["--tracking-uri", f"sqlite:///{registered}/mlflow.db", "--out", str(out)]
+    return main(["--model", URI, "--prompt", "a large circle", *where, *more])
+
+
+def test_it_draws_and_runs_nothing_of_the_registry(registered: Path, stored: Path, tmp_path: Path) -> None:
+    bait = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    codes = list(stored.rglob("*.py"))
+    assert "student_model.py" in {code.name for code in codes}, "else there is no bait"
+    for code in codes:
+        code.write_text(bait + code.read_text())
+    assert generate(registered, tmp_path, "--negative-prompt", "red", "--strength", "1", "--count", "2") == 0
+    files = [tmp_path / f"a-large-circle-not-red-{seed}.png" for seed in (0, 1)]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    assert files[0].read_bytes() != files[1].read_bytes()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_are_refused(
+    registered: Path, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, name in [("transformer", "diffusion_pytorch_model"), ("text_encoder", "model")]:
+        folder = stored / "artifacts/student" / part
+        safe = folder / f"{name}.safetensors"
+        kept = safe.read_bytes()
+        safe.unlink()
+        for suffix in (f"{name}.bin", "pytorch_model.bin"):
+            plant(folder / suffix, tmp_path / "ran")
+        assert generate(registered, tmp_path) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("error: ") and "a pickle could run code" in last and part in last
+        safe.write_bytes(kept)
+    assert generate(registered, tmp_path) == 0, "beside safetensors a pickle is left alone"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("path", ["../../../student", "{registered}/student"])
+def test_a_model_that_names_files_elsewhere_is_refused(
+    path: str, registered: Path, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    description = yaml.safe_load((stored / "MLmodel").read_text())
+    pipeline = description["flavors"]["python_function"]["artifacts"]["pipeline"]
+    pipeline["path"] = path.format(registered=registered)
+    (stored / "MLmodel").write_text(yaml.safe_dump(description))
+    assert generate(registered, tmp_path) == 2
+    assert "outside its own folder" in capsys.readouterr().err
+
+
+def test_a_link_out_of_the_model_is_refused(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow copies what a link points to; other stores may not."""
+    weights = stored / "artifacts/student/transformer/diffusion_pytorch_model.safetensors"
+    weights.rename(tmp_path / "elsewhere.safetensors")
+    weights.symlink_to(tmp_path / "elsewhere.safetensors")
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", lambda *_, **__: str(stored))
+    with pytest.raises(UserError, match="outside its own folder"):
+        fetch_student(URI, mlflow.get_tracking_uri(), tmp_path)
+
+
+def test_what_is_no_student_is_told_in_a_line(
+    registered: Path, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stored / "MLmodel").write_text("flavors: {sklearn: {}}")
+    assert generate(registered, tmp_path) == 2
+    assert "is no student of this project" in capsys.readouterr().err
+    assert generate(registered, tmp_path, "--model", "models:/nobody@champion") == 2
+    assert "nobody" in capsys.readouterr().err
+    assert generate(registered, tmp_path, "--model", str(stored)) == 2
+    assert "write models:/NAME@champion" in capsys.readouterr().err
