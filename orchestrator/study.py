@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.study_early import DEFINITIONS as EARLY_DEFINITIONS
+from orchestrator.study_early import early
 from orchestrator.study_statistics import (
     Cells,
     Estimate,
@@ -71,7 +73,7 @@ class Training:
 
 
 def study(trainings: Sequence[Training]) -> dict[str, Any]:
-    """The content of `report.json`: counts, arms, `cells` (an arm on a backbone), `rankings` by metric."""
+    """The content of `report.json`: counts, arms, `cells` (an arm on a backbone), `rankings` and `early` by metric."""
     labels, settings = _arms(trainings)
     backbones = list(dict.fromkeys(t.backbone for t in trainings))
     arms = list(dict.fromkeys(labels))
@@ -84,7 +86,7 @@ def study(trainings: Sequence[Training]) -> dict[str, Any]:
     cells = [cell for cell in cells if cell["ended"]]
     metrics = [name for name in HIGHER_IS_BETTER if any(name in cell["metrics"] for cell in cells)]
     return {
-        "definitions": DEFINITIONS,
+        "definitions": DEFINITIONS | EARLY_DEFINITIONS,
         "trainings": len(trainings),
         "status": {each: sum((t.status or "not ended") == each for t in trainings)
                    for each in dict.fromkeys(t.status or "not ended" for t in trainings)},
@@ -98,6 +100,9 @@ def study(trainings: Sequence[Training]) -> dict[str, Any]:
             metric: _ranking(cells, backbones, metric, "values", HIGHER_IS_BETTER[metric])
             | {"oscillation": _ranking(cells, backbones, metric, "oscillations", False)}
             for metric in metrics
+        },
+        "early": {
+            metric: found for metric in metrics if (found := early(cells, metric, HIGHER_IS_BETTER[metric]))
         },
     }  # fmt: skip
 

@@ -68,7 +68,30 @@ def _metric(study: Row, metric: str, ranking: Row) -> list[str]:
         lines = [[a, *(_swing(cells.get((a, b))) for b in backbones)] for a in arms]
         parts += ["<h3>Oscillation: mean worsening between looks</h3>", _ranking(ranking["oscillation"])]
         parts += [table(["arm", *backbones], lines), *_differences(ranking["oscillation"])]
-    return parts
+    return parts + _early(study["early"].get(metric))
+
+
+def _early(early: Row | None) -> list[str]:
+    """What an early look foretells, and what halving by it would have cost and lost."""
+    if early is None:
+        return []
+    looks = early["looks"]
+    foretold = [
+        [f"{each['look']} of {looks}", *(_with_interval(each[of]) for of in ("arms", "trainings"))]
+        for each in early["foretold"]
+    ]
+    halving = [
+        [f"{each['look']} of {looks}", f"1 in {each['one_in']}", f"{100 * each['cost']:.0f} %"]
+        + [_with_interval(each["loss"])]
+        for each in early["halving"]
+    ]
+    return [
+        "<h3>How early the end is foretold: rank correlation of a look with the last</h3>",
+        table(["look", "of arms", "of trainings"], foretold),
+        "<details><summary>Halving by an early look: its cost, and what it loses</summary>",
+        table(["look", "go on", "cost", "loss"], halving),
+        "</details>",
+    ]
 
 
 def _ranking(ranking: Row) -> str:
@@ -147,10 +170,11 @@ def _mean(cell: Row | None) -> str:
 
 
 def _swing(cell: Row | None) -> str:
-    if cell is None or cell["oscillation"] is None:
-        return ""
-    swing = cell["oscillation"]
-    return _number(swing["value"]) + (f" ({_interval(swing)})" if swing["low"] is not None else "")
+    return "" if cell is None or cell["oscillation"] is None else _with_interval(cell["oscillation"])
+
+
+def _with_interval(row: Row) -> str:
+    return _number(row["value"]) + (f" ({_interval(row)})" if row["low"] is not None else "")
 
 
 def _interval(row: Row) -> str:

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from orchestrator.study import Training, has_seeds, study
+from orchestrator.study_early import early
 from orchestrator.study_page import study_parts
 from orchestrator.study_statistics import (
     Estimate,
@@ -172,3 +174,49 @@ def test_one_seed_is_ranked_without_any_certainty() -> None:
         assert row["low"] is row["best_probability"] is row["rank_low"] is None
     assert found["rankings"]["attribute_accuracy"]["differences"][0]["p"] is None
     assert "One seed of every arm" in "".join(study_parts(found))
+
+
+def looks(arm: str, backbone: str, courses: dict[int, list[float]]) -> dict[str, Any]:
+    """A cell of a study, as `early` reads it."""
+    return {"arm": arm, "backbone": backbone, "metrics": {"attribute_accuracy": {"histories": courses}}}
+
+
+def test_an_early_look_that_orders_as_the_last_does_foretells_it() -> None:
+    """Four arms: the first look turns the order round, the second has it right."""
+    cells = [
+        looks(f"a{arm}", "x", {seed: [-arm, arm + seed / 100, arm + 0.5] for seed in (0, 1)})
+        for arm in range(4)
+    ]
+    found = early(cells, "attribute_accuracy", True)
+    first, second = found["foretold"]
+    assert (first["arms"]["value"], second["arms"]["value"]) == (pytest.approx(-1), pytest.approx(1))
+    assert second["trainings"]["value"] == pytest.approx(
+        spearmanr([0, 0.01, 1, 1.01, 2, 2.01, 3, 3.01], [0, 0, 1, 1, 2, 2, 3, 3]).statistic
+    )
+    halving = {(each["look"], each["one_in"]): each for each in found["halving"]}
+    # All four a third of the way, two of them the other two thirds; the worst two go on, and lose 2.
+    assert halving[1, 2]["cost"] == pytest.approx((4 * 1 + 2 * 2) / 12)
+    assert halving[1, 2]["loss"]["value"] == pytest.approx(2)
+    assert halving[2, 4]["cost"] == pytest.approx((4 * 2 + 1 * 1) / 12)
+    assert halving[2, 4]["loss"]["value"] == 0
+    turned = early(cells, "attribute_accuracy", False)
+    assert turned["halving"][0]["loss"]["value"] == pytest.approx(2), "of a distance the lowest is best"
+
+
+def test_what_halving_loses_is_judged_by_other_seeds() -> None:
+    """The arm that wins at seed 0 is the worse one at seeds 1 and 2: halving's choice gains there."""
+    cells = [
+        looks("lucky", "x", {0: [0.1, 0.9], 1: [0.1, 0.2], 2: [0.1, 0.4]}),
+        looks("steady", "x", {0: [0.5, 0.8], 1: [0.5, 0.8], 2: [0.5, 0.8]}),
+    ]
+    loss = early(cells, "attribute_accuracy", True)["halving"][0]["loss"]
+    assert loss["value"] == pytest.approx((-0.5 + 0 + 0) / 3)
+
+
+def test_a_collapsed_training_keeps_its_last_score_and_one_arm_foretells_nothing() -> None:
+    cells = [
+        looks("a", "x", {0: [0.3], 1: [0.3, 0.4]}),
+        looks("b", "x", {0: [0.5, 0.6], 1: [0.5, 0.6]}),
+    ]
+    assert early(cells, "attribute_accuracy", True)["foretold"][0]["arms"]["value"] == pytest.approx(1)
+    assert early(cells[:1], "attribute_accuracy", True) == {}
