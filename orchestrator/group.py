@@ -28,7 +28,7 @@ from orchestrator.reference import load_reference
 from orchestrator.shards import START, Position, ShardSet, advance
 from orchestrator.storage import Store
 from orchestrator.stream import missing_shard, stream
-from orchestrator.trial_job import HEADLINE, Metrics, TrialJob
+from orchestrator.trial_job import HEADLINES, Metrics, TrialJob
 from orchestrator.watchdog import Watchdog, take_hangs
 from workloads.backbone import load_backbone
 from workloads.ema import AverageWeights
@@ -205,8 +205,8 @@ class Worker:
         Raises:
             UserError: it cannot be written, and there is no later one.
         """
-        scores = self.progress.reports[-1].get("scores", [])
-        headline = next((score["value"] for score in scores if score["metric"] == HEADLINE), None)
+        said = self.progress.reports[-1]
+        headline = next((said[metric] for metric in HEADLINES if metric in said), None)
         saved = self.checkpoints.save(
             self.progress,
             headline,

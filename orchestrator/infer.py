@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +15,9 @@ from pydantic import ValidationError
 from orchestrator.errors import UserError
 from orchestrator.explain import explain
 from orchestrator.identity import digest
-from orchestrator.sweep import AttentionGuidance, Infer, Pair, Range, Values, draw
+from orchestrator.sweep import Range, Values, draw
 from orchestrator.sweep_file import SweepFile
+from orchestrator.sweep_measured import AttentionGuidance, Infer, Pair
 from workloads.settings import AttentionGuidanceSettings
 
 MOST_STRENGTHS = 1000
@@ -69,7 +69,7 @@ def make_infer_plan(file: SweepFile) -> InferPlan | None:
     """The expanded `infer` section; None if the sweep has none.
 
     Raises:
-        UserError: a strength or a pair is wrong, or a file of weights is not there.
+        UserError: a strength or a pair is wrong.
     """
     infer = file.sweep.infer
     if infer is None:
@@ -85,7 +85,6 @@ def make_infer_plan(file: SweepFile) -> InferPlan | None:
                     f"{strength!r} is there twice, or is 0, the plain student, which is always drawn",
                 )
             arms.append(arm)
-    _check_files(file, infer)
     return InferPlan(tuple(arms), _pairs(file, infer), infer, file.sweep.evaluate.seed)
 
 
@@ -112,15 +111,6 @@ def _pairs(file: SweepFile, infer: Infer) -> tuple[Pair, ...]:
     if not pairs:
         raise file.error(("infer", "pairs"), "there are none")
     return tuple(pairs)
-
-
-def _check_files(file: SweepFile, infer: Infer) -> None:
-    """Looks for the files that scorers read; clip's weights may be the id of a model on the hub."""
-    for index, scorer in enumerate(infer.scorers):
-        given = {"weights": None if scorer.name == "clip" else scorer.weights, "reference": scorer.reference}
-        for option, path in given.items():
-            if path is not None and not os.path.isfile(path):
-                raise file.error(("infer", "scorers", index, option), f"{path}: no such file")
 
 
 def _lines(file: SweepFile, name: str) -> list[tuple[int, str]]:

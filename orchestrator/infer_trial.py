@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.infer import InferTrial
 from orchestrator.storage import Store
-from orchestrator.sweep import Pair
+from orchestrator.sweep_measured import Pair
 
 
 @dataclass(frozen=True)

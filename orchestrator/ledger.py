@@ -11,7 +11,7 @@ from orchestrator.plan import Trial
 from orchestrator.secrets import without_secrets
 from orchestrator.storage import Store
 from orchestrator.tracking import Tracker
-from orchestrator.trial_job import HEADLINE, PRUNED, TrialJob
+from orchestrator.trial_job import HEADLINE, HEADLINES, PRUNED, TrialJob
 from orchestrator.watchdog import take_hangs
 from orchestrator.worker_logs import read_logs
 from workloads.scorers.score import Score
@@ -233,12 +233,16 @@ def _train_seconds(reports: Mapping[int, Mapping[str, Any]]) -> float:
 
 def headline(entry: Entry) -> Score | None:
     """The score that trials are ranked by."""
-    return next((score for score in entry.scores if score.metric == HEADLINE), None)
+    found = {score.metric: score for score in entry.scores}
+    return next((found[metric] for metric in HEADLINES if metric in found), None)
 
 
 def _accuracy(entry: Entry) -> str:
     score = headline(entry)
-    return f", accuracy {100 * score.value:.1f} %" if score else ""
+    if score is None:
+        return ""
+    percent = score.metric == HEADLINE
+    return f", accuracy {100 * score.value:.1f} %" if percent else f", {score.metric} {score.value:.4f}"
 
 
 def last_line(error: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.identity import digest
 from orchestrator.infer import InferPlan, InferTrial, make_infer_plan
-from orchestrator.plan_checks import check_prompts, check_sizes
+from orchestrator.plan_checks import check_prompts, check_sizes, check_weights
 from orchestrator.sweep import BackboneEntry, Range, Sweep, Values, draw
 from orchestrator.sweep_file import SweepFile
 from workloads.miniature import TEACHERS, WEIGHTS
@@ -131,6 +131,7 @@ def make_plan(file: SweepFile) -> Plan:
     swept = {place: _swept(file, *place) for place in places}
     check_sizes(file, [_count(sweep, *each) for each in swept.values()], len(infer.arms) if infer else 0)
     check_prompts(file)
+    check_weights(file)
     trials = []
     for index, arm in places:
         backbone, source = sweep.backbones[index], _source(file, index)

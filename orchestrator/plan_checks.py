@@ -66,3 +66,20 @@ def _check_source(file: SweepFile, key_path: KeyPath, source: str) -> None:
 def _number(digits: str) -> int:
     """Its first digits are enough, and Python refuses thousands of them."""
     return int(digits[:20])
+
+
+def check_weights(file: SweepFile) -> None:
+    """Looks for the files that scorers read; clip's weights may be the id of a model on the hub.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    sections = {"evaluate": file.sweep.evaluate.scorers}
+    if file.sweep.infer is not None:
+        sections["infer"] = file.sweep.infer.scorers
+    for section, scorers in sections.items():
+        for index, scorer in enumerate(scorers):
+            weights = None if scorer.name == "clip" else scorer.weights
+            for option, path in {"weights": weights, "reference": scorer.reference}.items():
+                if path is not None and not os.path.isfile(path):
+                    raise file.error((section, "scorers", index, option), f"{path}: no such file")

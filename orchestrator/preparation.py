@@ -12,7 +12,7 @@ from orchestrator.plan import Plan, Trial
 from orchestrator.prompts import PromptSet, encode_prompts, prepare_prompts
 from orchestrator.shards import ShardSet
 from orchestrator.storage import Store
-from orchestrator.sweep import Evaluate
+from orchestrator.sweep_measured import Evaluate
 from workloads.encoder_files import encoder_digest
 from workloads.objectives.columns import Column, columns_of
 

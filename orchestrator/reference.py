@@ -6,21 +6,26 @@
 import json
 import tempfile
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
+import numpy as np
 from safetensors import safe_open
 from torch import Tensor
 
 from orchestrator.identity import digest
 from orchestrator.infer import InferPlan
 from orchestrator.storage import Store
-from orchestrator.sweep import Evaluate
+from orchestrator.sweep_measured import Evaluate
 from workloads.conditioning import Conditioning
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.catalogue import make_scorer
 from workloads.scorers.score import Score
 from workloads.scorers.scorer import Request
-from workloads.scorers.settings import ScorerSettings
+from workloads.scorers.settings import MINIATURE
+
+BATCH = 64
+"""Pictures that a scorer sees at once."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +73,31 @@ def load_reference(store: Store, name: str) -> Reference:
 
 
 def scored_prompts(evaluate: Evaluate) -> list[str]:
-    """What is drawn for the scorers of `evaluate`: captions that none was trained on."""
-    return AttributeAccuracy.prompts(evaluate.samples) if evaluate.scorers else []
+    """What is drawn for the scorers of `evaluate`.
+
+    Captions of the miniature world that none was trained on, or the sheet's prompts in turn.
+    """
+    if any(scorer.name in MINIATURE for scorer in evaluate.scorers):
+        return AttributeAccuracy.prompts(evaluate.samples)
+    return list(islice(cycle(evaluate.sheet_prompts), evaluate.samples if evaluate.scorers else 0))
 
 
 def scores_of(pictures: Tensor, evaluate: Evaluate) -> list[Score]:
-    """What the scorers of `evaluate` say of pictures (N, 3, P, P) in [-1, 1] of those prompts."""
+    """What the scorers of `evaluate` say of pictures (N, 3, P, P) in [-1, 1] of those prompts.
+
+    Scorers are loaded for it on the pictures' device, and gone after it: training needs the memory.
+    """
     requests = [Request(prompt) for prompt in scored_prompts(evaluate)]
     scores = []
-    for name in evaluate.scorers:
-        scorer = make_scorer(ScorerSettings(name))
-        scorer.load()
-        scores += scorer.summarise(scorer.measure(pictures, requests), requests)
+    for settings in evaluate.scorers:
+        scorer = make_scorer(settings)
+        scorer.load(str(pictures.device))
+        parts = [
+            scorer.measure(pictures[first : first + BATCH], requests[first : first + BATCH])
+            for first in range(0, len(requests), BATCH)
+        ]
+        measured = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        scores += scorer.summarise(measured, requests)
     return scores
 
 

@@ -19,7 +19,7 @@ from orchestrator.errors import UserError
 from orchestrator.infer_trial import InferJob
 from orchestrator.plan import DRIVER_CPUS
 from orchestrator.storage import Store
-from orchestrator.sweep import Infer
+from orchestrator.sweep_measured import Infer
 from workloads.scorers.settings import ScorerSettings
 
 BATCH = 64

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from orchestrator.sweep import Pair
+from orchestrator.sweep_measured import Pair
 from workloads.pictures import contact_sheet, from_image
 from workloads.settings import AttentionGuidanceSettings
 

@@ -3,9 +3,30 @@
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+)
 
 Settings = TypeVar("Settings")
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty: give it some text, or leave the setting out")
+    return text
+
+
+Positive = Annotated[int, Field(gt=0, le=1_000_000)]
+"""A count of things that are held in memory, or made one by one."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Text = Annotated[str, AfterValidator(_not_blank)]
 
 
 class Strict(BaseModel):

@@ -73,7 +73,7 @@ class Training:
 
 
 def study(trainings: Sequence[Training]) -> dict[str, Any]:
-    """The content of `report.json`: counts, arms, `cells` (an arm on a backbone), `rankings` and `early` by metric."""
+    """The content of `report.json`: `cells` are arms on backbones, `rankings` and `early` are by metric."""
     labels, settings = _arms(trainings)
     backbones = list(dict.fromkeys(t.backbone for t in trainings))
     arms = list(dict.fromkeys(labels))

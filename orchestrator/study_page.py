@@ -81,8 +81,12 @@ def _early(early: Row | None) -> list[str]:
         for each in early["foretold"]
     ]
     halving = [
-        [f"{each['look']} of {looks}", f"1 in {each['one_in']}", f"{100 * each['cost']:.0f} %"]
-        + [_with_interval(each["loss"])]
+        [
+            f"{each['look']} of {looks}",
+            f"1 in {each['one_in']}",
+            f"{100 * each['cost']:.0f} %",
+            _with_interval(each["loss"]),
+        ]
         for each in early["halving"]
     ]
     return [

@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.ledger import Entry, headline
+from orchestrator.ledger import Entry
 from orchestrator.meter import Meter
 from orchestrator.plan import Plan
 from orchestrator.prompts import PromptSet
@@ -33,8 +33,8 @@ def comparison_rows(
     """One row a trial, in the order of the plan."""
     rows = []
     for entry in entries:
-        score, trial = headline(entry), entry.trial
-        teacher = next((s for s in teachers[trial.source] if s.metric == HEADLINE), None)
+        trial = entry.trial
+        score, teacher = _accuracy(entry.scores), _accuracy(teachers[trial.source])
         rows.append(
             {
                 "trial": trial.name,
@@ -63,6 +63,10 @@ def comparison_rows(
             }
         )
     return rows
+
+
+def _accuracy(scores: Sequence[Score]) -> Score | None:
+    return next((score for score in scores if score.metric == HEADLINE), None)
 
 
 def summary(

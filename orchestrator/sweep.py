@@ -7,43 +7,22 @@ A value under `train` may be swept: `{values: [...]}` tries each, `{min:, max:, 
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from orchestrator.gpus import GPUS
-from orchestrator.strict import Strict, no_booleans
-from workloads.scorers.settings import ScorerSettings
+from orchestrator.strict import Positive, Seed, Strict, Text
+from orchestrator.sweep_measured import Evaluate, Infer
 from workloads.settings import StepSettings
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 RESERVED = ("artifacts", "mlflow.db", "prompts", "references")
 """What lies in the storage beside the sweeps."""
-STYLE = r"^[A-Za-z0-9_ -]{0,60}$"
-"""A style becomes part of a metric's name, which MLflow must take."""
-FEWEST_FOR_FIDELITY = 8
-
-
-def _whole_or_share(gpus: float) -> float:
-    if gpus > 1 and not gpus.is_integer():
-        raise ValueError(f"needs a share of one GPU or whole ones, not {gpus:g}")
-    return gpus
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty: give it some text, or leave the setting out")
-    return text
 
 
 def _known_gpu(name: str) -> str:
     if name not in GPUS:
         raise ValueError(f"is {name!r}, and {', '.join(GPUS)} are known: take the nearest, or leave it out")
     return name
-
-
-Positive = Annotated[int, Field(gt=0, le=1_000_000)]
-"""A count of things that are held in memory, or made one by one."""
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Text = Annotated[str, AfterValidator(_not_blank)]
 
 
 class Values(Strict):
@@ -100,76 +79,6 @@ class Arm(Strict):
     """Settings that replace those of `train` and of the backbone; each may be swept."""
 
 
-class Teacher(Strict):
-    """How the teacher draws the pictures that students are compared with."""
-
-    steps: Positive = 20
-    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 4.5
-
-
-Scorer = Annotated[
-    ScorerSettings,
-    BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else no_booleans(value)),
-]
-"""A scorer by its name alone, or {name: ..., with its options}."""
-
-
-class Evaluate(Strict):
-    """What is looked at and measured while a student trains, and when it is done."""
-
-    scorers: list[Literal["attributes", "fidelity"]] = Field(default_factory=list)
-    """Of miniature backbones only. `attributes`: does the picture show what the prompt names;
-    `fidelity`: are pictures as good and as varied as real ones."""
-    samples: Positive = 256
-    """Pictures that a score is measured on."""
-    seed: Seed = 0
-    """Of the noise; the same for every trial, so that sheets and scores compare."""
-    times: Positive = 5
-    """How often in a training: contact sheets and scores, evenly spaced, the last at its end."""
-    sheet_prompts: Annotated[list[Text], Field(min_length=1, max_length=32)]
-    """The rows of the contact sheets."""
-    teacher: Teacher = Teacher()
-
-
-class Pair(Strict):
-    """A prompt, and what its picture shall not show."""
-
-    prompt: Text
-    negative_prompt: Text
-    style: Annotated[str, Field(pattern=STYLE)] = ""
-    """Group of prompts, for scores by group."""
-
-
-class AttentionGuidance(Strict):
-    """A way to obey negative prompts, at one or more strengths."""
-
-    kind: Literal["nasa", "nag"]
-    strength: Any
-    """A number, {values: [...]} or {min:, max:}; the plain student is always drawn as well."""
-    clip: float = 2.5
-    blend: float = 0.375
-
-
-class Infer(Strict):
-    """What is tried on each finished student; none of it trains anything."""
-
-    attention_guidance: Annotated[list[AttentionGuidance], Field(min_length=1)]
-    pairs: list[Pair] | str
-    """Prompts with their negative prompts; or a .jsonl file of them."""
-    pictures: Positive = 32
-    """Of each pair, with the same noise for every strength and student."""
-    scorers: Annotated[list[Scorer], Field(min_length=1)]
-    """What is measured of these pictures."""
-    sheet_pairs: Positive = 8
-    """Rows of the contact sheet: the first pairs."""
-    most_lost: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Attribute accuracy that the best strength may cost; see `champion` in the README."""
-    keep_pictures: bool = False
-    """Whether pictures stay in the storage when they have been scored."""
-    gpus: Annotated[float, Field(ge=0, le=8), AfterValidator(_whole_or_share)] = 0
-    """Asked for by each of its small trials, and by each scorer; a share of one, or whole ones."""
-
-
 class Search(Strict):
     """How trials are made of swept values, and which of them are cut short."""
 
@@ -179,8 +88,8 @@ class Search(Strict):
     """Of those draws."""
     scheduler: Literal["none", "asha"] = "none"
     """asha: at each rung the worse trials stop, by `metric` (Li et al. 2020)."""
-    metric: Literal["attribute_accuracy"] = "attribute_accuracy"
-    """What ASHA and the final table rank by; higher is better."""
+    metric: Literal["attribute_accuracy", "hps_v2.1", "hps_v2.0", "clip_plus"] = "attribute_accuracy"
+    """What asha ranks by, one that evaluate.scorers measure; higher is better."""
     grace: Annotated[float, Field(gt=0, le=1)] = 0.25
     """asha: share of its steps that every trial may take."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
@@ -268,10 +177,11 @@ class Sweep(Strict):
             names = [entry.name for entry in getattr(self, section)]
             if len(set(names)) < len(names):
                 raise ValueError(f"{section} have a name twice: {sorted(names)}")
-        if "fidelity" in self.evaluate.scorers and self.evaluate.samples < FEWEST_FOR_FIDELITY:
-            raise ValueError(f"evaluate.samples must be at least {FEWEST_FOR_FIDELITY} for scorer fidelity")
-        if self.search.scheduler == "asha" and "attributes" not in self.evaluate.scorers:
-            raise ValueError("search.scheduler asha needs attributes in evaluate.scorers")
+        if self.search.scheduler == "asha" and self.search.metric not in self.evaluate.headlines:
+            raise ValueError(
+                f"search.scheduler asha ranks by {self.search.metric}, which none of evaluate.scorers "
+                f"measures: name its scorer there, or another search.metric"
+            )
         return self
 
 

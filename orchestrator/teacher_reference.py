@@ -17,7 +17,7 @@ from torch import Tensor
 from orchestrator.infer import InferPlan
 from orchestrator.reference import reference_name, scored_prompts, scores_of
 from orchestrator.storage import Store
-from orchestrator.sweep import Evaluate, Pair
+from orchestrator.sweep_measured import Evaluate, Pair
 from workloads.scorers.catalogue import make_scorer
 from workloads.scorers.score import Score
 from workloads.scorers.scorer import Request

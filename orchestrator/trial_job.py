@@ -5,11 +5,13 @@ from typing import Any
 
 from orchestrator.plan import Trial
 from orchestrator.shards import ShardSet
-from orchestrator.sweep import Evaluate, Resources
+from orchestrator.sweep import Resources
+from orchestrator.sweep_measured import Evaluate
 
 Metrics = dict[str, Any]
 HEADLINE = "attribute_accuracy"
-"""The score that trials, and the checkpoints of one, are ranked by."""
+HEADLINES = (HEADLINE, "hps_v2.1", "hps_v2.0", "clip_plus")
+"""Trials, and the checkpoints of one, are ranked by the first of these that is measured."""
 
 INTERRUPTED, PRUNED = "the sweep is interrupted", "stopped by the scheduler"
 """Why the driver has a training end before its time."""

@@ -268,10 +268,30 @@ def test_a_file_of_pairs(text: str, says: str, tmp_path: Path, capsys: pytest.Ca
     refused(capsys, says, written(tmp_path), "--plan", "--set", f"infer.pairs={pairs}")
 
 
-def test_weights_of_a_scorer_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scorer = "infer.scorers=[{name: hpsv2, version: v2.1, weights: /no/weights.pt}]"
-    says = r"infer\.scorers\.0\.weights: /no/weights\.pt: no such file"
+@pytest.mark.parametrize("section", ["infer", "evaluate"])
+def test_weights_of_a_scorer_that_are_not_there(
+    section: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scorer = f"{section}.scorers=[{{name: hpsv2, version: v2.1, weights: /no/weights.pt}}]"
+    says = rf"{section}\.scorers\.0\.weights: /no/weights\.pt: no such file"
     refused(capsys, says, written(tmp_path), "--plan", "--set", scorer)
+
+
+UNRANKED = [
+    ("evaluate.scorers=[removal]", r"evaluate\.scorers\.0: scorer removal belongs under infer\.scorers"),
+    ("search.scheduler=asha", r"asha ranks by attribute_accuracy, which none of evaluate\.scorers measures"),
+    (
+        "search={scheduler: asha, metric: clip_plus}",
+        r"asha ranks by clip_plus, which none of evaluate\.scorers measures: name its scorer there",
+    ),
+]
+
+
+@pytest.mark.parametrize(("override", "says"), UNRANKED)
+def test_what_no_scorer_measures_ranks_no_trial(
+    override: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, says, written(tmp_path), "--plan", "--set", override)
 
 
 STORAGES: list[tuple[str, Callable[[Path], str], str]] = [
