@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from orchestrator.gauges import Gauges
@@ -36,8 +37,8 @@ class Progress:
 
 def progress_line(entries: Sequence[Entry]) -> str:
     """Trials done, running and waiting; of each running one its step, rate and time left."""
-    count = {status: sum(e.status == status for e in entries) for status in ("waiting", "running")}
-    done = len(entries) - count["waiting"] - count["running"]
+    count = Counter(entry.status for entry in entries)
+    done = len(entries) - sum(count[status] for status in ("waiting", "running", "interrupted"))
     running = [_running(entry) for entry in entries if entry.status == "running"]
     head = f"{done} of {len(entries)} trials done, {count['running']} running, {count['waiting']} waiting"
     return " | ".join([head, *running])

@@ -13,7 +13,7 @@ from orchestrator.explain import explain
 from orchestrator.strict import Settings, checked
 from orchestrator.sweep import Range, Sweep, Values, swept
 from orchestrator.yaml_file import KeyPath, YamlError, YamlFile, parse
-from workloads.objectives.settings import published
+from workloads.objectives.settings import OBJECTIVES, published
 from workloads.settings import TrainSettings
 
 
@@ -41,6 +41,10 @@ class SweepFile:
         Raises:
             UserError: naming file, line and setting.
         """
+        named = values.get("objective", OBJECTIVES[0])
+        if named not in OBJECTIVES:
+            message = f"is {named!r}, which is none of {', '.join(OBJECTIVES)}"
+            raise self.error(self.train_key(backbone, arm, ("objective",)), message)
         values = published(values)
         try:
             return checked(TrainSettings, values)

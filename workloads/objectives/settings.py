@@ -66,6 +66,9 @@ from a one-step model (`start_from`); its other half, A, is swiftbrush with `sta
 `fusion` makes one student of the two.
 """
 
+OBJECTIVES = ("pgsb", *NAMED, "boot")
+"""All names that `train.objective` may have in a sweep file."""
+
 
 def published(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with what their objective's name stands for, wherever they do not say otherwise."""
