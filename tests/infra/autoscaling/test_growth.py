@@ -41,6 +41,7 @@ def test_a_trial_that_no_group_holds_is_refused(stage: Stage, tmp_path: Path) ->
     assert (planned.returncode, planned.stderr.strip()) == (2, told)
 
 
+@pytest.mark.slow
 def test_one_trial_from_zero_through_a_lost_pod_and_back_to_zero(
     stage: Stage, note: Callable[..., None]
 ) -> None:
