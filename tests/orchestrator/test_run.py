@@ -30,7 +30,7 @@ train:
   lora: {rank: 4, alpha: 4, targets: [all]}
   learning_rate: 1.0e-4
 evaluate:
-  scorers: [attributes, fidelity]
+  scorers: [attributes, fidelity, {name: clip, weights: miniature/clip}]
   samples: 32
   times: 2
   teacher: {steps: 4, guidance_scale: 3}
@@ -113,6 +113,7 @@ def test_mlflow_shows_parent_children_curves_sheets_and_models(one_worker: Path)
     assert child.inputs.dataset_inputs[0].dataset.digest == summary(one_worker)["prompts"]["digest"]
     steps = [m.step for m in client.get_metric_history(trial["run"], "student_loss")]
     assert steps == sorted(set(steps)) and steps[0] == 1 and steps[-1] == 12
+    assert len(client.get_metric_history(trial["run"], "clip_plus")) == 2
     accuracy = client.get_metric_history(trial["run"], "attribute_accuracy")
     assert [m.step for m in accuracy] == [6, 12] and accuracy[-1].value == trial["accuracy"]
     distance = client.get_metric_history(trial["run"], "frechet_distance")
