@@ -19,7 +19,7 @@ JUNK = (
     "orchestrator/__pycache__/run.pyc",
     "build/x",
 )
-LEFT_HERE = ("tests/", "infra/", ".ci/")
+LEFT_HERE = ("tests/", "infra/", ".ci/", "sweeps/stability/")
 """Of what git keeps: nothing that a sweep reads."""
 
 
