@@ -53,7 +53,9 @@ def _looks(scorer: ScorerSettings) -> ScorerSettings:
 class Evaluate(Strict):
     """What is looked at and measured while a student trains, and when it is done."""
 
-    scorers: list[Annotated[Scorer, AfterValidator(_looks), PlainSerializer(_briefly)]] = Field(default_factory=list)
+    scorers: list[Annotated[Scorer, AfterValidator(_looks), PlainSerializer(_briefly)]] = Field(
+        default_factory=list
+    )
     """Of miniature backbones, `attributes`: does the picture show what the prompt names, and `fidelity`:
     are pictures as good and as varied as real ones. Of all, `clip` and `hpsv2`: agreement with the prompt."""
     samples: Positive = 256
