@@ -14,17 +14,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.normalizers import Lowercase
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
 from workloads.miniature import WEIGHTS
 from workloads.miniature.judge import labels
-from workloads.miniature.networks import TOKENS
+from workloads.miniature.networks import TOKENS, word_tokenizer
 from workloads.miniature.recipe import batches, forget_place, update, write_digests
 from workloads.miniature.world import (
     ATTRIBUTES,
@@ -52,22 +47,7 @@ def vocabulary() -> list[str]:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    table = {word: index for index, word in enumerate(vocabulary())}
-    core = Tokenizer(WordLevel(table, unk_token="<unknown>"))
-    core.normalizer = Lowercase()
-    core.pre_tokenizer = Whitespace()
-    core.post_processor = TemplateProcessing(
-        single="<start> $A <end>", special_tokens=[(name, table[name]) for name in ("<start>", "<end>")]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        model_max_length=TOKENS,
-        pad_token="<pad>",
-        bos_token="<start>",
-        eos_token="<end>",
-        unk_token="<unknown>",
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    return word_tokenizer(vocabulary(), start=True, model_input_names=["input_ids", "attention_mask"])
 
 
 def network() -> CLIPModel:

@@ -5,6 +5,9 @@ sits at both the 8 x 8 and the 4 x 4 level of the UNet, and a 2 x 2 level withou
 quadrants apart: without either, shape and position are never learnt.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -37,8 +40,12 @@ SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
 
 
 def tokenizer(start: bool) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the world's vocabulary; `start`: with a start token, as CLIP."""
-    words = [*SPECIAL, *vocabulary()]
+    """Of the world's vocabulary; `start`: with a start token, as CLIP."""
+    return word_tokenizer([*SPECIAL, *vocabulary()], start)
+
+
+def word_tokenizer(words: Sequence[str], start: bool, **options: Any) -> PreTrainedTokenizerFast:
+    """A token for each of `words`, in their order; `SPECIAL` must be among them. `options`: of the class."""
     table = {word: index for index, word in enumerate(words)}
     core = Tokenizer(WordLevel(table, unk_token="<unknown>"))
     core.normalizer = Lowercase()
@@ -54,6 +61,7 @@ def tokenizer(start: bool) -> PreTrainedTokenizerFast:
         bos_token="<start>",
         eos_token="<end>",
         unk_token="<unknown>",
+        **options,
     )
 
 
