@@ -14,33 +14,20 @@ import sys
 import tempfile
 from pathlib import Path
 
+from orchestrator.command import exit_status, make_parser
 from orchestrator.errors import UserError
-from orchestrator.secrets import hide_in_tracebacks, without_secrets
 
-EXIT_USER_ERROR = 2
 DATABASE = Path("results/mlflow.db")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    hide_in_tracebacks()
     options = _parser().parse_args(arguments)
-    try:
-        _generate(options)
-    except UserError as error:
-        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    return 0
+    return exit_status(lambda: _generate(options))
 
 
 def _parser() -> argparse.ArgumentParser:
-    summary, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.generate",
-        description=summary,
-        epilog=f"example:\n{more}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("orchestrator.generate", __doc__)
     add = parser.add_argument
     add("--model", required=True, metavar="URI", help="models:/NAME@champion or models:/NAME/VERSION")
     add("--prompt", required=True, action="append", help="what to draw; repeatable")
@@ -73,6 +60,10 @@ def _generate(options: argparse.Namespace) -> None:
     if not options.model.startswith("models:/"):
         raise UserError(f"--model {options.model}: write models:/NAME@champion or models:/NAME/VERSION")
     tracking = _tracking(options.tracking_uri)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {options.out}: cannot be written: {error.strerror or error}") from None
     from orchestrator.quiet import quieten
 
     quieten()
@@ -85,7 +76,6 @@ def _generate(options: argparse.Namespace) -> None:
             student = Generator(fetch_student(options.model, tracking, Path(folder)))
         except NOT_LOADED as error:
             raise UserError(f"model {options.model} cannot be opened: {why(error)}") from None
-    options.out.mkdir(parents=True, exist_ok=True)
     negative = options.negative_prompt
     for prompt in options.prompt:
         for seed in range(options.seed, options.seed + options.count):

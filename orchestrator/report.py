@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.command import exit_status, make_parser
 from orchestrator.errors import UserError
 from orchestrator.page import figure, image, table, whole_page
 from orchestrator.plots import (
@@ -32,11 +33,10 @@ from orchestrator.plots import (
     pictured,
     scale_name,
 )
-from orchestrator.secrets import hide_in_tracebacks, without_secrets
+from orchestrator.secrets import without_secrets
 from orchestrator.study import study
 from orchestrator.study_page import study_parts
 
-EXIT_USER_ERROR = 2
 STORAGE = "results"
 
 
@@ -163,27 +163,16 @@ def _student(row: Mapping[str, Any], sheet: bytes | None) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    hide_in_tracebacks()
     from orchestrator.quiet import quieten
 
     quieten()
     options = _parser().parse_args(arguments)
-    try:
-        _write(options.experiment, options.tracking_uri, options.out)
-    except UserError as error:
-        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    return 0
+    return exit_status(lambda: _write(options.experiment, options.tracking_uri, options.out))
 
 
 def _parser() -> argparse.ArgumentParser:
-    summary, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.report",
-        description=summary,
-        epilog=f"examples:\n{more}\nexit status: 0, or 2 if there is nothing to report on.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    end = "exit status: 0, or 2 if there is nothing to report on."
+    parser = make_parser("orchestrator.report", __doc__, end)
     parser.add_argument("--experiment", required=True, metavar="NAME", help="the sweep's name")
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or database")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the two files")

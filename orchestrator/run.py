@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.command import EXIT_USER_ERROR, make_parser, tell
 from orchestrator.errors import UnfinishedError, UserError
 from orchestrator.interruption import interrupt_on_sigterm
 from orchestrator.plan import Plan
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 STORAGE, STORAGE_VARIABLE = "results", "ORCHESTRATOR_STORAGE"
 STORAGE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
-EXIT_FAILED_TRIALS, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED_TRIALS, EXIT_INTERRUPTED = 1, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(options)
     except UserError as error:
-        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
+        tell(error)
         return EXIT_FAILED_TRIALS if isinstance(error, UnfinishedError) else EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted: the same command takes the sweep up again", file=sys.stderr)
@@ -49,14 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    summary, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.run",
-        description=summary,
-        epilog=f"examples:\n{more}\nexit status: 0 every trial has a result, 1 some trial failed or the "
-        "end was not reached, 2 the sweep file or its surroundings are wrong (nothing was started), "
-        "130 interrupted.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_parser(
+        "orchestrator.run",
+        __doc__,
+        "exit status: 0 every trial has a result, 1 some trial failed or the end was not reached, "
+        "2 the sweep file or its surroundings are wrong (nothing was started), 130 interrupted.",
     )
     parser.add_argument("sweep", type=Path, help="the sweep file; sweeps/ holds commented ones")
     parser.add_argument(

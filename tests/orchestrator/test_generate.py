@@ -111,3 +111,11 @@ def test_what_is_no_student_is_told_in_a_line(
     assert "nobody" in capsys.readouterr().err
     assert generate(registered, tmp_path, "--model", str(stored)) == 2
     assert "write models:/NAME@champion" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(
+    registered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert generate(registered, tmp_path / "file" / "pictures") == 2
+    assert "pictures: cannot be written: Not a directory" in capsys.readouterr().err
