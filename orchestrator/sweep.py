@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from orchestrator.gpus import GPUS
 from orchestrator.strict import Positive, Seed, Strict, Text
-from orchestrator.sweep_measured import Evaluate, Infer
+from orchestrator.sweep_measured import Evaluate, Headline, Infer
 from workloads.settings import StepSettings
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
@@ -88,7 +88,7 @@ class Search(Strict):
     """Of those draws."""
     scheduler: Literal["none", "asha"] = "none"
     """asha: at each rung the worse trials stop, by `metric` (Li et al. 2020)."""
-    metric: Literal["attribute_accuracy", "hps_v2.1", "hps_v2.0", "clip_plus"] = "attribute_accuracy"
+    metric: Headline = "attribute_accuracy"
     """What asha ranks by, one that evaluate.scorers measure; higher is better."""
     grace: Annotated[float, Field(gt=0, le=1)] = 0.25
     """asha: share of its steps that every trial may take."""

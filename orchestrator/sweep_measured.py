@@ -11,6 +11,9 @@ from workloads.scorers.settings import ScorerSettings
 STYLE = r"^[A-Za-z0-9_ -]{0,60}$"
 """A style becomes part of a metric's name, which MLflow must take."""
 FEWEST_FOR_FIDELITY = 8
+Headline = Literal["attribute_accuracy", "hps_v2.1", "hps_v2.0", "clip_plus"]
+"""The metrics that trials can be ranked by, higher is better; without a word of the sweep's, by the first
+of these that is measured."""
 LOOKING = ("attributes", "fidelity", "clip", "hpsv2")
 """Scorers that can measure pictures of prompts alone."""
 
@@ -34,9 +37,17 @@ def _briefly(scorer: ScorerSettings) -> str | dict[str, str | float]:
     return scorer.name if len(given) == 1 else given
 
 
+def _by_name(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, dict | ScorerSettings):
+        raise ValueError(f"is {value!r}: give a scorer's name, or {{name: ..., with its options}}")
+    return no_booleans(value)
+
+
 Scorer = Annotated[
     ScorerSettings,
-    BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else no_booleans(value)),
+    BeforeValidator(_by_name),
 ]
 """A scorer by its name alone, or {name: ..., with its options}."""
 
@@ -47,6 +58,8 @@ def _looks(scorer: ScorerSettings) -> ScorerSettings:
             f"scorer {scorer.name} belongs under infer.scorers; while a student trains, "
             f"{', '.join(LOOKING)} can look"
         )
+    if scorer.threshold is not None:
+        raise ValueError("clip's threshold is of negative prompts, which belong under infer: leave it out")
     return scorer
 
 

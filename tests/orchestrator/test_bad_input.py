@@ -279,6 +279,11 @@ def test_weights_of_a_scorer_that_are_not_there(
 
 UNRANKED = [
     ("evaluate.scorers=[removal]", r"evaluate\.scorers\.0: scorer removal belongs under infer\.scorers"),
+    ("evaluate.scorers=[3]", r"evaluate\.scorers\.0: is 3: give a scorer's name, or \{name: "),
+    (
+        "evaluate.scorers=[{name: clip, threshold: 0.3}]",
+        r"evaluate\.scorers\.0: clip's threshold is of negative prompts",
+    ),
     ("search.scheduler=asha", r"asha ranks by attribute_accuracy, which none of evaluate\.scorers measures"),
     (
         "search={scheduler: asha, metric: clip_plus}",
