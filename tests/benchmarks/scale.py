@@ -3,7 +3,7 @@
     python -m tests.benchmarks.scale [--sizes 10x4 50x16 200x64] [--seconds 20] [--json FILE]
 
 Each size TRIALSxNODES is a Ray of its own on this machine, of that many nodes with one CPU each, and
-one launch of the real command on it, of which only the training itself is replaced (see `stub`).
+one launch of the real command on it, of which only the training itself is replaced (see `tests/inject`).
 Told are the seconds of the search, beside those that the sleeping alone takes; the driver's CPU
 seconds a trial and its largest memory; and the CPU seconds a trial of Ray's own control (GCS).
 Registering a student is among them. Not told, as these trainings are one process: what workers cost.
@@ -24,9 +24,9 @@ from pathlib import Path
 import psutil
 
 from tests.benchmarks.arguments import at_least, new_file
+from tests.chaos.harness import INJECT
 
 REPOSITORY = Path(__file__).parents[2]
-STUB = Path(__file__).with_name("stub")
 DASHBOARD = 8475
 SWEEP = """name: scale
 prompts: {source: "miniature:64"}
@@ -65,7 +65,7 @@ def measure(trials: int, nodes: int, seconds: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "sweep.yaml").write_text(SWEEP % list(range(trials)))
-        environment = {**os.environ, "PYTHONPATH": f"{STUB}{os.pathsep}{REPOSITORY}"}
+        environment = {**os.environ, "PYTHONPATH": f"{INJECT}{os.pathsep}{REPOSITORY}"}
         environment["STUB_SECONDS"] = str(seconds)
         with cluster(nodes, environment, folder) as (address, gcs):
             before = cpu_seconds(gcs)

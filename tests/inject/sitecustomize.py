@@ -1,8 +1,14 @@
-"""Faults inside a sweep's own processes, put there from outside: no line of the product knows of it.
+"""What tests put into a sweep's own processes, from outside: no line of the product knows of it.
 
-Python imports this at the start of every process that has this folder on its path. When such a
-process imports what trains, the step is wrapped: it is noted, with its time, and what
+Python imports this at the start of every process that has this folder on its path; what is then
+changed when the product imports it depends on the environment:
+
+CHAOS, a folder: faults. A training's step is wrapped: it is noted, with its time, and what
 $CHAOS/faults.json plans for this trial, rank and step happens, once.
+
+STUB_SECONDS: trainings that sleep so long, for `tests.benchmarks.scale`. One is a process on one CPU,
+says what a real one would say, and leaves a student: its teacher's own folder. All that is on the
+driver's side is the real thing.
 """
 
 import importlib.abc
@@ -17,6 +23,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(os.environ.get("CHAOS", ""))
+REPORTS = 30
+"""Of a training, as many as a real one gives."""
+LOSSES = ("student_loss", "fake_score_loss", "score_gap", "latent_spread")
 
 
 def _once(name: str) -> bool:
@@ -47,7 +56,7 @@ def _faults(worker: Any, step: int) -> None:
             _do(fault, worker)
 
 
-def _wrap(module: Any) -> None:
+def _note_and_break(module: Any) -> None:
     original = module.Worker._step
 
     def step(self: Any, number: int, *rest: Any) -> None:
@@ -77,9 +86,30 @@ def _expire_sooner(module: Any) -> None:
         module.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = float(seconds)
 
 
+def _sleep_instead(module: Any) -> None:
+    def run_training(job: Any, asked: float) -> None:
+        from orchestrator.storage import Store
+
+        seconds = float(os.environ["STUB_SECONDS"])
+        module.tune.report({"held_since": time.time()})
+        for step in range(1, REPORTS + 1):
+            time.sleep(seconds / REPORTS)
+            rates = {"seconds_per_step": seconds / REPORTS, "samples_per_second": REPORTS / seconds}
+            told = {**dict.fromkeys(LOSSES, 1 / step), **rates, "step": step}
+            module.tune.report({**told, "progress": 100 * step / REPORTS})
+        Store(job.root).put_folder(Path(job.trial.source), job.student)
+        module.tune.report({"finished": True, "collapsed": "", "zero_stage": 2, "progress": 100})
+
+    module.run_training = run_training
+
+
+def _take_a_cpu(module: Any) -> None:
+    module._resources = lambda plan, job: module.tune.PlacementGroupFactory([{"CPU": 1}])
+
+
 class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self, target: str, wrap: Callable[[Any], None]) -> None:
-        self._target, self._wrap = target, wrap
+    def __init__(self, target: str, change: Callable[[Any], None]) -> None:
+        self._target, self._change = target, change
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         if name != self._target:
@@ -90,14 +120,17 @@ class _Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             execute(module)
-            self._wrap(module)
+            self._change(module)
 
         spec.loader.exec_module = exec_module
         return spec
 
 
 if os.environ.get("CHAOS"):
-    sys.meta_path.insert(0, _Finder("orchestrator.group", _wrap))
+    sys.meta_path.insert(0, _Finder("orchestrator.group", _note_and_break))
     sys.meta_path.insert(0, _Finder("ray.train.torch.config", _talk_over_gloo))
     requests = "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
     sys.meta_path.insert(0, _Finder(requests, _expire_sooner))
+if os.environ.get("STUB_SECONDS"):
+    sys.meta_path.insert(0, _Finder("orchestrator.trial", _sleep_instead))
+    sys.meta_path.insert(0, _Finder("orchestrator.search", _take_a_cpu))
