@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.run import main
 
-SWEEP = """name: tiny
+MINIMAL = """name: tiny
 prompts: {source: "miniature:64"}
 backbones:
   - {name: pixart, model: miniature/pixart}
@@ -15,12 +15,16 @@ train:
   steps: 10
 evaluate:
   sheet_prompts: [a circle]
-infer:
+"""
+SWEEP = (
+    MINIMAL
+    + """infer:
   attention_guidance: [{kind: nasa, strength: 1}]
   scorers: [removal]
   pairs: [{prompt: a circle, negative_prompt: red}]
 search: {samples: 2}
 """
+)
 
 
 def refused(capsys: pytest.CaptureFixture[str], says: str, *arguments: str) -> None:

@@ -12,18 +12,10 @@ from orchestrator.plan import make_plan
 from orchestrator.plan_cost import check_budget
 from orchestrator.plan_text import plan_text
 from orchestrator.sweep_file import load_sweep
+from tests.orchestrator.refusals import MINIMAL
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
-MINIMAL = """name: tiny
-prompts: {source: "miniature:64"}
-backbones:
-  - {name: pixart, model: miniature/pixart}
-train:
-  steps: 10
-evaluate:
-  sheet_prompts: [a circle]
-"""
 
 
 def write(folder: Path, text: str) -> Path:
