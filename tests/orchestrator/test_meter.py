@@ -6,8 +6,10 @@ from unittest.mock import patch
 import pytest
 
 from orchestrator.errors import UnfinishedError
+from orchestrator.ledger import Entry, Status
 from orchestrator.meter import Meter
 from orchestrator.plan import Plan, make_plan
+from orchestrator.progress import progress_line
 from orchestrator.storage import Store
 from orchestrator.sweep_file import load_sweep
 
@@ -73,3 +75,10 @@ def test_a_sweep_on_cpus_has_nothing_to_count(store: Store) -> None:
     meter.begins("a", gpus=0)
     meter.keep()
     assert meter.words == "" and meter.gpu_hours == 0 and not store.exists("miniature/spent.json")
+
+
+def test_what_was_interrupted_does_not_count_as_done() -> None:
+    (trial, *_) = planned().trials
+    statuses: tuple[Status, ...] = ("finished", "collapsed", "failed", "interrupted", "waiting")
+    line = progress_line([Entry(trial, "run", status) for status in statuses])
+    assert line == "3 of 5 trials done, 0 running, 1 waiting"

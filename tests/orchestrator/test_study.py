@@ -203,6 +203,14 @@ def test_an_early_look_that_orders_as_the_last_does_foretells_it() -> None:
     assert turned["halving"][0]["loss"]["value"] == pytest.approx(2), "of a distance the lowest is best"
 
 
+def test_the_page_tells_what_each_early_look_foretells() -> None:
+    """Of `ROWS`, four looks that differ in the last alone: three of them foretell nothing."""
+    page = "".join(study_parts(study(ROWS)))
+    assert "How early the end is foretold" in page and "3 of 4" in page
+    # Two arms, one in two goes on after the first look: (2 * 1 + 1 * 3) / (2 * 4).
+    assert "<td>1 of 4</td><td>1 in 2</td><td>62 %</td>" in page
+
+
 def test_what_halving_loses_is_judged_by_other_seeds() -> None:
     """The arm that wins at seed 0 is the worse one at seeds 1 and 2: halving's choice gains there."""
     cells = [
