@@ -106,7 +106,12 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def load(folder: Path, rank: int, engines: Mapping[str, Engine], average: AverageWeights | None) -> Progress:
+def read_progress(folder: Path) -> Progress:
+    """How far the training was at a verified checkpoint."""
+    return Manifest.parse((folder / MANIFEST).read_bytes()).progress
+
+
+def load(folder: Path, rank: int, engines: Mapping[str, Engine], average: AverageWeights | None) -> None:
     """Takes up a verified checkpoint; every worker calls it. `engines`: by name, as in `write_part`."""
     manifest = Manifest.parse((folder / MANIFEST).read_bytes())
     for name, engine in engines.items():
@@ -115,7 +120,6 @@ def load(folder: Path, rank: int, engines: Mapping[str, Engine], average: Averag
         average.load(load_file(folder / AVERAGE))
     if rank < manifest.workers:
         _restore_random(load_file(folder / f"random-{rank:04d}.safetensors"))
-    return manifest.progress
 
 
 def _random_states() -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ def connected() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            _init(address, ENVIRONMENT)
+            _init(address, runtime_env={"env_vars": ENVIRONMENT})
         else:
             _start_own()
     except (OSError, RuntimeError) as error:
@@ -46,24 +46,21 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
-def _init(address: str, environment: dict[str, str], **options: object) -> None:
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": environment},
-        **options,
-    )
+def _init(address: str, **options: object) -> None:
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
 
 
 def _start_own() -> None:
-    """A Ray that nobody reaches from another machine, and here who has the token."""
+    """A Ray that nobody reaches from another machine, and here who has the token.
+
+    Its processes inherit this one's environment; one that Ray sets for them is a second start of each.
+    """
     if not any(name in os.environ for name in ELSEWHERE):
         _make_token(Path.home() / TOKEN)
     # As on macOS: all of Ray's servers at loopback. Elsewhere most would listen on every interface.
-    with patch("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False):
-        # Ray Train cleans up after a stopped trial by asking the dashboard.
-        _init("local", {**ENVIRONMENT, **ALONE}, include_dashboard=True, dashboard_host="127.0.0.1")
+    alone = patch("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
+    with alone, patch.dict(os.environ, {**ENVIRONMENT, **ALONE}):
+        _init("local", include_dashboard=True, dashboard_host="127.0.0.1")
 
 
 def _make_token(path: Path) -> None:

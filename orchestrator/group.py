@@ -10,12 +10,12 @@ and each worker takes its rows, so the number of workers changes nothing but rou
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice, repeat
+from itertools import islice
 
 import ray.train
 import torch
 
-from orchestrator.checkpoint import Progress, load, write_part
+from orchestrator.checkpoint import Progress, load, read_progress, write_part
 from orchestrator.checkpoint_store import CheckpointStore
 from orchestrator.engine import Engine, prepare_process
 from orchestrator.errors import UserError
@@ -27,13 +27,14 @@ from orchestrator.ranks import from_rank_0
 from orchestrator.reference import load_reference
 from orchestrator.shards import START, Position, ShardSet, advance
 from orchestrator.storage import Store
-from orchestrator.stream import missing_shard, stream
+from orchestrator.stream import begun, missing_shard, stream
 from orchestrator.trial_job import HEADLINES, Metrics, TrialJob
 from orchestrator.watchdog import Watchdog, take_hangs
 from workloads.backbone import load_backbone
+from workloads.batch import Batch
 from workloads.ema import AverageWeights
 from workloads.objectives.catalogue import make_objective
-from workloads.objectives.objective import SPREAD, STUDENT, Batch
+from workloads.objectives.objective import SPREAD, STUDENT
 from workloads.step import apply_settings, train_step
 from workloads.student import new_student
 
@@ -42,8 +43,11 @@ class Worker:
     """One worker's networks, engines and progress."""
 
     def __init__(self, job: TrialJob, asked: float) -> None:
-        """`asked`: when the search asked for this training, in seconds since 1970."""
-        prepare_process()
+        """`asked`: when the search asked for this training, in seconds since 1970.
+
+        Raises:
+            UserError: a prompt shard is not there, or the newest checkpoint is of other prompts.
+        """
         context = ray.train.get_context()
         self.job, self.train, self._asked = job, job.trial.train, asked
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
@@ -51,6 +55,12 @@ class Worker:
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         half = self.train.precision == "bf16" or (self.train.precision == "auto" and cuda)
         self.store = Store(job.root)
+        self.checkpoints = CheckpointStore(
+            Store(job.checkpoints), "checkpoints", self.rank, job.resources.checkpoints_kept
+        )
+        self.progress, self._taken_up = self._find()
+        self._batches = begun(self._prompts())
+        prepare_process()
         torch.manual_seed(self.train.seed)
         self.backbone = load_backbone(
             job.trial.source,
@@ -71,45 +81,30 @@ class Worker:
         self.engines = {STUDENT: Engine(student, self.train.learning_rate, self.train)}
         for name, auxiliary in self.objective.auxiliary.items():
             self.engines[name] = Engine(auxiliary.module, auxiliary.learning_rate, self.train)
-        self.checkpoints = CheckpointStore(
-            Store(job.checkpoints), "checkpoints", self.rank, job.resources.checkpoints_kept
-        )
         self.notices = Notices(self.store, job.notice, self.rank)
-        self.progress = Progress()
         self.losses = Losses(self.train, self.world, self.objective.losses)
 
     def run(self) -> None:
         """Trains from the newest checkpoint, if there is one, to the end or to a collapse.
 
         Raises:
-            UserError: the checkpoint is of other prompts; the last one cannot be written.
+            UserError: the last checkpoint cannot be written.
         """
-        self._resume()
-        remaining = self.train.steps - self.progress.step
+        self._load()
         watchdog = Watchdog(self.store, self.job.hangs, self.rank, self.job.resources.hang_seconds)
         try:
-            if remaining == 0:
+            if self.progress.step == self.train.steps:
                 self._end_again()
             else:
-                self._train(remaining, watchdog)
+                self._train(watchdog)
         finally:
             watchdog.stop()
 
-    def _train(self, remaining: int, watchdog: Watchdog) -> None:
-        first = self.progress.step
+    def _train(self, watchdog: Watchdog) -> None:
         share = self.train.batch_size // self.world
         rows = slice(self.rank * share, (self.rank + 1) * share)
-        prompts = self._stream(self.job.shards, self.progress.position, remaining)
-        negatives: Iterator[Batch | None] = repeat(None)
-        if self.job.negatives is not None:
-            read = first * self.train.batch_size
-            start = advance(self.job.negatives, self.train.seed, START, read)
-            negatives = self._stream(self.job.negatives, start, remaining)
         self.losses.restart_clock()
-        pairs = islice(zip(prompts, negatives, strict=False), remaining)
-        for step, (batch, negative) in enumerate(self.losses.timed(pairs), first + 1):
-            if negative is not None:
-                batch = replace(batch, negatives=negative.prompts)
+        for step, batch in enumerate(self.losses.timed(self._batches), self.progress.step + 1):
             self._step(step, batch.to(self.device, self.backbone.dtype), rows)
             position = advance(
                 self.job.shards, self.train.seed, self.progress.position, self.train.batch_size
@@ -119,13 +114,25 @@ class Worker:
                 return
             watchdog.beat(step)
 
-    def _stream(self, shards: ShardSet, start: Position, steps: int) -> Iterator[Batch]:
-        """This worker's rows of `steps` global batches of `shards`."""
-        train = self.train
-        return stream(self.store, shards, train.seed, start, steps, train.batch_size, self.rank, self.world)
+    def _prompts(self) -> Iterator[Batch]:
+        """This worker's rows of the global batches that remain, under NASA-T with negative prompts."""
+        first, train, negatives = self.progress.step, self.train, self.job.negatives
+        prompts = self._stream(self.job.shards, self.progress.position)
+        if negatives is None:
+            return prompts
+        start = advance(negatives, train.seed, START, first * train.batch_size)
+        pairs = zip(prompts, self._stream(negatives, start), strict=False)
+        return (replace(batch, negatives=negative.prompts) for batch, negative in pairs)
 
-    def _resume(self) -> None:
-        """Takes up the newest checkpoint.
+    def _stream(self, shards: ShardSet, start: Position) -> Iterator[Batch]:
+        train, steps = self.train, self.train.steps - self.progress.step
+        batches = stream(
+            self.store, shards, train.seed, start, steps, train.batch_size, self.rank, self.world
+        )
+        return islice(batches, steps)
+
+    def _find(self) -> tuple[Progress, str | None]:
+        """How far the training is, and the checkpoint that says so, by name; tells the driver.
 
         Raises:
             UserError: a prompt shard is not there, or the checkpoint is of other prompts.
@@ -137,18 +144,25 @@ class Worker:
                 f"the same command makes it anew"
             )
         name, notes = self.checkpoints.newest()
+        progress = Progress(prompts=self.job.shards.digest)
         if name is not None:
             with self.checkpoints.opened(name) as folder:
-                self.progress = load(folder, self.rank, self.engines, self.average)
-            if self.progress.prompts != self.job.shards.digest:
+                progress = read_progress(folder)
+            if progress.prompts != self.job.shards.digest:
                 raise UserError(f"checkpoint {name} was trained on other prompts than those of now")
-        self.progress = replace(self.progress, prompts=self.job.shards.digest)
         if self.rank == 0:
             notes += take_hangs(self.store, self.job.hangs)
-            first_words = {"resumed": self.progress.step, "notes": notes}
-            ray.train.report({**first_words, "history": list(self.progress.reports)})
+            first_words = {"resumed": progress.step, "notes": notes}
+            ray.train.report({**first_words, "history": list(progress.reports)})
         else:
             ray.train.report({})
+        return progress, name
+
+    def _load(self) -> None:
+        """Takes up the checkpoint that was found."""
+        if self._taken_up is not None:
+            with self.checkpoints.opened(self._taken_up) as folder:
+                load(folder, self.rank, self.engines, self.average)
 
     def _step(self, step: int, batch: Batch, rows: slice) -> None:
         """Every update of one step."""

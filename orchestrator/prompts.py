@@ -21,7 +21,8 @@ import ray
 from orchestrator.errors import UserError
 from orchestrator.identity import digest
 from orchestrator.prompt_files import list_files, read_rows
-from orchestrator.shards import ShardSet, write_shard
+from orchestrator.shard_file import write_shard
+from orchestrator.shards import ShardSet
 from orchestrator.storage import Store, file_digest
 from orchestrator.sweep import Prompts
 from workloads.miniature.world import captions

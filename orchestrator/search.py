@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -20,16 +21,17 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from orchestrator.bundles import give_back
 from orchestrator.gauges import Gauges
 from orchestrator.infer_trial import InferJob
 from orchestrator.interruption import asked_first
 from orchestrator.ledger import Ledger
 from orchestrator.meter import Meter
-from orchestrator.plan import DRIVER_CPUS, Plan, small_trials_at_once
+from orchestrator.plan import Plan, small_trials_at_once
 from orchestrator.progress import Progress
 from orchestrator.pruning import Pruner
 from orchestrator.students import Students
-from orchestrator.trial import run_one
+from orchestrator.trial import bundles_of_trial, run_one
 from orchestrator.trial_job import INTERRUPTED, TrialJob
 
 Job = TrialJob | InferJob
@@ -79,7 +81,7 @@ def search(plan: Plan, trainings: Sequence[TrialJob], books: Books, at_once: int
             # Of a trial's own process, as when its node dies; what trains is started again by Train.
             failure_config=tune.FailureConfig(max_failures=plan.sweep.resources.max_failures),
         )
-        trainable = tune.with_resources(run_one, lambda config: _resources(plan, config["job"]))
+        trainable = tune.with_resources(run_one, partial(bundles_of_trial, plan))
         try:
             tune.Tuner(trainable, tune_config=config, run_config=run).fit()
         except KeyboardInterrupt:
@@ -169,6 +171,8 @@ class _Events(tune.Callback):  # type: ignore[misc]
         self._ledger, self._students, self._meter = books.ledger, books.students, books.meter
         self._progress = Progress(books.ledger, books.meter, Gauges(plan.sweep.name))
         self._deadline: float | None = None
+        self._bundles: dict[str, str] = {}
+        """What each trial's training group holds, by the trial's id."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its settings for a restore of its own, which is not used: see `plan`."""
@@ -188,6 +192,7 @@ class _Events(tune.Callback):  # type: ignore[misc]
         if isinstance(job, TrialJob):
             if "held_since" in result:
                 self._meter.begins(_name(job), self._plan.gpus_per_trial, result["held_since"])
+                self._bundles[trial.trial_id] = result["bundles"]
             self._ledger.reported(job, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -195,6 +200,7 @@ class _Events(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         job = trial.config["job"]
+        self._give_back(trial)
         # Tune itself starts again what had begun, but not what was just being handed a process.
         if _died(trial) and self._queue.again(job):
             self._ledger.say(f"{_name(job)}: its process died before it began; it is started again")
@@ -207,6 +213,7 @@ class _Events(tune.Callback):  # type: ignore[misc]
         self._ended(trial, reason or "the trial's process ended without a word")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._give_back(trial)
         self._ledger.say(f"{_name(trial.config['job'])}: its process died; it is started again")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -228,6 +235,11 @@ class _Events(tune.Callback):  # type: ignore[misc]
         if not self._queue.training or time.monotonic() > self._deadline:
             raise KeyboardInterrupt
 
+    def _give_back(self, trial: Any) -> None:
+        """What the training group of a process that died still holds."""
+        if bundles := self._bundles.pop(trial.trial_id, ""):
+            give_back(bundles)
+
     def _ended(self, trial: Any, error: str) -> None:
         job = trial.config["job"]
         self._meter.ends(_name(job))
@@ -248,10 +260,3 @@ def _died(trial: Any) -> bool:
 
 def _name(job: Job) -> str:
     return job.infer.name if isinstance(job, InferJob) else job.trial.name
-
-
-def _resources(plan: Plan, job: Job) -> tune.PlacementGroupFactory:
-    if isinstance(job, TrialJob) or plan.infer is None:
-        return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS}])
-    infer = plan.infer.infer
-    return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS, **({"GPU": infer.gpus} if infer.gpus else {})}])

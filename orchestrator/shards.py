@@ -1,27 +1,17 @@
-"""Prompt shards: parquet files of embeddings, and the order in which a training reads them.
+"""Prompt shards: parquet files (see `shard_file`), and the order in which a training reads them.
 
 The order is a function of (seed, epoch) and not of the number of workers: shards are permuted,
 rows within a shard are permuted, global batch k is the next `batch_size` rows of that sequence,
-and worker r takes its r-th slice. Shapes: B batch, S tokens, D text width.
+and worker r takes its r-th slice.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 
 from orchestrator.identity import digest
-from workloads.conditioning import Conditioning
-from workloads.objectives.objective import Batch
-
-MORE = "more."
-"""Begins the names of columns that are no part of the conditioning."""
 
 
 @dataclass(frozen=True)
@@ -123,27 +113,3 @@ def worker_rows(
     place = (np.arange(piece.take) + piece.offset) % batch
     mine: npt.NDArray[np.int64] = place // (batch // world) == rank
     return rows[piece.skip : piece.skip + piece.take].compress(mine)
-
-
-def write_shard(
-    path: Path,
-    prompts: list[str],
-    conditioning: Conditioning,
-    more: Mapping[str, torch.Tensor] = MappingProxyType({}),
-) -> None:
-    """Writes prompts, their conditioning and what `more` there is, in half precision; row i is prompt i."""
-    columns = {"prompt": pa.array(prompts)}
-    for name, part in {**conditioning.parts, **{MORE + name: part for name, part in more.items()}}.items():
-        rows = part.to("cpu", torch.float16 if part.is_floating_point() else torch.int8).flatten(1).numpy()
-        columns[name] = pa.FixedSizeListArray.from_arrays(rows.reshape(-1), rows.shape[1])
-    pq.write_table(pa.table(columns), path)
-
-
-def to_batch(rows: dict[str, npt.NDArray[np.generic]], tokens: int) -> Batch:
-    """Embeddings (B, S, D), and what there is besides, of rows as they stand in a shard."""
-    parts = {name: torch.from_numpy(np.stack(list(rows[name]))) for name in rows if name != "prompt"}
-    more = {name.removeprefix(MORE): parts.pop(name) for name in list(parts) if name.startswith(MORE)}
-    embeddings = parts.pop("embeddings")
-    if "mask" in parts:
-        parts["mask"] = parts["mask"].long()
-    return Batch(Conditioning(embeddings.view(len(embeddings), tokens, -1), **parts), columns=more)

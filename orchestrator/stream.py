@@ -4,46 +4,20 @@ Ray Data's own iterators cannot go on from a position (Ray 2.60), so what a work
 laid down by `shards.pieces`; Ray Data fetches the pieces ahead, in order, on any node.
 """
 
-import hashlib
-import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from orchestrator.data_context import prepare_data_context
-from orchestrator.shards import Piece, Position, ShardSet, pieces, to_batch, worker_rows
+from orchestrator.shard_file import to_batch
+from orchestrator.shard_reader import ReadPiece
+from orchestrator.shards import Position, ShardSet, pieces
 from orchestrator.storage import Store
-from workloads.objectives.objective import Batch
-
-DAMAGED = ".damaged"
-
-
-class ReadPiece:
-    """A Ray Data task: verifies a shard's digest and takes one worker's rows out of it."""
-
-    def __init__(self, root: str, shards: ShardSet, seed: int, batch: int, rank: int, world: int) -> None:
-        self._root, self._shards, self._seed = root, shards, seed
-        self._batch, self._rank, self._world = batch, rank, world
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """A piece, as a table of one row -> the worker's rows of it."""
-        piece = Piece(**table.to_pylist()[0])
-        content = self._verified(piece.shard)
-        rows = worker_rows(self._shards, self._seed, piece, self._batch, self._rank, self._world)
-        return pq.read_table(io.BytesIO(content)).take(pa.array(rows)).drop_columns(["prompt"])
-
-    def _verified(self, shard: int) -> bytes:
-        """A shard that has changed is set aside, so that the next launch makes it anew."""
-        store, name = Store(self._root), self._shards.file(shard)
-        content = store.read(name)
-        if hashlib.sha256(content).hexdigest() == self._shards.digests[shard]:
-            return content
-        store.move(name, name + DAMAGED)
-        raise ValueError(f"prompt shard {name} has changed")
+from workloads.batch import Batch
 
 
 def missing_shard(store: Store, shards: ShardSet) -> str | None:
@@ -51,6 +25,19 @@ def missing_shard(store: Store, shards: ShardSet) -> str | None:
     there = set(store.files(shards.folder))
     names = (shards.file(shard) for shard in range(len(shards.rows)))
     return next((name for name in names if name not in there), None)
+
+
+def begun(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, of which the first is on its way from now on: the reader's process takes seconds."""
+    pool = ThreadPoolExecutor(1)
+    first = pool.submit(lambda: list(islice(batches, 1)))
+    pool.shutdown(wait=False)
+
+    def all_of_them() -> Iterator[Batch]:
+        yield from first.result()
+        yield from batches
+
+    return all_of_them()
 
 
 def stream(

@@ -6,18 +6,32 @@ reported. A trial's every process imports this, so it imports little: what train
 only the workers load it.
 """
 
+import asyncio
 import time
 from typing import Any
 
 from ray import tune
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.errors import UserError
 from orchestrator.infer_trial import InferJob, draw
+from orchestrator.plan import DRIVER_CPUS, Plan
 from orchestrator.trial_job import TrialJob
+
+NEEDLESS = (DatasetsCallback, PlacementGroupCleanerCallback)
+
+
+def bundles_of_trial(plan: Plan, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What Tune reserves for a trial's own process; a training group reserves its own."""
+    needed = {"CPU": DRIVER_CPUS}
+    if isinstance(config["job"], InferJob) and plan.infer is not None and plan.infer.infer.gpus:
+        needed["GPU"] = plan.infer.infer.gpus
+    return tune.PlacementGroupFactory([needed])
 
 
 def run_one(config: dict[str, Any]) -> None:
@@ -38,10 +52,35 @@ def run_training(job: TrialJob, asked: float) -> None:
         tune.report({"failed": str(error)})
 
 
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Whose controller runs in the trial's own process, and which starts few others.
+
+    Ray would start one for the controller, one for the queue between the two, one that cleans up
+    after it (see `bundles`) and one for datasets that Train itself splits (see `stream`): together
+    half of what a trial costs before its first step.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        made = super()._create_default_callbacks()
+        return [callback for callback in made if not isinstance(callback, NEEDLESS)]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Result:
+        controller = TrainController(**parts)
+        asyncio.run(controller.run())
+        return controller.get_result()
+
+
+class _Told(UserCallback):  # type: ignore[misc]
+    """Hands what rank 0 reports on to Tune."""
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        tune.report(metrics[0])
+
+
 def _trainer(job: TrialJob, asked: float) -> TorchTrainer:
     resources = job.resources
     threads = str(max(1, int(resources.cpus_per_worker)))
-    return TorchTrainer(
+    return _Trainer(
         train_worker,
         train_loop_config={"job": job, "asked": asked},
         scaling_config=ScalingConfig(
@@ -58,7 +97,7 @@ def _trainer(job: TrialJob, asked: float) -> TorchTrainer:
             storage_path=f"{job.root}/{job.folder}",
             # In the environment, since autograd's own threads read it there.
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
-            callbacks=[TuneReportCallback()],
+            callbacks=[_Told()],
             failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
@@ -72,13 +111,14 @@ def train_worker(config: dict[str, Any]) -> None:
     held_since = time.time()
     import ray.train
 
+    from orchestrator.bundles import my_bundles
     from orchestrator.storage import Store
     from orchestrator.worker_logs import sign
 
     job, rank = config["job"], ray.train.get_context().get_world_rank()
     sign(Store(job.root), job.notes, f"{job.who} rank {rank}", rank)
     # At once, since the search waits for it: nothing has been said of this group yet.
-    ray.train.report({"held_since": held_since})
+    ray.train.report({"held_since": held_since, "bundles": my_bundles()})
     from orchestrator.group import Worker
 
     try:

@@ -8,6 +8,7 @@ import logging
 import os
 
 import ray
+from ray.exceptions import RayError
 from ray.util.state import get_log
 from ray.util.state.exception import RayStateApiException
 
@@ -38,8 +39,10 @@ def read_logs(store: Store, folder: str) -> dict[str, str]:
 
 
 def _log(actor: str, suffix: str) -> str:
+    # Else Ray takes the address that the last `ray start` left in a file, of whichever cluster.
+    address = ray.get_runtime_context().gcs_address
     try:
-        return "".join(get_log(actor_id=actor, suffix=suffix, tail=LINES, timeout=SECONDS))
-    except (RayStateApiException, OSError) as error:
+        return "".join(get_log(address, actor_id=actor, suffix=suffix, tail=LINES, timeout=SECONDS))
+    except (RayError, RayStateApiException, OSError) as error:
         # Gone with its node, most likely.
         return f"Ray has no log of it any more: {str(error).splitlines()[0][:300]}\n"

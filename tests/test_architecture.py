@@ -1,7 +1,11 @@
 """The house rules that a machine can check: who imports whom, and how long files are."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 FILES = [path for wing in ("orchestrator", "workloads") for path in (REPOSITORY / wing).rglob("*.py")]
@@ -35,6 +39,16 @@ def test_workloads_know_nothing_of_the_cluster() -> None:
 def test_one_room_each_for_deepspeed_and_mlflow() -> None:
     assert importers("deepspeed") == {"orchestrator/engine.py"}
     assert all(name.startswith("orchestrator/tracking/") for name in importers("mlflow"))
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("trial", ("diffusers", "transformers", "mlflow", "matplotlib")), ("shard_reader", ("torch", "mlflow"))],
+)
+def test_what_every_trial_starts_processes_of_is_light(module: str, heavy: tuple[str, ...]) -> None:
+    """Each of these is seconds in a process, and a trial starts several."""
+    code = f"import sys, orchestrator.{module}; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=REPOSITORY, text=True) == "[]\n"
 
 
 def test_imports_have_no_cycle() -> None:

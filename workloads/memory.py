@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from workloads.architectures import Architecture
 from workloads.backbone import NETWORK_CLASSES, Backbone
+from workloads.batch import Batch
 from workloads.conditioning import Conditioning
 from workloads.ema import AverageWeights
 from workloads.meta_device import META, LiveBytes, fused_attention
 from workloads.objectives.catalogue import make_objective
-from workloads.objectives.objective import STUDENT, Batch
+from workloads.objectives.objective import STUDENT
 from workloads.schedule import NoiseSchedule
 from workloads.settings import StepSettings, TrainSettings
 from workloads.step import apply_settings, train_step

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from workloads.objectives.objective import SPREAD, STUDENT, Batch, Objective
+from workloads.batch import Batch
+from workloads.objectives.objective import SPREAD, STUDENT, Objective
 from workloads.settings import StepSettings, TrainSettings
 
 

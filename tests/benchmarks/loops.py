@@ -10,9 +10,10 @@ from torch import nn
 from tests.benchmarks.restated import RestatedLoop, ThreeNetworks
 from tests.workloads.architectures import NAMES, build, conditioning
 from workloads.backbone import Backbone, load_backbone
+from workloads.batch import Batch
 from workloads.conditioning import Conditioning
 from workloads.miniature import WEIGHTS
-from workloads.objectives.objective import STUDENT, Batch
+from workloads.objectives.objective import STUDENT
 from workloads.objectives.pgsb import FAKE_SCORE, PGSB, Draws
 from workloads.settings import LoraSettings, ScoreBatch, TrainSettings
 from workloads.step import make_engines, train_step

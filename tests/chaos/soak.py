@@ -33,8 +33,7 @@ from tests.chaos.harness import (
 
 TARGETS = {
     "training worker": ("ray::RayTrainWorker", 5),
-    "training's controller": ("ray::TrainController", 2),
-    "trial's process": ("ray::ImplicitFunc", 2),
+    "trial's process": ("ray::ImplicitFunc", 3),
     "data-stage or scoring actor": ("ray::MapWorker", 2),
     "driver": ("", 2),
 }

@@ -91,7 +91,7 @@ def _sleep_instead(module: Any) -> None:
         from orchestrator.storage import Store
 
         seconds = float(os.environ["STUB_SECONDS"])
-        module.tune.report({"held_since": time.time()})
+        module.tune.report({"held_since": time.time(), "bundles": ""})
         for step in range(1, REPORTS + 1):
             time.sleep(seconds / REPORTS)
             rates = {"seconds_per_step": seconds / REPORTS, "samples_per_second": REPORTS / seconds}
@@ -104,7 +104,7 @@ def _sleep_instead(module: Any) -> None:
 
 
 def _take_a_cpu(module: Any) -> None:
-    module._resources = lambda plan, job: module.tune.PlacementGroupFactory([{"CPU": 1}])
+    module.bundles_of_trial = lambda plan, config: module.tune.PlacementGroupFactory([{"CPU": 1}])
 
 
 class _Finder(importlib.abc.MetaPathFinder):

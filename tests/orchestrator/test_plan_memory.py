@@ -20,11 +20,12 @@ from tests.benchmarks.memory import peak_bytes
 from tests.orchestrator.refusals import refused
 from tests.workloads.test_memory import LORA, miniature, texts
 from workloads.backbone import load_backbone
+from workloads.batch import Batch
 from workloads.ema import AverageWeights
 from workloads.memory import Sharding, StepTask, step_needs
 from workloads.miniature import WEIGHTS
 from workloads.objectives.catalogue import make_objective
-from workloads.objectives.objective import STUDENT, Batch
+from workloads.objectives.objective import STUDENT
 from workloads.settings import StepSettings, TrainSettings
 from workloads.step import train_step
 from workloads.student import new_student

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from orchestrator.shards import Position, ShardSet, advance, pieces, to_batch, worker_rows, write_shard
+from orchestrator.shard_file import to_batch, write_shard
+from orchestrator.shards import Position, ShardSet, advance, pieces, worker_rows
 from workloads.conditioning import Conditioning
 
 SHARDS = ShardSet("f", (7, 5, 9), ("", "", ""), 2, 3)

@@ -15,8 +15,8 @@ from workloads.attention import AttentionGuidance
 from workloads.attention.guidance import GuidedAttention, cross_attention
 from workloads.backbone import Backbone
 from workloads.backbone_shapes import encoder_maker
+from workloads.batch import Batch
 from workloads.lora import AdaptedLayer, FakeScore
-from workloads.objectives.objective import Batch
 from workloads.objectives.pgsb import PGSB
 from workloads.settings import AttentionGuidanceSettings, LoraSettings, TrainSettings
 from workloads.step import make_engines, train_step

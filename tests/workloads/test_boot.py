@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from tests.workloads.test_pgsb import BATCH, PREDICTIONS, tiny_unet
 from workloads.backbone import Backbone
+from workloads.batch import Batch
 from workloads.conditioning import Conditioning
 from workloads.families import FAMILIES
 from workloads.objectives.boot import BOOT, BootDraws
-from workloads.objectives.objective import STUDENT, Batch
+from workloads.objectives.objective import STUDENT
 from workloads.objectives.settings import BootSettings
 from workloads.schedule import NoiseSchedule, Prediction
 from workloads.settings import TrainSettings

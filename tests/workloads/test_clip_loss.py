@@ -15,12 +15,13 @@ from transformers import (
 )
 
 from tests.workloads.test_pgsb import Bench as PGSBBench
+from workloads.batch import Batch
 from workloads.miniature import CLIP, WEIGHTS
 from workloads.miniature.world import captions, dataset
 from workloads.objectives.clip_loss import CLIP_LOSS, ClipLoss, WithClipLoss, load_clip_loss
 from workloads.objectives.clip_model import ClipText
 from workloads.objectives.columns import ClipTexts
-from workloads.objectives.objective import STUDENT, Batch, Objective, Update
+from workloads.objectives.objective import STUDENT, Objective, Update
 from workloads.objectives.settings import ClipLossSettings
 from workloads.pictures import from_image, to_image
 from workloads.scorers.clip import ClipAgreement

@@ -9,12 +9,12 @@ import torch
 from tests.benchmarks.memory import peak_bytes
 from workloads.architectures import PUBLISHED, SHIPPED, Architecture, architecture_of
 from workloads.backbone import Backbone, load_backbone
+from workloads.batch import Batch
 from workloads.conditioning import Conditioning
 from workloads.ema import AverageWeights
 from workloads.memory import Sharding, StepNeeds, StepTask, step_needs
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS
 from workloads.objectives.catalogue import make_objective
-from workloads.objectives.objective import Batch
 from workloads.objectives.settings import ClipLossSettings
 from workloads.settings import LoraSettings, StepSettings, TrainSettings
 from workloads.step import apply_settings, make_engines, train_step

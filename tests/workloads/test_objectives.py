@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from workloads.attention import nasa
 from workloads.backbone import Backbone, load_backbone
+from workloads.batch import Batch
 from workloads.conditioning import Conditioning
 from workloads.ema import AverageWeights
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS
 from workloads.miniature.world import captions
 from workloads.objectives.catalogue import make_objective
 from workloads.objectives.columns import columns_of
-from workloads.objectives.objective import SPREAD, STUDENT, Batch, Objective
+from workloads.objectives.objective import SPREAD, STUDENT, Objective
 from workloads.objectives.pgsb import FAKE_SCORE, PGSB
 from workloads.objectives.settings import ClipLossSettings
 from workloads.scorers.attributes import AttributeAccuracy

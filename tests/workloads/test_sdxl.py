@@ -14,8 +14,8 @@ from workloads.attention import AttentionGuidance
 from workloads.backbone import Backbone, load_backbone
 from workloads.backbone_files import check_files
 from workloads.backbone_shapes import check_shapes
+from workloads.batch import Batch
 from workloads.encoder_files import encoder_digest
-from workloads.objectives.objective import Batch
 from workloads.objectives.pgsb import PGSB
 from workloads.settings import AttentionGuidanceSettings, TrainSettings
 from workloads.step import make_engines, train_step

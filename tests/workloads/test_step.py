@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.workloads.test_pgsb import BATCH, Bench
+from workloads.batch import Batch
 from workloads.conditioning import Conditioning
-from workloads.objectives.objective import Batch
 from workloads.settings import StepSettings, TrainSettings
 from workloads.step import apply_settings, make_engines, train_step
 

@@ -32,9 +32,10 @@ import torch
 from torch import Tensor
 
 from workloads.backbone import Backbone, Network
+from workloads.batch import Batch
 from workloads.conditioning import Conditioning, concatenate
 from workloads.guidance import draw_scale, guide
-from workloads.objectives.objective import SPREAD, STUDENT, Batch, Objective, Update
+from workloads.objectives.objective import SPREAD, STUDENT, Objective, Update
 from workloads.settings import TrainSettings
 
 

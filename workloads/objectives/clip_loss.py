@@ -22,10 +22,11 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel
 
 from workloads.backbone import Network
+from workloads.batch import Batch
 from workloads.miniature import clip_folder
 from workloads.objectives.clip_model import missing, open_clip
 from workloads.objectives.columns import ClipTexts
-from workloads.objectives.objective import STUDENT, Batch, Objective, Update
+from workloads.objectives.objective import STUDENT, Objective, Update
 from workloads.objectives.settings import ClipLossSettings
 from workloads.refusal import NOT_LOADED
 from workloads.settings import StepSettings

@@ -12,35 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from workloads.backbone import Backbone, Network
-from workloads.conditioning import Conditioning
+from workloads.batch import Batch
 from workloads.settings import StepSettings
 
 STUDENT = "student"
 """The network that every objective trains."""
 SPREAD = "latent_spread"
 """How much the student's pictures vary over a batch, which every objective tells: see `collapse_ratio`."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step of a worker learns from."""
-
-    prompts: Conditioning
-    """Of B prompts."""
-    negatives: Conditioning | None = None
-    """Of B negative prompts, under NASA-T."""
-    columns: Mapping[str, Tensor] = field(default_factory=dict)
-    """What else the objective needs of each prompt, (B, W) each; see `columns`."""
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
-        """On `device`; what networks read is in `dtype`."""
-        negatives = None if self.negatives is None else self.negatives.to(device, dtype)
-        columns = {n: c.to(device, torch.float32, non_blocking=True) for n, c in self.columns.items()}
-        return Batch(self.prompts.to(device, dtype), negatives, columns)
 
 
 @dataclass(frozen=True)

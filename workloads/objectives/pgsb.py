@@ -27,10 +27,11 @@ from torch import Tensor
 
 from workloads.attention import nasa
 from workloads.backbone import Backbone, Network
+from workloads.batch import Batch
 from workloads.conditioning import Conditioning, concatenate
 from workloads.guidance import draw_scale, guide
 from workloads.lora import FakeScore, Role
-from workloads.objectives.objective import SPREAD, STUDENT, Auxiliary, Batch, Objective, Update
+from workloads.objectives.objective import SPREAD, STUDENT, Auxiliary, Objective, Update
 from workloads.settings import ScoreBatch, StepSettings, TrainSettings
 
 FAKE_SCORE = "fake_score"
