@@ -2,8 +2,11 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -93,13 +96,31 @@ def prepare_process() -> None:
     """To be called once in a worker, before any engine is made and with its process group up."""
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed
-    from deepspeed.ops import __compatible_ops__
+    # Two things that nobody asks for are seconds each to import: its autotuner takes MLflow, if it is
+    # there, and one of its optimisers has torch.compile loaded.
+    plain = patch("deepspeed.runtime.compiler.compile", lambda: lambda function: function)
+    with _absent("mlflow"), plain:
+        import deepspeed.autotuning
+        import deepspeed.runtime.zero.muon.original_muon
+        from deepspeed.ops import __compatible_ops__
 
     # It serves inference_all_reduce alone, and compiling it on first use takes minutes.
     __compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+
+
+@contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """Whoever tries to import it is told that it is not installed."""
+    kept = sys.modules.pop(module, None)
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        if kept is not None:
+            sys.modules[module] = kept
 
 
 def _config(train: TrainSettings, trained: Sequence[nn.Parameter]) -> dict[str, Any]:

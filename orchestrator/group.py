@@ -8,28 +8,24 @@ and each worker takes its rows, so the number of workers changes nothing but rou
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 
 import ray.train
 import torch
 
-from orchestrator.checkpoint import Progress, load, read_progress, write_part
-from orchestrator.checkpoint_store import CheckpointStore
+from orchestrator.beginning import Beginning
+from orchestrator.checkpoint_parts import load, write_part
 from orchestrator.engine import Engine, prepare_process
 from orchestrator.errors import UserError
 from orchestrator.evaluation import Evaluation
 from orchestrator.identity import digest
 from orchestrator.losses import Losses
 from orchestrator.notices import Notices
-from orchestrator.ranks import from_rank_0
 from orchestrator.reference import load_reference
-from orchestrator.shards import START, Position, ShardSet, advance
+from orchestrator.shards import advance
 from orchestrator.storage import Store
-from orchestrator.stream import begun, missing_shard, stream
 from orchestrator.trial_job import HEADLINES, Metrics, TrialJob
-from orchestrator.watchdog import Watchdog, take_hangs
+from orchestrator.watchdog import Watchdog
 from workloads.backbone import load_backbone
 from workloads.batch import Batch
 from workloads.ema import AverageWeights
@@ -42,12 +38,8 @@ from workloads.student import new_student
 class Worker:
     """One worker's networks, engines and progress."""
 
-    def __init__(self, job: TrialJob, asked: float) -> None:
-        """`asked`: when the search asked for this training, in seconds since 1970.
-
-        Raises:
-            UserError: a prompt shard is not there, or the newest checkpoint is of other prompts.
-        """
+    def __init__(self, job: TrialJob, asked: float, beginning: Beginning) -> None:
+        """`asked`: when the search asked for this training, in seconds since 1970."""
         context = ray.train.get_context()
         self.job, self.train, self._asked = job, job.trial.train, asked
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
@@ -55,11 +47,8 @@ class Worker:
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         half = self.train.precision == "bf16" or (self.train.precision == "auto" and cuda)
         self.store = Store(job.root)
-        self.checkpoints = CheckpointStore(
-            Store(job.checkpoints), "checkpoints", self.rank, job.resources.checkpoints_kept
-        )
-        self.progress, self._taken_up = self._find()
-        self._batches = begun(self._prompts())
+        self.checkpoints, self.progress = beginning.checkpoints, beginning.progress
+        self._beginning = beginning
         prepare_process()
         torch.manual_seed(self.train.seed)
         self.backbone = load_backbone(
@@ -104,7 +93,7 @@ class Worker:
         share = self.train.batch_size // self.world
         rows = slice(self.rank * share, (self.rank + 1) * share)
         self.losses.restart_clock()
-        for step, batch in enumerate(self.losses.timed(self._batches), self.progress.step + 1):
+        for step, batch in enumerate(self.losses.timed(self._beginning.batches), self.progress.step + 1):
             self._step(step, batch.to(self.device, self.backbone.dtype), rows)
             position = advance(
                 self.job.shards, self.train.seed, self.progress.position, self.train.batch_size
@@ -114,54 +103,10 @@ class Worker:
                 return
             watchdog.beat(step)
 
-    def _prompts(self) -> Iterator[Batch]:
-        """This worker's rows of the global batches that remain, under NASA-T with negative prompts."""
-        first, train, negatives = self.progress.step, self.train, self.job.negatives
-        prompts = self._stream(self.job.shards, self.progress.position)
-        if negatives is None:
-            return prompts
-        start = advance(negatives, train.seed, START, first * train.batch_size)
-        pairs = zip(prompts, self._stream(negatives, start), strict=False)
-        return (replace(batch, negatives=negative.prompts) for batch, negative in pairs)
-
-    def _stream(self, shards: ShardSet, start: Position) -> Iterator[Batch]:
-        train, steps = self.train, self.train.steps - self.progress.step
-        batches = stream(
-            self.store, shards, train.seed, start, steps, train.batch_size, self.rank, self.world
-        )
-        return islice(batches, steps)
-
-    def _find(self) -> tuple[Progress, str | None]:
-        """How far the training is, and the checkpoint that says so, by name; tells the driver.
-
-        Raises:
-            UserError: a prompt shard is not there, or the checkpoint is of other prompts.
-        """
-        missing = from_rank_0(missing_shard(self.store, self.job.shards) if self.rank == 0 else None)
-        if missing is not None:
-            raise UserError(
-                f"prompt shard {missing} has changed and was set aside, or is gone: "
-                f"the same command makes it anew"
-            )
-        name, notes = self.checkpoints.newest()
-        progress = Progress(prompts=self.job.shards.digest)
-        if name is not None:
-            with self.checkpoints.opened(name) as folder:
-                progress = read_progress(folder)
-            if progress.prompts != self.job.shards.digest:
-                raise UserError(f"checkpoint {name} was trained on other prompts than those of now")
-        if self.rank == 0:
-            notes += take_hangs(self.store, self.job.hangs)
-            first_words = {"resumed": progress.step, "notes": notes}
-            ray.train.report({**first_words, "history": list(progress.reports)})
-        else:
-            ray.train.report({})
-        return progress, name
-
     def _load(self) -> None:
         """Takes up the checkpoint that was found."""
-        if self._taken_up is not None:
-            with self.checkpoints.opened(self._taken_up) as folder:
+        if self._beginning.checkpoint is not None:
+            with self.checkpoints.opened(self._beginning.checkpoint) as folder:
                 load(folder, self.rank, self.engines, self.average)
 
     def _step(self, step: int, batch: Batch, rows: slice) -> None:

@@ -111,6 +111,7 @@ def train_worker(config: dict[str, Any]) -> None:
     held_since = time.time()
     import ray.train
 
+    from orchestrator.beginning import begin
     from orchestrator.bundles import my_bundles
     from orchestrator.storage import Store
     from orchestrator.worker_logs import sign
@@ -119,9 +120,10 @@ def train_worker(config: dict[str, Any]) -> None:
     sign(Store(job.root), job.notes, f"{job.who} rank {rank}", rank)
     # At once, since the search waits for it: nothing has been said of this group yet.
     ray.train.report({"held_since": held_since, "bundles": my_bundles()})
-    from orchestrator.group import Worker
-
     try:
-        Worker(job, config["asked"]).run()
+        beginning = begin(job)
+        from orchestrator.group import Worker
+
+        Worker(job, config["asked"], beginning).run()
     except UserError as error:
         ray.train.report({"failed": str(error)})

@@ -43,7 +43,11 @@ def test_one_room_each_for_deepspeed_and_mlflow() -> None:
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
-    [("trial", ("diffusers", "transformers", "mlflow", "matplotlib")), ("shard_reader", ("torch", "mlflow"))],
+    [
+        ("trial", ("diffusers", "transformers", "mlflow", "matplotlib")),
+        ("beginning", ("diffusers", "transformers", "mlflow", "matplotlib")),
+        ("shard_reader", ("torch", "mlflow")),
+    ],
 )
 def test_what_every_trial_starts_processes_of_is_light(module: str, heavy: tuple[str, ...]) -> None:
     """Each of these is seconds in a process, and a trial starts several."""

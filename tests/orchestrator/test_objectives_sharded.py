@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
-from orchestrator.checkpoint import MANIFEST, Manifest, Progress, load, read_progress, write_part
+from orchestrator.checkpoint import MANIFEST, Manifest, Progress, read_progress
+from orchestrator.checkpoint_parts import load, write_part
 from tests.workloads.test_objectives import ARMS, Training
 from workloads.miniature.world import captions
 from workloads.objectives.objective import STUDENT
