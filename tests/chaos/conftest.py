@@ -21,7 +21,7 @@ def another_ray_was_here() -> Iterator[None]:
     file.parent.mkdir(exist_ok=True)
     file.write_text("192.0.2.2:6379")
     yield
-    file.unlink()
+    file.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
