@@ -70,12 +70,13 @@ def _check_shards(job: TrialJob, rank: int) -> None:
 
 
 def _batches(job: TrialJob, progress: Progress, rank: int, world: int) -> Iterator[Batch]:
-    """Under NASA-T with negative prompts."""
+    """This worker's rows of every global batch that remains, under NASA-T with negative prompts."""
     train = job.trial.train
     remaining = train.steps - progress.step
 
     def read(shards: ShardSet, start: Position) -> Iterator[Batch]:
         batches = stream(Store(job.root), shards, train.seed, start, remaining, train.batch_size, rank, world)
+        # Of a training that is over nothing is read.
         return islice(batches, remaining)
 
     prompts = read(job.shards, progress.position)

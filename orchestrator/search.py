@@ -81,15 +81,19 @@ def search(plan: Plan, trainings: Sequence[TrialJob], books: Books, at_once: int
             # Of a trial's own process, as when its node dies; what trains is started again by Train.
             failure_config=tune.FailureConfig(max_failures=plan.sweep.resources.max_failures),
         )
-        trainable = tune.with_resources(run_one, partial(bundles_of_trial, plan))
         try:
-            tune.Tuner(trainable, tune_config=config, run_config=run).fit()
+            tune.Tuner(trainable(plan), tune_config=config, run_config=run).fit()
         except KeyboardInterrupt:
             if not asked.is_set():
                 books.meter.check()
             raise
         finally:
             books.meter.keep()
+
+
+def trainable(plan: Plan) -> Any:
+    """What Tune runs. Every process of a trial unpickles it: nothing in it may name this module."""
+    return tune.with_resources(run_one, partial(bundles_of_trial, plan))
 
 
 class Queue(Searcher):  # type: ignore[misc]

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 from ray.exceptions import ActorDiedError
 
-from orchestrator.search import Books, Queue, _Events
+from orchestrator.search import Books, Queue, _Events, trainable
 from orchestrator.trial_job import TrialJob
 
 MOST = 2
@@ -64,3 +65,10 @@ def test_a_process_that_died_before_the_trial_began_costs_no_trial(
     assert len(listener.said) == MOST and "it is started again" in listener.said[0]
     assert listener.over == ["the trial's process ended without a word"]
     assert queue.suggest("last") == Queue.FINISHED
+
+
+def test_what_tune_pickles_drags_no_part_of_the_driver_into_a_trial() -> None:
+    """With `search` come MLflow and the plots, seconds for each process of a trial."""
+    plan: Any = SimpleNamespace(infer=None)
+    pickled = cloudpickle.dumps(trainable(plan))
+    assert b"orchestrator.trial" in pickled and b"orchestrator.search" not in pickled
