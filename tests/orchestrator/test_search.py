@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError
+from ray.tune.trainable.function_trainable import wrap_function
 
 from orchestrator.search import Books, Queue, _Events, trainable
 from orchestrator.trial_job import TrialJob
@@ -70,5 +71,5 @@ def test_a_process_that_died_before_the_trial_began_costs_no_trial(
 def test_what_tune_pickles_drags_no_part_of_the_driver_into_a_trial() -> None:
     """With `search` come MLflow and the plots, seconds for each process of a trial."""
     plan: Any = SimpleNamespace(infer=None)
-    pickled = cloudpickle.dumps(trainable(plan))
+    pickled = cloudpickle.dumps(wrap_function(trainable(plan)))  # as Tune does
     assert b"orchestrator.trial" in pickled and b"orchestrator.search" not in pickled
