@@ -52,15 +52,17 @@ class Watchdog:
         self._watched = threading.get_ident()
         self._step, self._last = 0, time.monotonic()
         self._stopped = threading.Event()
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
 
     def beat(self, step: int) -> None:
         """Work goes on; `step` steps are done."""
         self._step, self._last, self._now = step, time.monotonic(), self._patience
 
     def stop(self) -> None:
-        """Nobody watches any more."""
+        """Nobody watches any more once this returns."""
         self._stopped.set()
+        self._thread.join()
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self._patience / 10)):

@@ -1,5 +1,6 @@
 """Only a step that was begun after a first one is given up after the patience that was asked for."""
 
+import threading
 import time
 from pathlib import Path
 from unittest.mock import patch
@@ -24,6 +25,8 @@ def watch(store: Store, seconds: float, first: float, beat: bool) -> bool:
             dog.beat(7)
         time.sleep(seconds)
         dog.stop()
+        # One that still watched would end these tests with the real `os.kill`.
+        assert "watchdog" not in {thread.name for thread in threading.enumerate()}
         return bool(kill.called)
 
 
