@@ -63,7 +63,7 @@ class Launch:
     def output(self) -> str:
         return self._log.read_text()
 
-    def end(self, seconds: float = 300) -> int:
+    def end(self, seconds: float = 900) -> int:
         """Waits for its end; its exit status."""
         return self.process.wait(seconds)
 
@@ -85,8 +85,12 @@ class Sweep:
         self.environment: dict[str, str] = {}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "sweep.yaml").write_text(text)
-        (folder / "faults.json").write_text(json.dumps(list(faults)))
+        self.plan(*faults)
         self._launches = 0
+
+    def plan(self, *faults: Fault) -> None:
+        """What will happen from now on, each once."""
+        (self.folder / "faults.json").write_text(json.dumps(faults))
 
     def command(self, *overrides: str) -> list[str]:
         sets = [word for override in overrides for word in ("--set", override)]
@@ -125,7 +129,7 @@ class Sweep:
         return sorted((float(at), int(step), int(rank), trial) for at, step, rank, trial in rows)
 
     def wait_for_step(
-        self, step: int, launch: Launch | None = None, since: float = 0, seconds: float = 180
+        self, step: int, launch: Launch | None = None, since: float = 0, seconds: float = 600
     ) -> None:
         """Until rank 0 has done `step`, after the time `since`."""
 
@@ -135,6 +139,10 @@ class Sweep:
             return any(s >= step and r == 0 and at > since for at, s, r, _ in self.steps())
 
         wait_until(done, seconds)
+
+    def release(self, step: int) -> None:
+        """Lets go on a training that a fault `hold` keeps before `step`."""
+        (self.folder / f"released-{step}").touch()
 
     def fired(self) -> dict[str, float]:
         """When each injected fault struck."""
@@ -243,14 +251,19 @@ def find_process(title: str) -> psutil.Process | None:
     return max(found, key=lambda p: p.info["create_time"], default=None)
 
 
-def assert_no_process_left(seconds: float = 15) -> None:
+def assert_no_process_left(seconds: float = 60) -> None:
     """Every process of a Ray of the launch's own ends with it.
 
     But for the agents of Ray's dashboard when the driver was killed: they wait for the head for a
     minute (Ray 2.60).
     """
     wait_until_none(lambda: ray_processes(without="Agent "), seconds)
-    wait_until_none(ray_processes, 75)
+    wait_until_none(ray_processes, 150)
+
+
+def hold(step: int) -> Fault:
+    """A fault: rank 0, and so all, wait before `step` until it is released."""
+    return {"step": step, "rank": 0, "do": "hold"}
 
 
 def wait_until(done: Callable[[], object], seconds: float) -> None:

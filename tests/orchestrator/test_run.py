@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from orchestrator.checkpoint import verify
 from orchestrator.storage import file_digest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).parents[2]
 SWEEP = """name: e2e
 prompts: {source: "miniature:96", rows_per_shard: 32}
@@ -57,7 +57,7 @@ def command(storage: Path, *overrides: str) -> list[str]:
 
 def run(storage: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(storage, *overrides), capture_output=True, text=True, cwd=REPOSITORY, timeout=600
+        command(storage, *overrides), capture_output=True, text=True, cwd=REPOSITORY, timeout=1200
     )
 
 

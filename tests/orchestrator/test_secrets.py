@@ -98,9 +98,9 @@ def test_structures() -> None:
 def test_a_report_with_pictures_takes_no_time() -> None:
     picture = base64.b64encode(random.Random(0).randbytes(4_000_000)).decode()
     page = f'<svg xmlns="http://www.w3.org/2000/svg"> {picture} {"a" * 4_000_000}'
-    started = time.monotonic()
+    started = time.process_time()
     assert without_secrets(page) == page
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize("opens", [Store, list_files])

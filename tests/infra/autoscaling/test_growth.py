@@ -15,7 +15,7 @@ from tests.infra.autoscaling.figure import keep
 from tests.infra.autoscaling.machine import ray_cluster
 from tests.infra.manifests import REPOSITORY
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 PREPARING = 2
 """GPUs asked for at once before the search: to draw with the teacher, and to encode prompts."""
 TOO_MUCH = "resources.gpus_per_worker=8"
@@ -24,7 +24,7 @@ TOO_MUCH = "resources.gpus_per_worker=8"
 def test_a_trial_that_no_group_holds_is_refused(stage: Stage, tmp_path: Path) -> None:
     """In a line with the exit status 2, by `--plan` as at the start; no pod comes for it."""
     launch = stage.submit("refused", TOO_MUCH)
-    launch.end(90)
+    launch.end(300)
     about, log = stage.jobs.about("refused"), stage.jobs.log("refused")
     assert (about["status"], about["driver_exit_code"]) == ("FAILED", 2), launch.output
     (told,) = [line for line in log.splitlines() if line.startswith("error: ")]

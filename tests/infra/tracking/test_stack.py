@@ -15,7 +15,7 @@ from orchestrator.storage import Store
 from orchestrator.tracking import Tracker
 from tests.infra.tracking.stack import Stack
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 EXPERIMENTS = "/api/2.0/mlflow/experiments"
 
 

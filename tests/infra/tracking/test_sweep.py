@@ -19,7 +19,7 @@ from tests.infra.manifests import REPOSITORY
 from tests.infra.tracking.stack import BUCKET, Stack
 from tests.infra.tracking.submission import Head, Job
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 NAME, STEPS = "tracked", 12
 SWEEP = f"""name: {NAME}
 prompts: {{source: "miniature:32", rows_per_shard: 16}}
@@ -73,10 +73,10 @@ def submitted(stack: Stack, head: Head, *overrides: str) -> Job:
 def take_the_database_away(stack: Stack, job: Job) -> None:
     """Once a step is recorded, until the driver has noticed, and for some seconds."""
     known = "select count(*) from metrics where key = 'student_loss'"
-    wait_until(lambda: int(stack.postgres.execute(known, "mlflow")) > 0, job, 200)
+    wait_until(lambda: int(stack.postgres.execute(known, "mlflow")) > 0, job, 500)
     stack.postgres.stop()
     try:
-        wait_until(lambda: "tracking: does not answer" in job.output, job, 60)
+        wait_until(lambda: "tracking: does not answer" in job.output, job, 180)
         time.sleep(AWAY_SECONDS)
     finally:
         stack.postgres.start()
@@ -131,7 +131,7 @@ def check_trial(client: MlflowClient, run: Run, objects: dict[str, int]) -> None
 def test_one_trial_and_the_database_is_away(stack: Stack, head: Head, client: MlflowClient) -> None:
     job = submitted(stack, head)
     take_the_database_away(stack, job)
-    assert job.process.wait(240) == 0, job.output
+    assert job.process.wait(600) == 0, job.output
     assert "tracking: answers again" in job.output and "refused" not in job.output, job.output
     assert "Traceback" not in job.output, job.output
     check(stack, client, trials=1)
