@@ -5,8 +5,17 @@ from collections.abc import Iterator
 
 import pytest
 
+ONE_AT_A_TIME = pytest.mark.xdist_group("cluster")
 VARIABLE = "MLFLOW_TRACKING_URI"
 os.environ.pop(VARIABLE, None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n 2` one process runs all that start a Ray, one after the other, and another the rest."""
+    for item in items:
+        if item.get_closest_marker("cluster"):
+            item.add_marker(ONE_AT_A_TIME)
 
 
 @pytest.fixture(autouse=True)
