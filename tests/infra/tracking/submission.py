@@ -5,6 +5,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.infra.manifests import REPOSITORY, rendered
@@ -26,10 +27,11 @@ class Head:
         # As in the image, `python` is the one that all is installed for.
         path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         self._folder, self._dashboard = stack.folder, free_port()
-        # A short path, since Ray puts sockets below it.
+        # Ray puts sockets below it, whose paths may be of 107 letters: pytest's own are too long.
+        self._sessions = tempfile.TemporaryDirectory(prefix="ray-")
         words = ["--num-cpus", str(CPUS), "--port", str(free_port()), "--node-ip-address", "127.0.0.1"]
         words += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(self._dashboard)]
-        words += ["--temp-dir", str(self._folder / "ray"), "--object-store-memory", str(2**28)]
+        words += ["--temp-dir", self._sessions.name, "--object-store-memory", str(2**28)]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 [*RAY, "start", "--head", "--block", "--disable-usage-stats", *words],
@@ -51,6 +53,7 @@ class Head:
         """At once: told to end, Ray takes half a minute."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._sessions.cleanup()
 
     @property
     def _address(self) -> str:
