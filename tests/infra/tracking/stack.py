@@ -19,6 +19,7 @@ from os import environ
 from pathlib import Path
 
 import boto3
+import psutil
 
 from tests.infra.manifests import REPOSITORY, Manifest, pods, rendered
 from tests.infra.tracking.postgres import Postgres
@@ -26,7 +27,7 @@ from tests.infra.tracking.postgres import Postgres
 SERVICES = {"mlflow": 5000, "postgres": 5432, "object-store": 8333}
 """Their ports inside the cluster."""
 BUCKET = "distillation"
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 
 
 def free_port() -> int:
@@ -101,6 +102,12 @@ class Stack:
             text = re.sub(rf"(?<=[/@]){name}:{port}\b", f"127.0.0.1:{self.ports[name]}", text)
         # Hosts that the server knows itself by.
         return text.replace(f":{SERVICES['mlflow']}", f":{self.ports['mlflow']}")
+
+    def cpu_seconds(self) -> float:
+        """Of a core, that MLflow's processes have used until now."""
+        server = psutil.Process(self._server.pid)
+        used = [process.cpu_times() for process in (server, *server.children(recursive=True))]
+        return sum(each.user + each.system for each in used)
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -69,9 +68,9 @@ def test_a_login_costs_little(stack: Stack) -> None:
     """Without auth_cache_ttl_seconds each takes a third of a second of a core."""
     for _ in range(4):
         search(stack, "sweeps")
-    began = time.process_time(), time.monotonic()
+    before = stack.cpu_seconds()
     assert all(search(stack, "sweeps") == 200 for _ in range(20))
-    assert time.monotonic() - began[1] < 3
+    assert stack.cpu_seconds() - before < 3
 
 
 @pytest.mark.parametrize(("host", "status"), [("mlflow", 200), ("localhost", 200), ("evil.example", 403)])
