@@ -112,7 +112,7 @@ def test_it_is_seen_in_prometheus(sweep: Sweep, prometheus: None) -> None:
     sweep.plan(hold(6), hold(14))
     launch = sweep.launch(*settings("budget.max_gpu_hours=1"))
     wait_until(lambda: query("ray_distillation_samples_per_second > 0"), 600)
-    wait_until(lambda: query('ray_distillation_trials{status="running"} == 1'), 60)
+    wait_until(lambda: query('ray_distillation_trials{status="running"} == 1'), 120)
     wait_until_none(Unseen(), 120)
     statuses = query("max_over_time(sum(ray_distillation_trials)[1m:1s])")
     assert statuses[0]["value"][1] == "1", "a trial has one status"
@@ -125,7 +125,7 @@ def test_it_stops_at_its_budget_and_spends_nothing_more(sweep: Sweep) -> None:
     budget = round(spent(sweep) + ONE_MORE, 3)
     launch = sweep.launch(*settings(f"budget.max_gpu_hours={budget}"))
     used_up = "the budget is used up: 1 trainings write a checkpoint"
-    wait_until(lambda: used_up in launch.output, 180)
+    wait_until(lambda: used_up in launch.output, 600)
     sweep.release(14)
     assert launch.end() == 1, launch.output
     error = launch.output.splitlines()[-1]
@@ -160,7 +160,7 @@ def test_a_failed_trials_logs_are_in_its_run(sweep: Sweep) -> None:
         text = Path(client.download_artifacts(trial["run"], f"logs/rank-000{rank}.out.txt")).read_text()
         assert f"chaos/{trial['trial']} rank {rank}: process " in text
     assert sweep.summary()["gpu_hours"] == pytest.approx(spent(sweep), abs=1e-4) and spent(sweep) > before
-    assert "spent:   0.0" in launch.output
+    assert re.search(r"spent:   0\.\d\d of 1 GPU-hours, cost 0\.\d\d", launch.output)
     assert not list(sweep.storage.rglob("workers"))
 
 
