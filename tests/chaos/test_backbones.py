@@ -7,7 +7,7 @@ import pytest
 
 from tests.chaos.harness import ONE_WORKER, STEPS, SWEEP, Sweep, assert_same_weights, verdict
 
-pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.slow]
 NAMES = ("unet-epsilon", "unet-v", "pixart")
 BACKBONES = "backbones:\n" + "".join(f"  - {{name: {name}, model: miniature/{name}}}\n" for name in NAMES)
 TEXT = SWEEP[: SWEEP.index("backbones:")] + BACKBONES + SWEEP[SWEEP.index("train:\n") :]

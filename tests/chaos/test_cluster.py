@@ -21,7 +21,7 @@ from tests.chaos.harness import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.slow]
 PORT = 8465
 DASHBOARD = f"http://127.0.0.1:{PORT}"
 TOKEN = "0123456789abcdef" * 4

@@ -20,7 +20,7 @@ from tests.chaos.harness import (
     wait_until_none,
 )
 
-pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
 
 
 def checkpoints(sweep: Sweep) -> list[Path]:

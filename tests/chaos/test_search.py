@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.harness import SWEEP, Sweep, find_process, recovery, verdict
 
-pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.slow]
 BACKBONES = """backbones:
   - {name: good, model: miniature/pixart, start_timestep: 700, train: {learning_rate: 1.0e-9}}
   - {name: poor, model: miniature/pixart, start_timestep: 700, train: {learning_rate: 1.5e-4}}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.harness import ONE_WORKER, Sweep, hold, verdict, wait_until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
 KILOBYTE = 2**10
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.harness import Sweep, assert_same_weights, recovery, verdict, wait_until
 from tests.chaos.server import Server
 
-pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
 HANG_SECONDS = 8
 PLANTED = "planted-S3cr+t"
 FAULTS = {

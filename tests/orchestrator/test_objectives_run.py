@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from orchestrator.checkpoint import verify
 from workloads.drawing import Generator
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 REPOSITORY = Path(__file__).parents[2]
 SWEEP = """name: arms
 prompts: {source: "miniature:64", rows_per_shard: 32}

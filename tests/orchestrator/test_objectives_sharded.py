@@ -81,7 +81,6 @@ def rate(training: Training, name: str) -> float:
     return training.train.learning_rate if name == STUDENT else auxiliary[name].learning_rate
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("arm", ["swiftbrush_v2", "boot"])
 def test_two_workers_train_what_one_device_trains(arm: str, tmp_path: Path) -> None:
     spawn(_worker, (str(tmp_path), arm), nprocs=2)  # type: ignore[no-untyped-call]

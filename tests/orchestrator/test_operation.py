@@ -21,7 +21,7 @@ import yaml
 
 from tests.chaos.harness import REPOSITORY, STEPS, Sweep, hold, wait_until, wait_until_none
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.cluster
 GCS, DASHBOARD, METRICS, AGENT, PROMETHEUS = 6479, 8466, 8467, 8468, 9467
 PANELS = json.loads((REPOSITORY / "infra/kubernetes/components/monitoring/dashboard.json").read_text())[
     "panels"

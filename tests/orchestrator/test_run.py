@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from orchestrator.checkpoint import verify
 from orchestrator.storage import file_digest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.cluster
 REPOSITORY = Path(__file__).parents[2]
 SWEEP = """name: e2e
 prompts: {source: "miniature:96", rows_per_shard: 32}

@@ -15,7 +15,7 @@ from tests.infra.autoscaling.figure import keep
 from tests.infra.autoscaling.machine import ray_cluster
 from tests.infra.manifests import REPOSITORY
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.cluster
 PREPARING = 2
 """GPUs asked for at once before the search: to draw with the teacher, and to encode prompts."""
 TOO_MUCH = "resources.gpus_per_worker=8"

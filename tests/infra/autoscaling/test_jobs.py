@@ -46,7 +46,6 @@ def _names(package: Path) -> set[str]:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_stopped_job_is_resumable_and_finished_trials_are_kept(stage: Stage) -> None:
     overrides = ("train.seed={values: [0, 1]}", "resources.trials_at_once=1")
     launch = stage.submit("first", *overrides)
@@ -71,7 +70,6 @@ def test_a_stopped_job_is_resumable_and_finished_trials_are_kept(stage: Stage) -
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_failed_trial_is_told_by_exit_status_1(stage: Stage) -> None:
     faults = [{"do": "kill", "step": 2, "trial": "s5"}]
     (stage.sweep.folder / "faults.json").write_text(json.dumps(faults))

@@ -12,7 +12,7 @@ from tests.infra.autoscaling.conftest import Stage, staged
 from tests.infra.autoscaling.figure import keep
 from tests.infra.autoscaling.machine import SOLD_OUT_SECONDS
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SLOW_SECONDS = 75
 """Ray Train waits for 60."""
 

@@ -14,7 +14,7 @@ from orchestrator.storage import Store
 from orchestrator.tracking import Tracker
 from tests.infra.tracking.stack import Stack
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.cluster
 EXPERIMENTS = "/api/2.0/mlflow/experiments"
 
 

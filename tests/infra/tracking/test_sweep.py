@@ -19,7 +19,7 @@ from tests.infra.manifests import REPOSITORY
 from tests.infra.tracking.stack import BUCKET, Stack
 from tests.infra.tracking.submission import Head, Job
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.cluster
 NAME, STEPS = "tracked", 12
 SWEEP = f"""name: {NAME}
 prompts: {{source: "miniature:32", rows_per_shard: 16}}
