@@ -13,7 +13,7 @@ DAMAGED = ".damaged"
 
 
 class ReadPiece:
-    """A Ray Data task: verifies a shard's digest and takes one worker's rows out of it."""
+    """An actor of Ray Data's: verifies a shard's digest and takes one worker's rows out of it."""
 
     def __init__(self, root: str, shards: ShardSet, seed: int, batch: int, rank: int, world: int) -> None:
         self._root, self._shards, self._seed = root, shards, seed

@@ -4,6 +4,7 @@ Ray Data's own iterators cannot go on from a position (Ray 2.60), so what a work
 laid down by `shards.pieces`; Ray Data fetches the pieces ahead, in order, on any node.
 """
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -18,6 +19,15 @@ from orchestrator.shard_reader import ReadPiece
 from orchestrator.shards import Position, ShardSet, pieces
 from orchestrator.storage import Store
 from workloads.batch import Batch
+
+STEPS_AHEAD = 32
+"""Of a step of 250 ms eight seconds: while enough is read, the executor looks every two."""
+
+
+def _pieces_ahead(shards: ShardSet, batch: int) -> int:
+    """How many pieces hold the next steps, wherever in a piece reading stands."""
+    rows = shards.prompts / len(shards.rows)
+    return 2 + math.ceil(STEPS_AHEAD * batch / rows)
 
 
 def missing_shard(store: Store, shards: ShardSet) -> str | None:
@@ -52,14 +62,16 @@ def stream(
 ) -> Iterator[Batch]:
     """Worker `rank`'s part of each of the `steps` global batches from `start`, on the CPU."""
     plan = [asdict(piece) for piece in pieces(shards, seed, start, steps * batch)]
-    prepare_data_context()
+    prepare_data_context(_pieces_ahead(shards, batch))
     dataset = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
-        ReadPiece(store.root, shards, seed, batch, rank, world),
+        # An actor: Ray ends the process of a task that rests for a second, and a new one costs seconds.
+        ReadPiece,
+        fn_constructor_args=(store.root, shards, seed, batch, rank, world),
         batch_size=None,
         batch_format="pyarrow",
         # The trainers may hold every CPU; a share of one, however small, would then never be free.
         num_cpus=0,
-        concurrency=1,
+        compute=ray.data.ActorPoolStrategy(size=1),
     )
     batches: Any = dataset.iter_batches(batch_size=batch // world, batch_format="numpy", prefetch_batches=2)
     for rows in batches:

@@ -71,9 +71,11 @@ def test_trials_are_pruned_and_yield_nan_and_actors_are_killed(
     titles = {
         "data-stage actor": "ray::MapWorker(Map(EncodeShard)",
         "trial's process": "ray::ImplicitFunc.train",
+        "prompt reader": "ray::MapWorker(MapBatches(ReadPiece)",
         "scoring actor": "ray::MapWorker(MapBatches(Measure)",
     }
-    killer = Killer(titles, lambda what: what != "trial's process" or len(sweep.steps()) > 5)
+    in_training = ("trial's process", "prompt reader")
+    killer = Killer(titles, lambda what: what not in in_training or len(sweep.steps()) > 5)
     launch = sweep.launch(*ASHA)
     assert launch.end(400) == 0, launch.output
     assert "Traceback" not in launch.output
@@ -83,7 +85,7 @@ def test_trials_are_pruned_and_yield_nan_and_actors_are_killed(
     assert died is not None
     seconds, again = recovery(sweep, struck, died[1])
     note("trial's process killed", seconds, again)
-    for what in ("data-stage actor", "scoring actor"):
+    for what in ("data-stage actor", "prompt reader", "scoring actor"):
         note(f"{what} killed", 0, 0)
     statuses = {trial["backbone"]: trial["status"] for trial in sweep.summary()["trials"]}
     assert statuses["good"] == "finished" and statuses["nan"] == "collapsed"

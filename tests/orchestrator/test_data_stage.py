@@ -12,12 +12,12 @@ import ray
 import torch
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
-from orchestrator.data_context import PAUSE_SECONDS, prepare_data_context
+from orchestrator.data_context import PAUSE_SECONDS, REST_SECONDS, prepare_data_context
 from orchestrator.errors import UserError
 from orchestrator.prompts import encode_prompts, prepare_prompts
 from orchestrator.shards import Position, ShardSet, advance
 from orchestrator.storage import Store
-from orchestrator.stream import stream
+from orchestrator.stream import STEPS_AHEAD, stream
 from orchestrator.sweep import Prompts
 from workloads.encoder_files import encoder_digest
 from workloads.miniature import WEIGHTS
@@ -119,8 +119,40 @@ def test_a_changed_shard_is_named(local_ray: None, tmp_path: Path) -> None:
         list(stream(store, shards, 0, Position(), 2, 4, 0, 1))
 
 
-def test_an_executor_that_may_start_nothing_rests(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As beside a training, which takes every CPU of the cluster from Ray Data."""
+def test_reading_keeps_a_stretch_ahead_of_a_training_and_no_more(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    shards = encode(store, Prompts(source="miniature:160", rows_per_shard=8))
+    looks = count_looks(monkeypatch)
+    batches = stream(store, shards, 0, Position(), 120, 8, 0, 1)
+    next(batches)
+    wait_until_it_rests(looks)
+    for shard in range(len(shards.rows)):
+        (tmp_path / shards.file(shard)).unlink()
+    there = 1
+    with pytest.raises(ray.exceptions.RayTaskError):
+        for _ in batches:
+            there += 1
+    # A piece is a step here; some are already with the consumer.
+    assert STEPS_AHEAD <= there <= STEPS_AHEAD + 10
+
+
+def test_an_executor_that_has_read_enough_rests(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = count_looks(monkeypatch)
+    prepare_data_context(blocks_ahead=2)
+    dataset = ray.data.range(80, override_num_blocks=8).map_batches(lambda batch: batch, num_cpus=0.01)
+    batches = iter(dataset.iter_batches(batch_size=10, prefetch_batches=0))
+    next(batches)
+    wait_until_it_rests(looks)
+    began = len(looks)
+    time.sleep(2 * REST_SECONDS)
+    assert len(looks) - began <= 4
+    assert len(list(batches)) == 7
+
+
+def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When the executor of any dataset looks at its tasks."""
     looks: list[float] = []
     look = StreamingExecutor._scheduling_loop_step
 
@@ -129,6 +161,17 @@ def test_an_executor_that_may_start_nothing_rests(local_ray: None, monkeypatch: 
         return bool(look(executor, topology))
 
     monkeypatch.setattr(StreamingExecutor, "_scheduling_loop_step", counted)
+    return looks
+
+
+def wait_until_it_rests(looks: list[float]) -> None:
+    while time.monotonic() - looks[-1] < REST_SECONDS / 2:
+        time.sleep(0.1)
+
+
+def test_an_executor_that_may_start_nothing_rests(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside a training, which takes every CPU of the cluster from Ray Data."""
+    looks = count_looks(monkeypatch)
     prepare_data_context()
     limits = ray.data.ExecutionResources(cpu=0)
     monkeypatch.setattr(ray.data.DataContext.get_current().execution_options, "resource_limits", limits)
