@@ -1,9 +1,10 @@
 """DeepSpeed, and nobody else: one ZeRO-2 engine around one network."""
 
 import logging
+import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +32,7 @@ class Engine:
         self.module = module
         trained = [p for p in module.parameters() if p.requires_grad]
         optimizer = make_optimizer(trained, learning_rate, train)
+        optimizer.register_step_pre_hook(_clipping(train.gradient_clip or math.inf))
         self._engine: Any = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
@@ -92,6 +94,25 @@ class Engine:
         return filled
 
 
+def _clipping(limit: float) -> Callable[[Any, Any, Any], None]:
+    """What an optimiser does before its step: clips its part of the gradients by the norm of all workers'.
+
+    DeepSpeed's own takes a norm of each tensor, and then waits for the device to read the sum. As
+    there, nothing is updated by gradients that are not finite. Both are attributes that torch's fused
+    optimisers take from a `GradScaler`.
+    """
+
+    def before(optimizer: Any, _arguments: Any, _named: Any) -> None:
+        grads = [weights.grad for group in optimizer.param_groups for weights in group["params"]]
+        squares = torch.stack([torch.linalg.vector_norm(grad).square() for grad in grads]).sum()
+        torch.distributed.all_reduce(squares)
+        norm = squares.sqrt()
+        optimizer.grad_scale = (norm / limit).clamp(min=1)
+        optimizer.found_inf = (~norm.isfinite()).float()
+
+    return before
+
+
 def prepare_process() -> None:
     """To be called once in a worker, before any engine is made and with its process group up."""
     if not torch.cuda.is_available():
@@ -125,19 +146,26 @@ def _absent(module: str) -> Iterator[None]:
 
 def _config(train: TrainSettings, trained: Sequence[nn.Parameter]) -> dict[str, Any]:
     workers = torch.distributed.get_world_size()
+    cuda = torch.cuda.is_available()
     weights = sum(parameter.numel() for parameter in trained)
     return {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.batch_size // workers,
         "zero_optimization": {
             "stage": ZERO_STAGE,
-            "overlap_comm": torch.cuda.is_available(),
+            "overlap_comm": cuda,
+            # Both are a copy and some lines of Python for each tensor. On a CPU, without a stream to
+            # overlap them with, a step does better to send whole buckets.
+            "contiguous_gradients": cuda,
+            "reduce_scatter": cuda,
+            "compute_grad_norm": False,
             # It allocates whole buckets, however small the network.
             "reduce_bucket_size": min(BUCKET_ELEMENTS, weights),
         },
         # torch's AdamW is not on DeepSpeed's list; nothing in ZeRO-2 depends on that list.
         "zero_allow_untested_optimizer": True,
-        "gradient_clipping": train.gradient_clip,
+        # See `_clipping`.
+        "gradient_clipping": 0.0,
         "bf16": {"enabled": trained[0].dtype == torch.bfloat16},
         "steps_per_print": 10**9,
     }

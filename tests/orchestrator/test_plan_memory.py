@@ -190,8 +190,8 @@ def _train_sharded(rank: int, folder: str, half: bool) -> None:
     from orchestrator import engine
 
     usual = engine._config
-    bucket = {"reduce_bucket_size": BUCKET}
-    engine._config = lambda *given: _with(usual(*given), "zero_optimization", bucket)
+    as_on_gpus = {"reduce_bucket_size": BUCKET, "contiguous_gradients": True, "reduce_scatter": True}
+    engine._config = lambda *given: _with(usual(*given), "zero_optimization", as_on_gpus)
     engine.prepare_process()
     peak = peak_bytes(lambda: _two_steps(engine.Engine, half))
     if rank == 0:
