@@ -1,4 +1,4 @@
-"""Settings of the processes that a sweep starts: quiet libraries, few threads, short waits."""
+"""Settings of the processes that a sweep starts: quiet libraries, few threads."""
 
 import logging
 import os
@@ -24,8 +24,6 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     # A trial is several processes, and two trials start at once: do not queue them by twos.
     "RAY_worker_maximum_startup_concurrency": "8",
-    # A report waits for the controller's next look at its workers: 2 s by default.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # A trial's workers are given more, as their CPUs allow: see `trial`.
     "OMP_NUM_THREADS": "1",
 }

@@ -23,6 +23,8 @@ from orchestrator.infer_trial import InferJob, draw
 from orchestrator.plan import DRIVER_CPUS, Plan
 from orchestrator.trial_job import TrialJob
 
+SECONDS_AT_FIRST, SECONDS_IN_TRAINING = 0.2, 1.0
+"""Between two looks at the workers of a group."""
 NEEDLESS = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
@@ -65,9 +67,28 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
         return [callback for callback in made if not isinstance(callback, NEEDLESS)]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
-        controller = TrainController(**parts)
+        controller = _Controller(**parts)
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+class _Controller(TrainController):  # type: ignore[misc]
+    """Looks at its workers often until they train, since each of their reports waits for a look.
+
+    From then on rarely: each look is answered by a thread of theirs, in which time they do not train.
+    """
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._health_check_interval_s = SECONDS_AT_FIRST
+
+    async def _poll_workers(self) -> Any:
+        status = await super()._poll_workers()
+        report = status.worker_statuses[0].training_report
+        if report is not None:
+            trains = "step" in report.metrics
+            self._health_check_interval_s = SECONDS_IN_TRAINING if trains else SECONDS_AT_FIRST
+        return status
 
 
 class _Told(UserCallback):  # type: ignore[misc]
