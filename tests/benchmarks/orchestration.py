@@ -1,169 +1,188 @@
-"""What Ray Tune, Ray Train, Ray Data and ZeRO-2 cost: the same step in a plain loop, and in a sweep.
+"""What Ray Tune, Train, Data and ZeRO-2 cost a step: the same step in a plain loop, and in a sweep.
 
-    python -m tests.benchmarks.orchestration [--rounds 3] [--workers 1 2] [--json FILE]
+    python -m tests.benchmarks.orchestration [--pairs 60] [--workers 1 2] [--json FILE]
 
-Each round trains the same miniature twice, one after the other: in plain processes, one for each
-worker (`workloads` alone, no process knows of another), and by the command itself, whose own curves are then
-read. Both take the samples of a step that lasts 250 ms or more, on one thread a worker. Told are the
-ratios of samples per second, the share of a step that waits for prompts, and the seconds from the
-search's asking for a trial to the trial's first step, of the first and of later trials.
-
-A shared machine may take a third of its speed away from a step and not from the next. So there are
-two ratios: of all steps' medians, which has that noise in it, and of the fastest quarter's, which
-tells what orchestration adds to a step that was left alone. Plain loops run before and after.
+A sweep trains a miniature, and plain processes, one for each worker, train the same (`workloads`
+alone; none knows of another). They take turns of some seconds: whoever's turn it is not has all its
+processes stopped, so that the machine's moods take from both alike. A step's time is that for which
+it ran. Told is the median over pairs of turns of the plain step's time by the sweep's, with its 95 %
+interval, and the CPUs that the sweep's other processes use. What a trial costs before its first step
+is told by `trial_start`.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
+import numpy as np
+import psutil
 
 from tests.benchmarks.arguments import at_least, new_file
+from tests.benchmarks.trial_start import REPOSITORY, SAMPLES, sweep_command
 
-REPOSITORY = Path(__file__).parents[2]
-SAMPLES = 64
-"""Of a step of one worker: about half a second on one thread."""
-STEPS, TRIALS = 60, 3
-EVERY = 2
-"""Steps that a rate is of, since a sweep reports thirty times."""
+TURN_SECONDS = 5
 WARM_UP = 10
-"""Steps that are left out: caches fill, and Ray Data reads ahead."""
-SWEEP = """name: orchestration
-prompts: {source: "miniature:2048", rows_per_shard: 512}
-backbones: [{name: pixart, model: miniature/pixart}]
-train:
-  steps: %(steps)d
-  batch_size: %(batch)d
-  lora: {rank: 16, alpha: 16, targets: [all]}
-  seed: {values: %(seeds)s}
-evaluate: {scorers: [], times: 1, teacher: {steps: 2, guidance_scale: 3}, sheet_prompts: [a red circle]}
-resources: {workers: %(workers)d, cpus_per_worker: %(cpus)s, trials_at_once: 1, checkpoint_every: 100000}
-"""
-PLAIN = """
+"""Steps before the first turn: caches fill, and Ray Data reads ahead."""
+FOREVER = 100_000
+"""Steps of the sweep, which is ended when it was timed."""
+RESAMPLES = 2000
+PLAIN = f"""
 import time, torch
 from tests.benchmarks.loops import Ours, make_bench
 from workloads.ema import AverageWeights
 torch.set_num_threads(1)
-bench = make_bench("pixart", {samples}, "cpu", "prediction")
+bench = make_bench("pixart", {SAMPLES}, "cpu", "prediction")
 ours = Ours(bench)
 average = AverageWeights(ours.engines["student"].module, 0.999)
-for step in range({steps}):
-    if step % {every} == 0:
-        began = time.perf_counter()
+step = 0
+while step := step + 1:
     bench.redraw()
     ours.step(bench)
-    average.update(ours.engines["student"].module, step + 1)
-    if step >= {warm_up} and step % {every} == {every} - 1:
-        print({samples} * {every} / (time.perf_counter() - began))
+    average.update(ours.engines["student"].module, step)
+    print(time.time(), flush=True)
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=at_least(1), default=3)
+    parser.add_argument("--pairs", type=at_least(2), default=60, help="of turns, some seconds each")
     parser.add_argument("--workers", type=at_least(1), nargs="+", default=[1, 2])
-    parser.add_argument(
-        "--trials", type=at_least(1), default=TRIALS, help="of each sweep, one after the other"
-    )
     parser.add_argument("--json", type=new_file, help="where the figures go, for machines")
     options = parser.parse_args()
     found = {}
     for workers in options.workers:
-        rounds = [measure(workers, options.trials) for _ in range(options.rounds)]
-        found[str(workers)] = summary(rounds)
+        found[str(workers)] = measure(workers, options.pairs)
         print(f"{workers} workers: {json.dumps(found[str(workers)])}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def measure(workers: int, trials: int) -> dict[str, Any]:
-    """One round: the plain loops, the sweep, and the plain loops again."""
-    plain = plain_rates(workers)
-    with tempfile.TemporaryDirectory() as folder:
-        curves = run_sweep(Path(folder), workers, trials)
-    plain += plain_rates(workers)
-    swept = [rate for curve in curves for rate in after_warm_up(curve["samples_per_second"])]
-    waits = [wait for curve in curves for wait in after_warm_up(curve["system/data_wait_percentage"])]
-    return {
-        "plain": {name: of(plain) for name, of in SPEEDS.items()},
-        "sweep": {name: of(swept) for name, of in SPEEDS.items()},
-        "waiting": statistics.fmean(waits),
-        "starts": [curve["seconds_to_first_step"][1] for curve in curves],
-    }
+@dataclass
+class Side:
+    """One of the two that take turns."""
+
+    roots: list[psutil.Process]
+    ends: Callable[[], list[float]]
+    """When each step ended, in seconds since 1970."""
+    turns: list[tuple[float, float]] = field(default_factory=list)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To all its processes, those that start others first."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def processes(self) -> list[psutil.Process]:
+        return [process for root in self.roots for process in (root, *root.children(recursive=True))]
+
+    def warm_up(self) -> None:
+        """Lets it run for its first steps, and stops it.
+
+        Raises:
+            RuntimeError: it ended by itself.
+        """
+        while len(self.ends()) < WARM_UP:
+            if any(not root.is_running() or root.status() == psutil.STATUS_ZOMBIE for root in self.roots):
+                raise RuntimeError("a process ended before its first steps")
+            time.sleep(0.5)
+        self.signal(signal.SIGSTOP)
+
+    def take_turn(self) -> None:
+        self.signal(signal.SIGCONT)
+        began = time.time()
+        time.sleep(TURN_SECONDS)
+        self.turns.append((began, time.time()))
+        self.signal(signal.SIGSTOP)
+
+    def seconds(self) -> list[list[float]]:
+        """For how long each step ran that ended in each turn."""
+        ends = [end for end in self.ends() if end >= self.turns[0][0]]
+        ran = [sum(max(0.0, min(end, last) - first) for first, last in self.turns) for end in ends]
+        steps = list(zip(ends[1:], np.diff(ran).tolist(), strict=True))
+        return [[took for end, took in steps if first <= end <= last] for first, last in self.turns]
 
 
-def plain_rates(workers: int) -> list[float]:
-    """Samples per second of all plain loops together, every few steps."""
-    code = PLAIN.format(samples=SAMPLES, steps=STEPS, warm_up=WARM_UP, every=EVERY)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def measure(workers: int, pairs: int) -> dict[str, Any]:
+    """Both sides' seconds of a step, their ratio, and what else the sweep's processes used."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        sides = [start_plain(Path(name), workers), start_sweep(Path(name), workers)]
+        try:
+            for side in sides:
+                side.warm_up()
+            before = cpu_seconds(sides[1])
+            for pair in range(pairs):
+                for side in sides if pair % 2 else reversed(sides):
+                    side.take_turn()
+            used = cpu_seconds(sides[1]) - before
+            return summary(sides[0].seconds(), sides[1].seconds()) | {
+                "CPUs of the sweep's other processes": round(used / (pairs * TURN_SECONDS), 3)
+            }
+        finally:
+            for side in sides:
+                side.signal(signal.SIGKILL)
+
+
+def start_plain(folder: Path, workers: int) -> Side:
+    """The plain loops; the first tells the time for all."""
+    logs = [folder / f"plain-{worker}" for worker in range(workers)]
     loops = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment
-        )
-        for _ in range(workers)
+        launch([sys.executable, "-c", PLAIN], log, {**os.environ, "OMP_NUM_THREADS": "1"}) for log in logs
     ]
-    rates = [[float(line) for line in loop.communicate()[0].split()] for loop in loops]
-    return [sum(together) for together in zip(*rates, strict=True)]
+    # A line that is being written has no end yet.
+    return Side(loops, lambda: [float(line) for line in logs[0].read_text().split("\n")[:-1]])
 
 
-def run_sweep(folder: Path, workers: int, trials: int) -> list[dict[str, dict[int, float]]]:
-    """The curves of each trial, by step, in the order in which the trials ran."""
-    values = {"steps": STEPS, "batch": SAMPLES * workers, "seeds": list(range(trials))}
-    cpus = 1.0 if workers == 1 else 0.7
-    (folder / "sweep.yaml").write_text(SWEEP % {**values, "workers": workers, "cpus": cpus})
-    command = [sys.executable, "-m", "orchestrator.run", str(folder / "sweep.yaml")]
-    command += ["--storage", str(folder / "results")]
-    subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-    client = MlflowClient(f"sqlite:///{folder}/results/mlflow.db")
-    trained = json.loads((folder / "results/orchestration/summary.json").read_text())["trials"]
-    runs = sorted((client.get_run(trial["run"]) for trial in trained), key=lambda run: run.info.start_time)
-    keys = ("samples_per_second", "system/data_wait_percentage", "seconds_to_first_step")
-    return [
-        {key: {m.step: m.value for m in client.get_metric_history(run.info.run_id, key)} for key in keys}
-        for run in runs
-    ]
+def start_sweep(folder: Path, workers: int) -> Side:
+    """The command, with what `tests/inject` puts into its workers to have each step noted."""
+    noted = folder / "noted"
+    noted.mkdir()
+    (noted / "faults.json").write_text("[]")
+    (noted / "steps.log").touch()
+    injected = {"CHAOS": str(noted), "PYTHONPATH": f"{REPOSITORY}/tests/inject:{REPOSITORY}"}
+    command = sweep_command(folder, workers, FOREVER, 1)
+    root = launch(command, folder / "sweep.log", {**os.environ, **injected})
+
+    def ends() -> list[float]:
+        lines = [line.split() for line in (noted / "steps.log").read_text().split("\n")[:-1]]
+        return [float(at) for at, _, rank, _ in lines if rank == "0"]
+
+    return Side([root], ends)
 
 
-def after_warm_up(curve: dict[int, float]) -> list[float]:
-    """A curve's values, by step, of the steady state."""
-    return [value for step, value in sorted(curve.items()) if step > WARM_UP]
+def launch(command: list[str], log: Path, environment: dict[str, str]) -> psutil.Process:
+    with log.open("w") as output:
+        process = psutil.Popen(command, stdout=output, cwd=REPOSITORY, env=environment)
+    return process
 
 
-def fastest_quarter(rates: list[float]) -> float:
-    """The mean of the rates that nothing disturbed."""
-    return statistics.fmean(sorted(rates)[-max(1, len(rates) // 4) :])
+def cpu_seconds(side: Side) -> float:
+    """What all its processes that do not train have used until now, with those that are gone."""
+    others = [process for process in side.processes() if "RayTrainWorker" not in process.name()]
+    return sum(sum(process.cpu_times()[:4]) for process in others)
 
 
-SPEEDS: dict[str, Callable[[list[float]], float]] = {
-    "median": statistics.median,
-    "fastest quarter": fastest_quarter,
-}
-
-
-def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the rounds."""
-    later = [seconds for one in rounds for seconds in one["starts"][1:]]
-    ratios = {name: [one["sweep"][name] / one["plain"][name] for one in rounds] for name in SPEEDS}
+def summary(plain: list[list[float]], swept: list[list[float]]) -> dict[str, Any]:
+    """Of pairs of turns; one in which either side ended no step is left out."""
+    pairs = [(statistics.fmean(p), statistics.fmean(s)) for p, s in zip(plain, swept, strict=True) if p and s]
+    ratios = np.array([p / s for p, s in pairs])
+    resampled = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(resampled, axis=1), [0.025, 0.975])
     return {
-        "samples_per_second": {
-            which: {name: statistics.median(one[which][name] for one in rounds) for name in SPEEDS}
-            for which in ("plain", "sweep")
-        },
-        "ratio": {name: statistics.median(found) for name, found in ratios.items()},
-        "ratios": ratios,
-        "data_wait_percentage": statistics.median(one["waiting"] for one in rounds),
-        "seconds_to_first_step": {
-            "first trial": statistics.median(one["starts"][0] for one in rounds),
-            "later trials": statistics.median(later) if later else None,
-        },
+        "ratio": round(float(np.median(ratios)), 3),
+        "interval": [round(float(low), 3), round(float(high), 3)],
+        "pairs": len(pairs),
+        "plain seconds per step": round(statistics.median(p for p, _ in pairs), 4),
+        "sweep seconds per step": round(statistics.median(s for _, s in pairs), 4),
     }
 
 
