@@ -19,7 +19,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 PAUSE_SECONDS = 0.05
 REST_SECONDS = 2.0
-"""While enough lies ready; no more than a part of what the consumer takes for that."""
+"""At the most, while enough lies ready: so long may an executor take to see that it is to end."""
 AHEAD = "blocks_ahead"
 
 
@@ -41,7 +41,11 @@ class Paced(ExecutionCallback):  # type: ignore[misc]
     def on_execution_step(self, executor: Any) -> None:
         """Called by the executor after each look."""
         _, state = executor._output_node
-        time.sleep(REST_SECONDS if _enough(executor._data_context, state) else PAUSE_SECONDS)
+        time.sleep(PAUSE_SECONDS)
+        until = time.monotonic() + REST_SECONDS
+        # Cheap beside a look; and a training of fast steps is not made to wait for the rest to be over.
+        while _enough(executor._data_context, state) and time.monotonic() < until:
+            time.sleep(PAUSE_SECONDS)
 
 
 class ReadAhead(BackpressurePolicy):  # type: ignore[misc]

@@ -21,7 +21,7 @@ from orchestrator.storage import Store
 from workloads.batch import Batch
 
 STEPS_AHEAD = 32
-"""Of a step of 250 ms eight seconds: while enough is read, the executor looks every two."""
+"""What is read before it is needed: of a step of 250 ms eight seconds."""
 
 
 def _pieces_ahead(shards: ShardSet, batch: int) -> int:
