@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import ray
+from ray.data._internal.block_batching.iter_batches import BatchIterator
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES,
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
@@ -61,6 +62,9 @@ def prepare_data_context(blocks_ahead: float = math.inf) -> None:
 
     `blocks_ahead`: how many blocks an operator keeps ready for the next, or for the consumer.
     """
+    # Every five seconds the consuming thread would pickle the metadata of all blocks, read or not, for
+    # Ray's statistics: of ten thousand, a fifth of a second.
+    BatchIterator.UPDATE_METRICS_INTERVAL_S = math.inf
     context: Any = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import ray
 import torch
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.data._internal.stats import _StatsManager
 
 from orchestrator.data_context import PAUSE_SECONDS, REST_SECONDS, prepare_data_context
 from orchestrator.errors import UserError
@@ -149,6 +151,18 @@ def test_an_executor_that_has_read_enough_rests(local_ray: None, monkeypatch: py
     time.sleep(2 * REST_SECONDS)
     assert len(looks) - began <= 4
     assert len(list(batches)) == 7
+
+
+def test_a_consumer_pickles_no_statistics_between_batches(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(_StatsManager, "update_iteration_metrics", lambda *_: told.append(1))
+    prepare_data_context()
+    batches = iter(ray.data.range(3, override_num_blocks=3).iter_batches(batch_size=1))
+    assert len(list(islice(batches, 3))) == 3
+    assert not told
+    assert not list(batches)
 
 
 def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
