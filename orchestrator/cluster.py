@@ -60,7 +60,7 @@ def _start_own() -> None:
     # As on macOS: all of Ray's servers at loopback. Elsewhere most would listen on every interface.
     alone = patch("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
     with alone, patch.dict(os.environ, {**ENVIRONMENT, **ALONE}):
-        _init("local", include_dashboard=True, dashboard_host="127.0.0.1")
+        _init("local", include_dashboard=False)
 
 
 def _make_token(path: Path) -> None:

@@ -1,48 +1,64 @@
 """What a trial's workers wrote to their logs: whose it is, and a copy that outlives the cluster.
 
-Ray keeps a process's log on the node that it runs on. So each worker leaves a note of who it is,
-and when a trial has failed the driver asks Ray for the logs of the last that were there.
+Ray keeps a process's log on the node that it runs on. So each worker leaves a note of who it is and
+where it writes, and when a trial has failed a task on that node reads what the last of them wrote.
 """
 
 import logging
 import os
+from collections import deque
+from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.state import get_log
-from ray.util.state.exception import RayStateApiException
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.storage import Store
 
 LINES = 2000
 """Of a log, the last so many are kept."""
 SECONDS = 20
-"""For which an agent of Ray's is waited for."""
+"""For which a node is waited for."""
 
 
 def sign(store: Store, folder: str, who: str, rank: int) -> None:
     """Leaves this worker's note in `folder`, and has its log say who wrote it, from the first line on."""
-    context = ray.get_runtime_context()
-    print(f"{who}: process {os.getpid()} on node {context.get_node_id()}", flush=True)
+    node = ray.get_runtime_context().get_node_id()
+    print(f"{who}: process {os.getpid()} on node {node}", flush=True)
     logging.basicConfig(format=f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s", force=True)
-    store.write_json(f"{folder}/rank-{rank:04d}.json", {"actor": context.get_actor_id()})
+    worker: Any = ray._private.worker.global_worker
+    logs = {"out": worker.get_out_file_path(), "err": worker.get_err_file_path()}
+    store.write_json(f"{folder}/rank-{rank:04d}.json", {"node": node, "logs": logs})
 
 
 def read_logs(store: Store, folder: str) -> dict[str, str]:
     """Of each worker that left a note in `folder`, the end of its logs, by name of a file."""
     found = {}
     for name in store.files(folder):
-        actor = store.read_json(name)["actor"]
-        for suffix in ("out", "err"):
-            found[f"{name.rsplit('/', 1)[-1].removesuffix('.json')}.{suffix}.txt"] = _log(actor, suffix)
+        note = store.read_json(name)
+        stem = name.rsplit("/", 1)[-1].removesuffix(".json")
+        for kind, text in _fetch(note["node"], note["logs"]).items():
+            found[f"{stem}.{kind}.txt"] = text
     return found
 
 
-def _log(actor: str, suffix: str) -> str:
-    # Else Ray takes the address that the last `ray start` left in a file, of whichever cluster.
-    address = ray.get_runtime_context().gcs_address
+def _fetch(node: str, logs: dict[str, str]) -> dict[str, str]:
+    """The end of each of the `logs`, read on `node`."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    task = ray.remote(_ends).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
     try:
-        return "".join(get_log(address, actor_id=actor, suffix=suffix, tail=LINES, timeout=SECONDS))
-    except (RayError, RayStateApiException, OSError) as error:
+        ends: dict[str, str] = ray.get(task.remote(logs), timeout=SECONDS)
+    except (RayError, OSError) as error:
         # Gone with its node, most likely.
-        return f"Ray has no log of it any more: {str(error).splitlines()[0][:300]}\n"
+        gone = f"Ray has no log of it any more: {str(error).splitlines()[0][:300]}\n"
+        return dict.fromkeys(logs, gone)
+    return ends
+
+
+def _ends(logs: dict[str, str]) -> dict[str, str]:
+    ends = {}
+    for kind, path in logs.items():
+        with Path(path).open(errors="replace") as lines:
+            ends[kind] = "".join(deque(lines, maxlen=LINES))
+    return ends

@@ -1,7 +1,8 @@
 """A Ray of one's own is for its owner: loopback, a token, and a token file that others cannot read."""
 
-import urllib.error
-import urllib.request
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -18,10 +19,12 @@ LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 @pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
 def test_a_ray_of_ones_own_answers_to_its_owner_alone() -> None:
-    url = f"http://{ray.get(ray.remote(_dashboard).options(num_cpus=0).remote())}"
-    for path in ("/api/version", "/api/jobs/", "/api/v0/tasks", "/nodes?view=summary"):
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(url + path, timeout=10)
+    address = ray.get_runtime_context().gcs_address
+    ask = f"from ray._raylet import GcsClient; GcsClient(address={address!r}).internal_kv_get(b'x', None)"
+    owner = {**os.environ, "RAY_AUTH_MODE": "token"}
+    for stranger in ({}, {"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": ""}):
+        asked = subprocess.run([sys.executable, "-c", ask], env=owner | stranger, capture_output=True)
+        assert (b"AuthenticationError" in asked.stderr) == (asked.returncode == 1) == bool(stranger)
     listening = {
         connection.laddr.ip
         for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -30,12 +33,6 @@ def test_a_ray_of_ones_own_answers_to_its_owner_alone() -> None:
     }
     assert listening and listening <= set(LOOPBACK)
     assert (Path.home() / ".ray/auth_token").stat().st_mode & 0o077 == 0
-
-
-def _dashboard() -> str:
-    from ray._private.worker import global_worker
-
-    return str(global_worker.node.address_info["webui_url"])
 
 
 @pytest.mark.parametrize("before", [None, "kept"])
