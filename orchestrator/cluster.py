@@ -13,8 +13,13 @@ from orchestrator.data_context import prepare_data_context
 from orchestrator.errors import UserError
 from orchestrator.quiet import ENVIRONMENT, silence
 
-ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-"""Of a Ray of this machine's own: nobody takes it away, and each watcher is a process of seconds."""
+ALONE = {
+    # Nobody takes this machine away, and each watcher is a process of seconds.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray's own processes would come before those that train: its workers' niceness is 15 by default.
+    "RAY_worker_niceness": "0",
+}
+"""Of a Ray of this machine's own."""
 TOKEN = Path(".ray/auth_token")
 """Ray's token, below the home folder; Ray looks there unless told otherwise."""
 ELSEWHERE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from workloads.backbone import compile_blocks
 from workloads.batch import Batch
 from workloads.objectives.objective import SPREAD, STUDENT, Objective
 from workloads.settings import StepSettings, TrainSettings
@@ -69,7 +70,7 @@ def apply_settings(student: Any, objective: Objective[Any], settings: StepSettin
     if settings.activation_checkpointing:
         student.enable_gradient_checkpointing()
     if settings.compile:
-        student.compile_repeated_blocks()
+        compile_blocks(student)
     objective.apply(settings)
 
 

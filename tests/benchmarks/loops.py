@@ -15,8 +15,8 @@ from workloads.conditioning import Conditioning
 from workloads.miniature import WEIGHTS
 from workloads.objectives.objective import STUDENT
 from workloads.objectives.pgsb import FAKE_SCORE, PGSB, Draws
-from workloads.settings import LoraSettings, ScoreBatch, TrainSettings
-from workloads.step import make_engines, train_step
+from workloads.settings import LoraSettings, ScoreBatch, StepSettings, TrainSettings
+from workloads.step import apply_settings, make_engines, train_step
 from workloads.student import new_student
 
 START = {"unet-epsilon": 300, "unet-v": 500, "pixart": 400}
@@ -91,10 +91,13 @@ class Loop(Protocol):
 class Ours:
     """The step of `workloads`."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, settings: StepSettings | None = None) -> None:
+        """`settings`: how it is computed, if not as a sweep's defaults and the bench say."""
+        settings = settings or StepSettings(score_batch=bench.score_batch)
         backbone, train = bench.open_backbone(), bench.train
         student = new_student(backbone)
-        self.objective = PGSB(backbone, bench.null, train, bench.score_batch)
+        self.objective = PGSB(backbone, bench.null, train, settings.score_batch)
+        apply_settings(student, self.objective, settings)
         self.fake_score = self.objective.fake_score
         self.engines = make_engines(student, self.objective, train)
 

@@ -30,7 +30,7 @@ import psutil
 from tests.benchmarks.arguments import at_least, new_file
 from tests.benchmarks.trial_start import REPOSITORY, SAMPLES, sweep_command
 
-TURN_SECONDS = 5
+TURN_SECONDS = 6
 WARM_UP = 10
 """Steps before the first turn: caches fill, and Ray Data reads ahead."""
 FOREVER = 100_000
@@ -105,11 +105,14 @@ class Side:
         self.signal(signal.SIGSTOP)
 
     def seconds(self) -> list[list[float]]:
-        """For how long each step ran that ended in each turn."""
+        """For how long each step ran that ended in each turn, but for the first.
+
+        That one was stopped in its middle, and when a sweep goes on all its processes wake at once.
+        """
         ends = [end for end in self.ends() if end >= self.turns[0][0]]
         ran = [sum(max(0.0, min(end, last) - first) for first, last in self.turns) for end in ends]
         steps = list(zip(ends[1:], np.diff(ran).tolist(), strict=True))
-        return [[took for end, took in steps if first <= end <= last] for first, last in self.turns]
+        return [[took for end, took in steps if first <= end <= last][1:] for first, last in self.turns]
 
 
 def measure(workers: int, pairs: int) -> dict[str, Any]:
@@ -172,7 +175,7 @@ def cpu_seconds(side: Side) -> float:
 
 
 def summary(plain: list[list[float]], swept: list[list[float]]) -> dict[str, Any]:
-    """Of pairs of turns; one in which either side ended no step is left out."""
+    """Of pairs of turns; one in which either side has no step is left out."""
     pairs = [(statistics.fmean(p), statistics.fmean(s)) for p, s in zip(plain, swept, strict=True) if p and s]
     ratios = np.array([p / s for p, s in pairs])
     resampled = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))

@@ -10,7 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 BARE = """
 import sys
-import tests.benchmarks.step
+import tests.benchmarks.step, tests.benchmarks.step_options
 found = {"ray", "deepspeed", "mlflow", "orchestrator"} & set(sys.modules)
 assert not found, found
 """
@@ -36,6 +36,27 @@ def test_a_backbone_that_is_not_there() -> None:
     command = [sys.executable, "-m", "tests.benchmarks.step", "--backbones", "sd9"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "no backbone 'sd9'; there are unet-epsilon" in done.stderr
+
+
+def test_what_an_option_is_worth(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.step_options",
+        "--backbones",
+        "unet-v",
+        "--rounds",
+        "2",
+    ]
+    command += ["--options", "activation_checkpointing", "channels_last", "AdamW not fused", "--batch", "8"]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "options.json")], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "options.json").read_text())["unet-v"]
+    assert set(found) == {"default", "activation_checkpointing", "channels_last", "AdamW not fused"}
+    assert found["default"]["ratio"] == found["default"]["peak_ratio"] == 1
+    assert found["activation_checkpointing"]["peak_ratio"] < 0.9
 
 
 @pytest.mark.parametrize(

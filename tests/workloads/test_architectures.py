@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.workloads import architectures
 from workloads.attention import AttentionGuidance
 from workloads.attention.guidance import GuidedAttention, cross_attention
-from workloads.backbone import Backbone
+from workloads.backbone import Backbone, compile_blocks
 from workloads.backbone_shapes import encoder_maker
 from workloads.batch import Batch
 from workloads.lora import AdaptedLayer, FakeScore
@@ -219,6 +219,15 @@ def test_lora_adapts_the_layers_that_its_targets_name(name: str, targets: tuple[
     # A: rank x (inputs x window), B: outputs x rank.
     expected = sum(rank * (w[0].numel() + w.shape[0]) for w in wanted.values())
     assert parameters(fake_score) == expected
+
+
+@every
+def test_compiling_takes_every_transformer_block(name: str) -> None:
+    network = architectures.build(name).network
+    compile_blocks(network)
+    blocks = {layer.rsplit(".", 1)[0] for layer, _ in network.named_modules() if layer.endswith(".attn2")}
+    compiled = {name for name, layer in network.named_modules() if layer._compiled_call_impl is not None}
+    assert compiled == blocks and len(blocks) >= 16
 
 
 @every

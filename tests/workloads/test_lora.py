@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ from diffusers import UNet2DConditionModel
 from peft import PeftModel
 from torch import Tensor, nn
 
+from tests.workloads.architectures import conditioning
 from tests.workloads.test_pgsb import tiny_unet
+from workloads.backbone import compile_blocks, load_backbone
 from workloads.lora import AdaptedLayer, FakeScore, Role, adapt_student, merge_adapters
 from workloads.lora_files import export_peft, import_peft
+from workloads.miniature import WEIGHTS
 from workloads.settings import LoraSettings
 
 X = torch.randn(4, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -70,11 +74,33 @@ def test_a_compiled_network_is_the_eager_one_in_every_role(backend: str) -> None
     network, fake_score = adapted()
     roles: list[Role] = [False, True, MASK, 1 - MASK]
     eager = [fake_score.mixed(role, X, T, TEXT).sample for role in roles]
-    network.compile_repeated_blocks(backend=backend)
+    compile_blocks(network, backend=backend)
     for _ in range(2):
         for role, expected in zip(roles, eager, strict=True):
             torch.testing.assert_close(fake_score.mixed(role, X, T, TEXT).sample, expected)
     torch.testing.assert_close(network(X, T, TEXT).sample, eager[0])
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_pixart_is_the_eager_one_in_every_role(backend: str) -> None:
+    backbone = load_backbone(str(WEIGHTS / "pixart"))
+    fake_score = FakeScore(backbone.network, LoraSettings(rank=2, alpha=4, targets=("all",)))
+    for up in fake_score.up.parameters():
+        nn.init.normal_(up, std=0.02)
+    torch.manual_seed(1)
+    prompts = conditioning(backbone, len(MASK), "cpu")
+    x, t = torch.randn(len(MASK), *backbone.latent_shape), torch.tensor([1, 100, 400, 900])
+
+    def predictions() -> list[Tensor]:
+        roles: list[Role] = [False, True, MASK, 1 - MASK]
+        return [backbone.predict(partial(fake_score.mixed, role), x, t, prompts) for role in roles]
+
+    eager = predictions()
+    assert not torch.allclose(eager[0], eager[1], rtol=1e-2)
+    compile_blocks(backbone.network, backend=backend)
+    for _ in range(2):
+        for prediction, expected in zip(predictions(), eager, strict=True):
+            torch.testing.assert_close(prediction, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", [None, "aot_eager"])
@@ -92,7 +118,7 @@ def test_activations_that_are_computed_anew_are_in_the_role_of_their_time(
         network.enable_gradient_checkpointing(fake_score.checkpointed)
         network.train()
         if backend is not None:
-            network.compile_repeated_blocks(backend=backend)
+            compile_blocks(network, backend=backend)
 
     plain, checkpointed = gradients(lambda *_: None), gradients(checkpointing)
     assert len(plain) == len(checkpointed) > 0

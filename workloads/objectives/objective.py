@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 
-from workloads.backbone import Backbone, Network
+from workloads.backbone import Backbone, Network, compile_blocks
 from workloads.batch import Batch
 from workloads.settings import StepSettings
 
@@ -90,5 +90,4 @@ class Objective(ABC, Generic[Draws]):
     def apply(self, settings: StepSettings) -> None:
         """Has the teacher, and what hangs on it, compute as `settings` say; not the student."""
         if settings.compile:
-            network: Any = self.backbone.network
-            network.compile_repeated_blocks()
+            compile_blocks(self.backbone.network)
