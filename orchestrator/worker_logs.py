@@ -49,16 +49,23 @@ def _fetch(node: str, logs: dict[str, str]) -> dict[str, str]:
     task = ray.remote(_ends).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
     try:
         ends: dict[str, str] = ray.get(task.remote(logs), timeout=SECONDS)
-    except (RayError, OSError) as error:
+    except RayError as error:
         # Gone with its node, most likely.
-        gone = f"Ray has no log of it any more: {str(error).splitlines()[0][:300]}\n"
-        return dict.fromkeys(logs, gone)
+        return dict.fromkeys(logs, _gone(error))
     return ends
 
 
 def _ends(logs: dict[str, str]) -> dict[str, str]:
-    ends = {}
-    for kind, path in logs.items():
-        with Path(path).open(errors="replace") as lines:
-            ends[kind] = "".join(deque(lines, maxlen=LINES))
-    return ends
+    return {kind: _end(Path(path)) for kind, path in logs.items()}
+
+
+def _end(log: Path) -> str:
+    try:
+        with log.open(errors="replace") as lines:
+            return "".join(deque(lines, maxlen=LINES))
+    except OSError as error:
+        return _gone(error)
+
+
+def _gone(error: Exception) -> str:
+    return f"Ray has no log of it any more: {str(error).splitlines()[0][:300]}\n"

@@ -42,12 +42,16 @@ def test_the_logs_of_killed_workers(tmp_path: Path) -> None:
     assert logs["rank-0001.out.txt"].split() == [str(line) for line in range(3, LINES + 3)]
 
 
-@pytest.mark.parametrize("lost", ["node", "file"])
-def test_a_log_that_is_gone(lost: str, tmp_path: Path) -> None:
-    note = {"node": ray.get_runtime_context().get_node_id(), "logs": {"out": str(tmp_path / "gone")}}
-    if lost == "node":
-        note["node"] = "0" * 56
+def test_logs_that_are_gone_are_said_to_be(tmp_path: Path) -> None:
+    here, kept = ray.get_runtime_context().get_node_id(), tmp_path / "kept"
+    kept.write_text("still there\n")
+    logs = {"out": str(kept), "err": str(tmp_path / "lost")}
     (tmp_path / "notes").mkdir()
-    (tmp_path / "notes/rank-0000.json").write_text(json.dumps(note))
-    (text,) = read_logs(Store(str(tmp_path)), "notes").values()
-    assert text.startswith("Ray has no log of it any more: ") and text.count("\n") == 1
+    for rank, node in enumerate([here, "0" * 56]):
+        (tmp_path / f"notes/rank-000{rank}.json").write_text(json.dumps({"node": node, "logs": logs}))
+    said = read_logs(Store(str(tmp_path)), "notes")
+    assert said.pop("rank-0000.out.txt") == "still there\n"
+    assert len(said) == 3
+    for text in said.values():
+        assert text.startswith("Ray has no log of it any more: ") and text.count("\n") == 1
+    assert "No such file" in said["rank-0000.err.txt"] and "node" in said["rank-0001.out.txt"].lower()
