@@ -59,8 +59,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = [name for name in VARIANTS if name != DEFAULT]
-    parser.add_argument("--backbones", nargs="+", default=["sd15"] if device == "cuda" else TEACHERS)
-    parser.add_argument("--options", nargs="+", choices=options, default=options, metavar="NAME")
+    backbones = ["sd15"] if device == "cuda" else TEACHERS
+    parser.add_argument("--backbones", nargs="+", default=backbones, help=f"default: {' '.join(backbones)}")
+    parser.add_argument(
+        "--options", nargs="+", choices=options, default=options, metavar="NAME", help=f"of {options}"
+    )
     parser.add_argument("--batch", type=at_least(1), default=16, help="samples of a step")
     parser.add_argument("--rounds", type=at_least(2), default=20, help="steps of each that are timed")
     parser.add_argument("--json", type=new_file, help="where the figures go, for machines")
