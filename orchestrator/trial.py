@@ -23,8 +23,8 @@ from orchestrator.infer_trial import InferJob, draw
 from orchestrator.plan import DRIVER_CPUS, Plan
 from orchestrator.trial_job import TrialJob
 
-SECONDS_AT_FIRST, SECONDS_IN_TRAINING = 0.2, 1.0
-"""Between two looks at the workers of a group."""
+SECONDS_AFTER_A_REPORT, SECONDS_IN_SILENCE = 0.2, 1.0
+"""Between two looks at the workers of a group: the least, and the most."""
 NEEDLESS = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
@@ -73,21 +73,21 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 
 
 class _Controller(TrainController):  # type: ignore[misc]
-    """Looks at its workers often until they train, since each of their reports waits for a look.
+    """Looks at its workers soon after a report, and ever more rarely while they are silent.
 
-    From then on rarely: each look is answered by a thread of theirs, in which time they do not train.
+    A training waits with a report until the one before it was seen; and a look is answered by a thread
+    of the worker's, in which time it does not train.
     """
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
-        self._health_check_interval_s = SECONDS_AT_FIRST
+        self._health_check_interval_s = SECONDS_AFTER_A_REPORT
 
     async def _poll_workers(self) -> Any:
         status = await super()._poll_workers()
-        report = status.worker_statuses[0].training_report
-        if report is not None:
-            trains = "step" in report.metrics
-            self._health_check_interval_s = SECONDS_IN_TRAINING if trains else SECONDS_AT_FIRST
+        silent = status.worker_statuses[0].training_report is None
+        longer = min(2 * self._health_check_interval_s, SECONDS_IN_SILENCE)
+        self._health_check_interval_s = longer if silent else SECONDS_AFTER_A_REPORT
         return status
 
 
