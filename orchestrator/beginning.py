@@ -57,7 +57,7 @@ def begin(job: TrialJob) -> Beginning:
         ray.train.report({**first_words, "history": list(progress.reports)})
     else:
         ray.train.report({})
-    return Beginning(checkpoints, progress, name, begun(_batches(job, progress, rank, world)))
+    return Beginning(checkpoints, progress, name, _batches(job, progress, rank, world))
 
 
 def _check_shards(job: TrialJob, rank: int) -> None:
@@ -77,7 +77,7 @@ def _batches(job: TrialJob, progress: Progress, rank: int, world: int) -> Iterat
     def read(shards: ShardSet, start: Position) -> Iterator[Batch]:
         batches = stream(Store(job.root), shards, train.seed, start, remaining, train.batch_size, rank, world)
         # Of a training that is over nothing is read.
-        return islice(batches, remaining)
+        return begun(islice(batches, remaining))
 
     prompts = read(job.shards, progress.position)
     if job.negatives is None:

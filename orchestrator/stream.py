@@ -5,6 +5,7 @@ laid down by `shards.pieces`; Ray Data fetches the pieces ahead, in order, on an
 """
 
 import math
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -22,6 +23,8 @@ from workloads.batch import Batch
 
 STEPS_AHEAD = 32
 """What is read before it is needed: of a step of 250 ms eight seconds."""
+_CONTEXT = threading.Lock()
+"""Ray Data's settings are the process's until a dataset is made, and prompts and negatives begin at once."""
 
 
 def _pieces_ahead(shards: ShardSet, batch: int) -> int:
@@ -62,8 +65,10 @@ def stream(
 ) -> Iterator[Batch]:
     """Worker `rank`'s part of each of the `steps` global batches from `start`, on the CPU."""
     plan = [asdict(piece) for piece in pieces(shards, seed, start, steps * batch)]
-    prepare_data_context(_pieces_ahead(shards, batch))
-    dataset = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
+    with _CONTEXT:
+        prepare_data_context(_pieces_ahead(shards, batch))
+        read = ray.data.from_items(plan, override_num_blocks=len(plan))
+    dataset = read.map_batches(
         # An actor: Ray ends the process of a task that rests for a second, and a new one costs seconds.
         ReadPiece,
         fn_constructor_args=(store.root, shards, seed, batch, rank, world),
