@@ -8,6 +8,9 @@ import pytest
 ONE_AT_A_TIME = pytest.mark.xdist_group("cluster")
 VARIABLE = "MLFLOW_TRACKING_URI"
 os.environ.pop(VARIABLE, None)
+# Two processes test side by side, and sweeps of theirs train: threads that wait for one another by spinning
+# take the cores from those that compute. Before torch is loaded, and for all processes of a test.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)
