@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from mlflow import MlflowClient
-from safetensors.torch import load_file
 
 from orchestrator.checkpoint import verify
 from orchestrator.storage import file_digest
@@ -64,13 +62,6 @@ def run(storage: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 def summary(storage: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((storage / "e2e/summary.json").read_text())
     return found
-
-
-def average(storage: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights in the newest checkpoint of the only trial."""
-    checkpoint = Path(summary(storage)["trials"][0]["checkpoint"])
-    weights: dict[str, torch.Tensor] = load_file(checkpoint / "average.safetensors")
-    return weights
 
 
 @pytest.fixture(scope="module")
@@ -204,20 +195,6 @@ def test_the_same_command_again_keeps_what_is_finished(one_worker: Path) -> None
     assert len(client.search_runs([client.get_experiment_by_name("e2e").experiment_id])) == 3
     statuses = {client.get_run(trial["run"]).info.status for trial in before["trials"]}
     assert statuses == {"FINISHED"}
-
-
-def test_two_workers_give_the_student_of_one(one_worker: Path, tmp_path: Path) -> None:
-    """Global draws and global batches: only the order of float32 sums may differ."""
-    done = run(tmp_path / "results", "resources.workers=2", "train.learning_rate=1.0e-4")
-    assert done.returncode == 0, done.stdout + done.stderr
-    trial = summary(tmp_path / "results")["trials"][0]
-    one = summary(one_worker)["trials"][0]
-    assert trial["zero_stage"] == 2 and trial["digest"] == one["digest"]
-    ours, theirs = average(tmp_path / "results"), average(one_worker)
-    moved = max((ours[name] - theirs[name]).abs().max().item() for name in ours)
-    # AdamW moves a weight by up to 1e-4 a step, 12 steps; sums in another order stay far below.
-    assert moved < 2e-4
-    assert abs(trial["accuracy"] - one["accuracy"]) < 0.05
 
 
 def test_a_new_strength_costs_no_training(one_worker: Path) -> None:
