@@ -1,13 +1,14 @@
 """What Ray Tune, Train, Data and ZeRO-2 cost a step: the same step in a plain loop, and in a sweep.
 
-    python -m tests.benchmarks.orchestration [--pairs 60] [--workers 1 2] [--json FILE]
+    python -m tests.benchmarks.orchestration [--starts 5] [--pairs 12] [--workers 1 2] [--json FILE]
 
 A sweep trains a miniature, and plain processes, one for each worker, train the same (`workloads`
 alone; none knows of another). They take turns of some seconds: whoever's turn it is not has all its
 processes stopped, so that the machine's moods take from both alike. A step's time is that for which
-it ran. Told is the median over pairs of turns of the plain step's time by the sweep's, with its 95 %
-interval, and the CPUs that the sweep's other processes use. What a trial costs before its first step
-is told by `trial_start`.
+it ran. Both sides are started several times, since a process differs from its like by more than the
+turns of one tell. Told is the median over all pairs of turns of the plain step's time by the sweep's,
+with its 95 % interval over starts and pairs, that of each start, and the CPUs that the sweep's other
+processes use. What a trial costs before its first step is told by `trial_start`.
 """
 
 import argparse
@@ -55,13 +56,14 @@ while step := step + 1:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=at_least(2), default=60, help="of turns, some seconds each")
+    parser.add_argument("--starts", type=at_least(1), default=5, help="of all processes, a minute each")
+    parser.add_argument("--pairs", type=at_least(2), default=12, help="of turns in each, some seconds long")
     parser.add_argument("--workers", type=at_least(1), nargs="+", default=[1, 2])
     parser.add_argument("--json", type=new_file, help="where the figures go, for machines")
     options = parser.parse_args()
     found = {}
     for workers in options.workers:
-        found[str(workers)] = measure(workers, options.pairs)
+        found[str(workers)] = measure(workers, options.starts, options.pairs)
         print(f"{workers} workers: {json.dumps(found[str(workers)])}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
@@ -115,8 +117,15 @@ class Side:
         return [[took for end, took in steps if first <= end <= last][1:] for first, last in self.turns]
 
 
-def measure(workers: int, pairs: int) -> dict[str, Any]:
+def measure(workers: int, starts: int, pairs: int) -> dict[str, Any]:
     """Both sides' seconds of a step, their ratio, and what else the sweep's processes used."""
+    found = [one_start(workers, pairs) for _ in range(starts)]
+    seconds, used = [start for start, _ in found], [cpus for _, cpus in found]
+    return summary(seconds) | {"CPUs of the sweep's other processes": round(statistics.fmean(used), 3)}
+
+
+def one_start(workers: int, pairs: int) -> tuple[np.ndarray, float]:
+    """Mean seconds of a step in each pair of turns, (pairs, plain and sweep); CPUs of all other processes."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         sides = [start_plain(Path(name), workers), start_sweep(Path(name), workers)]
         try:
@@ -127,9 +136,7 @@ def measure(workers: int, pairs: int) -> dict[str, Any]:
                 for side in sides if pair % 2 else reversed(sides):
                     side.take_turn()
             used = cpu_seconds(sides[1]) - before
-            return summary(sides[0].seconds(), sides[1].seconds()) | {
-                "CPUs of the sweep's other processes": round(used / (pairs * TURN_SECONDS), 3)
-            }
+            return paired(sides[0].seconds(), sides[1].seconds()), used / (pairs * TURN_SECONDS)
         finally:
             for side in sides:
                 side.signal(signal.SIGKILL)
@@ -174,18 +181,30 @@ def cpu_seconds(side: Side) -> float:
     return sum(sum(process.cpu_times()[:4]) for process in others)
 
 
-def summary(plain: list[list[float]], swept: list[list[float]]) -> dict[str, Any]:
-    """Of pairs of turns; one in which either side has no step is left out."""
-    pairs = [(statistics.fmean(p), statistics.fmean(s)) for p, s in zip(plain, swept, strict=True) if p and s]
-    ratios = np.array([p / s for p, s in pairs])
-    resampled = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
-    low, high = np.quantile(np.median(resampled, axis=1), [0.025, 0.975])
+def paired(plain: list[list[float]], swept: list[list[float]]) -> np.ndarray:
+    """The means of each pair of turns; one in which either side has no step is left out."""
+    both = zip(plain, swept, strict=True)
+    return np.array([(statistics.fmean(p), statistics.fmean(s)) for p, s in both if p and s])
+
+
+def summary(starts: list[np.ndarray]) -> dict[str, Any]:
+    """Of the seconds of each start, (pairs, plain and sweep)."""
+    ratios = [seconds[:, 0] / seconds[:, 1] for seconds in starts]
+    random = np.random.default_rng(0)
+
+    def resampled() -> float:
+        chosen = [ratios[index] for index in random.integers(len(ratios), size=len(ratios))]
+        return float(np.median(np.concatenate([random.choice(each, len(each)) for each in chosen])))
+
+    low, high = np.quantile([resampled() for _ in range(RESAMPLES)], [0.025, 0.975])
+    plain, swept = np.median(np.concatenate(starts), axis=0)
     return {
-        "ratio": round(float(np.median(ratios)), 3),
+        "ratio": round(float(np.median(np.concatenate(ratios))), 3),
         "interval": [round(float(low), 3), round(float(high), 3)],
-        "pairs": len(pairs),
-        "plain seconds per step": round(statistics.median(p for p, _ in pairs), 4),
-        "sweep seconds per step": round(statistics.median(s for _, s in pairs), 4),
+        "of each start": [round(float(np.median(each)), 3) for each in ratios],
+        "pairs": sum(map(len, ratios)),
+        "plain seconds per step": round(float(plain), 4),
+        "sweep seconds per step": round(float(swept), 4),
     }
 
 
