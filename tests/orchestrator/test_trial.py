@@ -22,7 +22,7 @@ from workloads.settings import TrainSettings
 def test_workers_are_looked_at_soon_after_a_report_and_rarely_in_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A report waits for the look at the one before: thirty of a short training were half of its time."""
+    """A report waits for the look at the one before: 24 steps that each report took 22 s, not 7."""
     reports = iter([object(), None, None, None, None, object()])
 
     async def look(controller: Any) -> Any:
