@@ -79,14 +79,20 @@ class Backbone:
                 encoder_hidden_states=embeddings,
                 timestep=timestep,
                 encoder_attention_mask=conditioning.mask,
-                # PixArt at 1024 px also takes the resolution; smaller models take none.
-                added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+                added_cond_kwargs=self._resolution(latents),
                 return_dict=False,
             )[0]
         channels = self.latent_shape[0]
         widened = torch.promote_types(output.dtype, torch.float32)
         prediction: Tensor = output[:, :channels].to(widened)
         return prediction
+
+    def _resolution(self, latents: Tensor) -> dict[str, Tensor | None]:
+        """What PixArt takes besides at 1024 px: height and width in pixels, (B, 2); their ratio, (B, 1)."""
+        if not self.network.use_additional_conditions:
+            return {"resolution": None, "aspect_ratio": None}
+        pixels = latents.new_full((len(latents), 2), self.latent_shape[-1] * self.latent_scale)
+        return {"resolution": pixels, "aspect_ratio": latents.new_ones((len(latents), 1))}
 
     def _added(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """What SDXL takes besides: pooled embeddings (B, P), and sizes in pixels, (B, 6).

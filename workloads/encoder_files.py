@@ -13,15 +13,19 @@ from workloads.miniature import clip_folder
 
 
 def encoder_digest(source: str) -> str:
-    """SHA-256 over the files of the tokenizers and the text encoders: what shards depend on.
+    """SHA-256 over the files of the tokenizers and the text encoders, and over how they are used: what
+    shards depend on.
 
     Raises:
         ValueError: one of them is not there, or cannot be read.
     """
     try:
-        return _digest(encoder_folder(source), _parts(source))
+        digest = _digest(encoder_folder(source), _parts(source))
     except OSError as error:
         raise ValueError(f"backbone {source!r}: {error.filename} cannot be read: {error.strerror}") from None
+    if family_of(source).lowercase:  # shards that were made with capital letters are not these
+        return hashlib.sha256(f"lower case {digest}".encode()).hexdigest()
+    return digest
 
 
 def clip_digest(source: str) -> str:

@@ -38,6 +38,8 @@ class Family:
     """Components that encode prompts, each with its class; their embeddings are joined in width."""
     tokens: int
     """Length to which prompts are padded and cut (model_max_length caps it)."""
+    lowercase: bool
+    """Whether its pipeline makes prompts lower case before it encodes them."""
     masked: bool
     """Whether the network is told which tokens are padding."""
     pooled: bool
@@ -64,6 +66,7 @@ FAMILIES = (
         network_classes=("UNet2DConditionModel",),
         text_encoders=(("text_encoder", "CLIPTextModel"),),
         tokens=77,
+        lowercase=False,
         masked=False,
         pooled=False,
         start_timestep=999,
@@ -74,6 +77,7 @@ FAMILIES = (
         network_classes=("UNet2DConditionModel",),
         text_encoders=(("text_encoder", "CLIPTextModel"), ("text_encoder_2", "CLIPTextModelWithProjection")),
         tokens=77,
+        lowercase=False,
         masked=False,
         pooled=True,
         start_timestep=399,
@@ -85,6 +89,7 @@ FAMILIES = (
         network_classes=("PixArtTransformer2DModel", "Transformer2DModel"),
         text_encoders=(("text_encoder", "T5EncoderModel"),),
         tokens=120,
+        lowercase=True,
         masked=True,
         pooled=False,
         start_timestep=400,
@@ -113,15 +118,43 @@ def model_index(source: str) -> dict[str, Any]:
         ValueError: nothing there.
     """
     try:
-        local = Path(source).exists()
-        path = Path(source) / "model_index.json" if local else hf_hub_download(source, "model_index.json")
-        index = json.loads(Path(path).read_text(encoding="utf-8"))
+        return _read(source, "model_index.json")
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"backbone {source!r}: no diffusers pipeline there ({_first_line(error)}); "
             f"give a folder with a model_index.json or the id of a model on the hub"
         ) from None
-    return index if isinstance(index, dict) else {}
+
+
+def check_start(start_from: str, source: str) -> None:
+    """Refuses a pipeline for a student of `source` to start from, as far as the indices of both tell.
+
+    Raises:
+        ValueError: it is of another family, or was trained to predict something else: its output would
+            be misread from the first step.
+    """
+    if family_of(start_from) != family_of(source):
+        raise ValueError(f"student start_from {start_from!r} is not of {source!r}'s family")
+    start, teacher = _prediction(start_from), _prediction(source)
+    if start != teacher:
+        raise ValueError(
+            f"student start_from {start_from!r} predicts {start!r}, its teacher {source!r} {teacher!r}: "
+            f"name one that predicts the same"
+        )
+
+
+def _prediction(source: str) -> Any:
+    try:
+        return _read(source, "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"backbone {source!r}: its scheduler cannot be read: {_first_line(error)}") from None
+
+
+def _read(source: str, file: str) -> dict[str, Any]:
+    """A JSON file of a folder or hub id; empty if it holds something else."""
+    path = Path(source) / file if Path(source).exists() else hf_hub_download(source, file)
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
 
 
 def _first_line(error: Exception) -> str:

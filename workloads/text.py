@@ -62,7 +62,7 @@ class TextEncoder:
 
     def _tokenized(self, tokenizer: Any, prompts: Sequence[str]) -> Any:
         return tokenizer(
-            list(prompts),
+            [prompt.lower().strip() for prompt in prompts] if self.family.lowercase else list(prompts),
             padding="max_length",
             max_length=min(self.family.tokens, tokenizer.model_max_length),
             truncation=True,
