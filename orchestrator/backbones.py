@@ -6,7 +6,7 @@ from orchestrator.errors import UserError
 from orchestrator.plan import Plan
 from orchestrator.secrets import refuse_credentials
 from workloads.backbone_files import check_files, read_json
-from workloads.families import family_of
+from workloads.families import check_start, family_of
 from workloads.miniature import WEIGHTS
 from workloads.objectives.columns import columns_of
 
@@ -31,13 +31,12 @@ def _check(plan: Plan) -> None:
     sources = dict.fromkeys([t.source for t in plan.trials] + sorted(start for start, _ in starts))
     for source in sources:
         refuse_credentials("backbone", source)
-    families = {source: family_of(source) for source in sources}
+        family_of(source)
     folders = [source for source in sources if Path(source).is_dir()]
     for folder in folders:
         check_files(folder)
     for start, source in starts:
-        if families[start] != families[source]:
-            raise ValueError(f"student start_from {start!r} is not of {source!r}'s family")
+        check_start(start, source)
     for trial in plan.trials:
         if trial.source in folders and trial.backbone.start_timestep is not None:
             _check_start(trial.source, trial.backbone.start_timestep)

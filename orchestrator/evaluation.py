@@ -51,14 +51,16 @@ class Evaluation:
         self._store.write(name, content.getvalue())
         metrics: Metrics = {"sheet": name}
         if self._reference.scored is not None:
-            scores = scores_of(self._pictures(self._reference.scored), evaluate)
+            pictures = self._pictures(self._reference.scored)
+            scores = scores_of(pictures, evaluate, str(self._backbone.device))
             metrics |= {"scores": [asdict(score) for score in scores]}
             metrics |= {score.metric: score.value for score in scores}
         return metrics
 
     def save(self, average: AverageWeights) -> None:
         """Puts the student, as a pipeline folder, where the job wants it."""
-        average.copy_to(self._student)
+        # The file has more digits than bfloat16; nothing is drawn with the student any more.
+        average.copy_to(self._student.float())
         with tempfile.TemporaryDirectory() as folder:
             save_student(self._backbone, self._student, Path(folder) / "student")
             self._store.put_folder(Path(folder) / "student", self._job.student)

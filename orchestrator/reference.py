@@ -82,16 +82,16 @@ def scored_prompts(evaluate: Evaluate) -> list[str]:
     return list(islice(cycle(evaluate.sheet_prompts), evaluate.samples if evaluate.scorers else 0))
 
 
-def scores_of(pictures: Tensor, evaluate: Evaluate) -> list[Score]:
+def scores_of(pictures: Tensor, evaluate: Evaluate, device: str) -> list[Score]:
     """What the scorers of `evaluate` say of pictures (N, 3, P, P) in [-1, 1] of those prompts.
 
-    Scorers are loaded for it on the pictures' device, and gone after it: training needs the memory.
+    Scorers are loaded for it on the device, and gone after it: training needs the memory.
     """
     requests = [Request(prompt) for prompt in scored_prompts(evaluate)]
     scores = []
     for settings in evaluate.scorers:
         scorer = make_scorer(settings)
-        scorer.load(str(pictures.device))
+        scorer.load(device)
         parts = [
             scorer.measure(pictures[first : first + BATCH], requests[first : first + BATCH])
             for first in range(0, len(requests), BATCH)

@@ -39,7 +39,8 @@ def make_reference(source: str, evaluate: Evaluate, infer: InferPlan | None, roo
     _check_scorers(infer, sheet, device)
     scores: list[Score] = []
     if prompts := scored_prompts(evaluate):
-        scores = scores_of(draw(pipeline, prompts, seed=evaluate.seed, **teacher), evaluate)  # type: ignore[arg-type]
+        pictures = draw(pipeline, prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
+        scores = scores_of(pictures, evaluate, device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reference"
         save_file(tensors, path, {"scores": json.dumps([asdict(score) for score in scores])})

@@ -5,6 +5,7 @@ Shapes: B batch, C latent channels, H latent size, P pixels a side.
 
 import copy
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ from torch import Tensor, nn
 from workloads.attention import AttentionGuidance
 from workloads.backbone import Backbone, Network, load_model, load_network, load_scheduler_config
 from workloads.conditioning import Conditioning
-from workloads.families import family_of
+from workloads.families import check_start, model_index
 from workloads.lora import adapt_student, merge_adapters
 from workloads.settings import LoraSettings
 
 CALL = {"num_inference_steps": 1, "guidance_scale": 1.0}
 """How to call the saved pipeline for a picture in one network call."""
-NO_STUDENTS = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl", "*.py")
-"""Files of a teacher that a student does without: pickles and programs."""
+NO_STUDENTS = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl", "*.py", "*.msgpack", "*.fp16.*", "*.non_ema.*")
+"""Files of a teacher that a student does without: pickles, programs, and the same weights once more."""
 
 
 def new_student(
@@ -34,7 +35,8 @@ def new_student(
     With `lora` only an adapter of it is trained.
 
     Raises:
-        ValueError: `start_from` is of another family or has other shapes, or `lora` names no layer.
+        ValueError: `start_from` is of another family, has other shapes or predicts something else, or
+            `lora` names no layer.
     """
     student = _start(backbone, start_from).requires_grad_(True).train()
     if lora is not None:
@@ -45,8 +47,7 @@ def new_student(
 def _start(backbone: Backbone, start_from: str | None) -> nn.Module:
     if start_from is None:
         return copy.deepcopy(backbone.network)
-    if family_of(start_from) != backbone.family:
-        raise ValueError(f"student start_from {start_from!r} is not of {backbone.source!r}'s family")
+    check_start(start_from, backbone.source)
     student = load_network(start_from, backbone.family, backbone.dtype).to(backbone.device)
     shapes = {name: value.shape for name, value in student.state_dict().items()}
     if shapes != {name: value.shape for name, value in backbone.network.state_dict().items()}:
@@ -136,9 +137,23 @@ def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
         from diffusers import DiffusionPipeline  # it imports every pipeline's parts: seconds
 
         source = Path(DiffusionPipeline.download(backbone.source, use_safetensors=True))
-    own = shutil.ignore_patterns(backbone.family.network, "scheduler", *NO_STUDENTS)
-    shutil.copytree(source, folder, ignore=own, dirs_exist_ok=True)
+    shutil.copytree(source, folder, ignore=_others(source, backbone.family.network), dirs_exist_ok=True)
     whole: Any = copy.deepcopy(student).eval()
     merge_adapters(whole)
     whole.half().save_pretrained(folder / backbone.family.network)
     one_step_scheduler(backbone.source, backbone.start_timestep).save_pretrained(folder / "scheduler")
+
+
+def _others(source: Path, network: str) -> Callable[[str, list[str]], set[str]]:
+    """For shutil.copytree: what a student does not share with the pipeline folder it was distilled from."""
+    index, unwanted = model_index(str(source)), shutil.ignore_patterns(network, "scheduler", *NO_STUDENTS)
+
+    def others(folder: str, names: list[str]) -> set[str]:
+        ignored = set(unwanted(folder, names))
+        if Path(folder) == source:
+            # Published folders often hold the whole model again as one file, or for other libraries.
+            ignored |= {name for name in names if name.endswith(".safetensors")}
+            ignored |= {name for name in names if (source / name).is_dir() and name not in index}
+        return ignored
+
+    return others

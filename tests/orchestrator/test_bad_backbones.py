@@ -183,6 +183,10 @@ def test_a_backbone_folder_is_refused_by_the_worker_too(spoil: Spoil, opens: Ope
         ("train.start_from=/no/such", r"backbone '/no/such': no diffusers pipeline there"),
         (f"train.start_from={WEIGHTS / 'pixart'}", r"student start_from .*pixart' is not of .*family"),
         (
+            f"train.start_from={WEIGHTS / 'unet-epsilon'}",
+            r"student start_from .* predicts 'epsilon', its teacher .* 'v_prediction': name one",
+        ),
+        (
             "backbones.pixart.start_timestep=900",
             r"start_timestep 900 is outside the schedule of .*, 1\.\.401",
         ),

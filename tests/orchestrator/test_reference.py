@@ -39,8 +39,8 @@ def test_a_scorer_of_any_picture_sees_the_sheets_prompts_in_turn() -> None:
     rng = random.Random(0)
     scenes = [replace(random_scene(rng), **named_attributes(prompt)) for prompt in prompts * 35]
     pictures = torch.from_numpy(np.stack([render(scene, rng) for scene in scenes]))
-    (score,) = scores_of(pictures, evaluate)
-    (swapped,) = scores_of(pictures.roll(1, 0), evaluate)
+    (score,) = scores_of(pictures, evaluate, "cpu")
+    (swapped,) = scores_of(pictures.roll(1, 0), evaluate, "cpu")
     assert (score.metric, score.samples) == ("clip_plus", 70)
     assert score.low > swapped.high
 

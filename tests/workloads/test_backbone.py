@@ -2,13 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import PixArtTransformer2DModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from torch import Tensor
+from transformers import CLIPConfig, CLIPImageProcessor
 
 from workloads.backbone import load_backbone
+from workloads.conditioning import Conditioning
 from workloads.miniature import TEACHERS, WEIGHTS
+from workloads.teacher import open_pipeline
 from workloads.text import TextEncoder
 
 
@@ -41,6 +48,62 @@ def test_padding_does_not_change_a_masked_prediction() -> None:
     a = backbone.epsilon(backbone.network, x, t, prompts)
     b = backbone.epsilon(backbone.network, x, t, type(prompts)(spoilt, prompts.mask))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_pixart_at_its_largest_size_is_told_the_size() -> None:
+    torch.manual_seed(0)
+    network = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=24,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        cross_attention_dim=48,
+        sample_size=8,
+        caption_channels=16,
+        use_additional_conditions=True,
+    ).eval()
+    backbone = replace(load_backbone(str(WEIGHTS / "pixart")), network=network, latent_scale=8)
+    latents, t, prompts = torch.randn(2, 4, 8, 8), torch.tensor([500, 500]), torch.randn(2, 3, 16)
+
+    def told(pixels: float, ratio: float) -> Tensor:
+        added = {"resolution": torch.full((2, 2), pixels), "aspect_ratio": torch.full((2, 1), ratio)}
+        call = {"encoder_hidden_states": prompts, "timestep": t, "added_cond_kwargs": added}
+        output: Tensor = network(latents, **call, return_dict=False)[0]
+        return output[:, :4]
+
+    predicted = backbone.predict(network, latents, t, Conditioning(prompts))
+    torch.testing.assert_close(predicted, told(64, 1))
+    assert not torch.allclose(predicted, told(512, 1)) and not torch.allclose(predicted, told(64, 2))
+
+
+def test_pixarts_prompts_are_encoded_as_the_stock_pipeline_does(tmp_path: Path) -> None:
+    """Which makes them lower case; the miniature's own tokenizer does so too, and is kept from it here."""
+    source = tmp_path / "pixart"
+    shutil.copytree(WEIGHTS / "pixart", source)
+    file = source / "tokenizer" / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "normalizer": None}))
+    pipeline = open_pipeline(str(source))
+    prompt = " A Large RED Circle"
+    with torch.no_grad():
+        stock, mask, *_ = pipeline.encode_prompt(prompt, False, max_sequence_length=16)
+    encoded = TextEncoder(str(source)).encode([prompt])
+    assert encoded.mask is not None and torch.equal(encoded.mask[:, :16], mask)
+    kept = mask.bool()
+    torch.testing.assert_close(encoded.embeddings[:, :16][kept], stock[kept], rtol=0, atol=1e-5)
+
+
+def test_the_teacher_blackens_nothing(tmp_path: Path) -> None:
+    """Its pictures are the measure of students', which no safety checker sees."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = CLIPConfig(text_config=small, vision_config={**small, "image_size": 8, "patch_size": 4})
+    pipeline = open_pipeline(str(WEIGHTS / "unet-v"))
+    pipeline.register_modules(
+        safety_checker=StableDiffusionSafetyChecker(config), feature_extractor=CLIPImageProcessor()
+    )
+    pipeline.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["safety_checker"][0] is not None
+    assert open_pipeline(str(tmp_path)).safety_checker is None
 
 
 def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:

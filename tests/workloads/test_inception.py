@@ -56,8 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def opened(folder: Path, reference: str = "real.npz", side: int = 0) -> InceptionFid:
-    scorer = InceptionFid(str(folder / "net.pt"), str(folder / reference), side)
+def opened(folder: Path, reference: str = "real.npz") -> InceptionFid:
+    scorer = InceptionFid(str(folder / "net.pt"), str(folder / reference))
     scorer.load()
     return scorer
 
@@ -109,11 +109,18 @@ def test_order_and_batches_do_not_matter(folder: Path) -> None:
     np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
-def test_a_reference_made_otherwise_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"real\.npz was made with side 0, not 32"):
-        opened(folder, side=32)
+def test_a_reference_of_another_network_is_refused(folder: Path) -> None:
+    with np.load(folder / "real.npz") as real:
+        np.savez(folder / "other.npz", **{**real, "network": "0123"})
+    with pytest.raises(ValueError, match=r"other\.npz was made with network 0123, not"):
+        opened(folder, "other.npz")
+
+
+def test_pictures_are_brought_to_the_size_of_the_references(folder: Path) -> None:
     write_reference(folder / "net.pt", folder / "pictures", folder / "cropped.npz", side=32)
-    cropped = opened(folder, "cropped.npz", side=32).measure(images(2, seed=1), [Request("")] * 2)
+    cropped = opened(folder, "cropped.npz").measure(images(2, seed=1), [Request("")] * 2)
+    told = scores(folder, images(COUNT, seed=1), "cropped.npz")["fid"]
+    assert told.value < 1e-6 and "middle square to 32 px by Lanczos" in told.protocol
     plain = np.load(folder / "real.npz")["features"][:2]
     np.testing.assert_allclose(
         cropped["inception_features"], np.load(folder / "cropped.npz")["features"][:2], atol=1e-5

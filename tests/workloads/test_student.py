@@ -1,5 +1,6 @@
 """A saved student is an ordinary pipeline that draws in one step what the trainer draws."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,28 @@ def test_a_student_of_another_family_is_refused() -> None:
     backbone = load_backbone(str(WEIGHTS / "unet-v"))
     with pytest.raises(ValueError, match=r"is not of .* family"):
         new_student(backbone, str(WEIGHTS / "pixart"))
+
+
+def test_a_start_that_predicts_something_else_is_refused() -> None:
+    """Same family, same shapes: its output would be taken for what it is not."""
+    backbone = load_backbone(str(WEIGHTS / "unet-v"))
+    with pytest.raises(ValueError, match=r"unet-epsilon' predicts 'epsilon', its teacher .* 'v_prediction'"):
+        new_student(backbone, str(WEIGHTS / "unet-epsilon"))
+
+
+def test_a_teachers_other_files_are_not_saved_with_it(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(WEIGHTS / "unet-v", teacher)
+    (teacher / "onnx").mkdir()
+    extra = ("all-in-one.safetensors", "onnx/model.onnx", "vae/diffusion_pytorch_model.fp16.safetensors")
+    for file in extra:
+        (teacher / file).write_bytes(b"large")
+    (teacher / "LICENSE").write_text("terms")
+    backbone = load_backbone(str(teacher))
+    save_student(backbone, new_student(backbone), tmp_path / "student")
+    kept = {str(path.relative_to(tmp_path / "student")) for path in (tmp_path / "student").rglob("*")}
+    assert not kept & {*extra, "onnx"}
+    assert kept >= {"LICENSE", "vae/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json"}
 
 
 def test_a_student_with_an_adapter_is_saved_as_any_other(tmp_path: Path) -> None:

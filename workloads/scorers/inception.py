@@ -48,27 +48,27 @@ class InceptionFid(Scorer):
 
     name: ClassVar[str] = "fid"
 
-    def __init__(self, weights: str, reference: str, side: int = 0) -> None:
+    def __init__(self, weights: str, reference: str) -> None:
         """Takes note of the files.
 
         Args:
             weights: the TorchScript file of the network.
             reference: .npz with `features` (N, F), as this module writes it, or with `mu` (F,)
-                and `sigma` (F, F), as clean-fid does; the latter gives the FID alone.
-            side: bring pictures to this size first, by the middle square and Lanczos; 0: leave them.
+                and `sigma` (F, F), as clean-fid does; the latter gives the FID alone. A `side` in it
+                has pictures brought to that size first, by the middle square and Lanczos, as its own.
         """
-        self._weights, self._reference, self._side = Path(weights), Path(reference), side
+        self._weights, self._reference, self._side = Path(weights), Path(reference), 0
         self._network: Any = None
 
     def load(self, device: str = "cpu") -> None:
-        made = {"side": str(self._side), "network": _digest(self._weights)[:NOTED]}
-        reference = _open(self._reference)
-        for key, value in made.items():
-            if key in reference and str(reference[key]) != value:
-                raise ValueError(
-                    f"scorer 'fid': {self._reference} was made with {key} {reference[key]}, not {value}; "
-                    "make it again or set the scorer alike"
-                )
+        network, reference = _digest(self._weights)[:NOTED], _open(self._reference)
+        made_with = str(reference.get("network", network))
+        if made_with != network:
+            raise ValueError(
+                f"scorer 'fid': {self._reference} was made with network {made_with}, not {network}; "
+                "make it again"
+            )
+        self._side = _side(reference)
         self._network = _network(self._weights, device)
 
     def measure(self, pictures: Tensor, requests: Sequence[Request]) -> Measured:
@@ -87,16 +87,17 @@ class InceptionFid(Scorer):
         drawn, reference = measured["inception_features"], _open(self._reference)
         real = reference.get("features")
         moments = Moments(reference["mu"], reference["sigma"]) if real is None else Moments.of(_f64(real))
-        fid = frechet_score("fid", moments, _f64(drawn), self._protocol(drawn, real), halves=HALVES)
+        side = _side(reference)
+        fid = frechet_score("fid", moments, _f64(drawn), self._protocol(side, drawn, real), halves=HALVES)
         if real is None:
             return [fid]
         balls = _some(drawn), _some(real)
-        about = f"k = {NEIGHBOURS} nearest neighbours, {self._protocol(*balls)}"
+        about = f"k = {NEIGHBOURS} nearest neighbours, {self._protocol(side, *balls)}"
         scored = precision_recall_scores(balls[1], balls[0], about, k=NEIGHBOURS, halves=HALVES)
         return [fid, *scored]
 
-    def _protocol(self, drawn: npt.NDArray[Any], real: npt.NDArray[Any] | None) -> str:
-        square = f"middle square to {self._side} px by Lanczos, " if self._side else ""
+    def _protocol(self, side: int, drawn: npt.NDArray[Any], real: npt.NDArray[Any] | None) -> str:
+        square = f"middle square to {side} px by Lanczos, " if side else ""
         against = self._reference.name if real is None else f"{len(real)} of {self._reference.name}"
         few = "" if len(drawn) >= ENOUGH else f"; biased upward: fewer than {ENOUGH} pictures"
         return (
@@ -162,6 +163,18 @@ def _open(reference: Path) -> dict[str, npt.NDArray[Any]]:
     if "features" not in found and not {"mu", "sigma"} <= set(found):
         raise ValueError(f"scorer 'fid': {reference} holds neither `features` nor `mu` and `sigma`")
     return found
+
+
+def _side(reference: dict[str, npt.NDArray[Any]]) -> int:
+    """The size to which the pictures of a reference were brought; 0 if they were left as they are.
+
+    Raises:
+        ValueError: it notes no size.
+    """
+    noted = str(reference.get("side", 0))
+    if not noted.isdecimal():
+        raise ValueError(f"scorer 'fid': its reference has the side {noted!r}, which is no size in pixels")
+    return int(noted)
 
 
 def _digest(weights: Path) -> str:
