@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="change a setting, as in train.steps=100 or backbones.unet-v.start_timestep=500; repeatable",
+        help="change a setting: train.steps=100 also for backbones and arms that have their own, "
+        "backbones.unet-v.train.steps=100 for one; repeatable, the last one holds",
     )
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or database (tracking.uri)")
     parser.add_argument(

@@ -98,6 +98,23 @@ class SweepFile:
             _, value = parse(text)
         except YamlError as error:
             raise UserError(f"--set {override}: the value is {error}") from None
+        self._put(keys, value, override)
+        if keys[0] == "train" and len(keys) > 1:
+            for place in self._with_their_own(keys[1]):
+                self._put([*place, *keys], value, override)
+
+    def _with_their_own(self, setting: str) -> list[tuple[str, str]]:
+        """Backbones and arms that have this training setting of their own, which would go first."""
+        found = []
+        for section in ("backbones", "arms"):
+            items = self._file.data.get(section)
+            for index, item in enumerate(items if isinstance(items, list) else ()):
+                train = item.get("train") if isinstance(item, dict) else None
+                if isinstance(train, dict) and setting in train:
+                    found.append((section, str(index)))
+        return found
+
+    def _put(self, keys: list[str], value: Any, override: str) -> None:
         place: Any = self._file.data
         at: KeyPath = ()
         for part in keys[:-1]:

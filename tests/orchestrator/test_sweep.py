@@ -40,6 +40,26 @@ def test_the_shipped_miniature_is_three_backbones_with_a_control_each() -> None:
         assert low < high and fixed == same == (low + high) / 2
 
 
+def test_a_setting_of_all_trainings_is_set_for_all(tmp_path: Path) -> None:
+    """Also where a backbone or an arm has its own; a later override of one backbone alone stays."""
+
+    def steps(name: str, *overrides: str) -> set[tuple[str, int]]:
+        trials = make_plan(load_sweep(REPOSITORY / f"sweeps/{name}.yaml", list(overrides))).trials
+        return {(trial.backbone.name, trial.train.steps) for trial in trials}
+
+    names = {name for name, _ in steps("miniature")}
+    assert len({count for _, count in steps("miniature")}) > 1
+    assert steps("miniature", "train.steps=7") == {(name, 7) for name in names}
+    one = steps("miniature", "train.steps=7", "backbones.pixart.train.steps=9")
+    assert one == {(name, 9 if name == "pixart" else 7) for name in names}
+
+    text = MINIMAL + "arms:\n- {name: a, train: {seed: 1}}\n- {name: b, train: {seed: 2, null_rate: 0.5}}\n"
+    trials = make_plan(load_sweep(write(tmp_path, text), ["train.null_rate=0.25"])).trials
+    assert [(trial.train.seed, trial.train.null_rate) for trial in trials] == [(1, 0.25), (2, 0.25)]
+    with pytest.raises(UserError, match=r"--set train\.steps=x: backbones\.0\.train\.steps: "):
+        make_plan(load_sweep(REPOSITORY / "sweeps/miniature.yaml", ["train.steps=x"]))
+
+
 WRONG = [
     ("train:\n  steps: 10", "train:\n  stepz: 10", r":6: train.stepz: unknown key; the nearest .* 'steps'"),
     ("steps: 10", "steps: ten", r":6: train.steps: .*integer.*not 'ten'"),
