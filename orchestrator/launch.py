@@ -31,6 +31,8 @@ from orchestrator.tracking import Tracker, log_comparison, recorded_trainings
 from orchestrator.trial_job import TrialJob
 
 LIBRARIES = ("ray", "torch", "diffusers", "transformers", "deepspeed", "mlflow", "numpy")
+BUCKETS = ("s3://", "gs://", "abfs://", "abfss://", "hdfs://")
+"""What pyarrow opens on every machine."""
 LAST_WORDS_SECONDS = 10.0
 """For which an interrupted launch waits for a tracking server that does not answer."""
 
@@ -95,7 +97,8 @@ class _Launch:
     def _search(self, students: Students) -> None:
         """Whatever has no result yet, and what becomes of students."""
         plan, ledger = self._plan, self._ledger
-        todo = [self._job(trial) for trial in plan.trials if not ledger.keep(trial)]
+        stopped = plan.sweep.search.scheduler != "none"
+        todo = [self._job(trial) for trial in plan.trials if not ledger.keep(trial, stopped)]
         if len(todo) < len(plan.trials):
             ledger.say(f"{len(plan.trials) - len(todo)} trials have a result already and are kept")
         for entry in [entry for entry in ledger.entries.values() if entry.status == "finished"]:
@@ -114,8 +117,6 @@ class _Launch:
         self._tracker.log_prompts(run, shared.prompts.source, shared.prompts.digest, shared.prompts.prompts)
         self._ledger.add(trial, run, identity(plan, trial, shared.prompts))
         folder = f"{plan.sweep.name}/trials/{trial.digest}"
-        # Behind a server's proxy Ray cannot write; then the storage keeps what the tracker uploads.
-        proxied = artifacts.startswith(("mlflow-artifacts:", "http:", "https:"))
         job = TrialJob(
             trial,
             shared.shards[how_read(trial)],
@@ -123,7 +124,7 @@ class _Launch:
             shared.references[trial.source],
             store.root,
             folder,
-            store.uri(folder) if proxied else artifacts,
+            checkpoints_uri(artifacts, store, folder),
             plan.sweep.evaluate,
             plan.sweep.resources,
             self._capacity.node_labels(plan),
@@ -177,6 +178,15 @@ def _record_launch(plan: Plan, tracker: Tracker, prompts: PromptSet, store: Stor
     tracker.log_text(parent, without_secrets("\n".join(sys.argv)), "command.txt")
     tracker.log_prompts(parent, prompts.source, prompts.digest, prompts.prompts)
     return parent
+
+
+def checkpoints_uri(artifacts: str, store: Store, folder: str) -> str:
+    """Where a training's checkpoints are kept: with MLflow's artifacts of its run, if workers reach these.
+
+    They do not behind a server's proxy, nor where MLflow keeps files in a folder of the driver's
+    machine; then it is the training's `folder` in the storage, from which the tracker uploads them.
+    """
+    return artifacts if artifacts.startswith((f"{store.root}/", *BUCKETS)) else store.uri(folder)
 
 
 def _params(trial: Trial) -> dict[str, Any]:

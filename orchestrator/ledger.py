@@ -74,10 +74,11 @@ class Ledger:
         """Times that a training began again, after the first time."""
         self._writing = Lock()
 
-    def keep(self, trial: Trial) -> bool:
+    def keep(self, trial: Trial, stopped: bool) -> bool:
         """Takes up a trial whose result the storage holds; false if it holds none.
 
-        What a launch that died had not recorded of it is recorded now.
+        `stopped`: whether it is a result that a scheduler stopped the training; else that goes on from
+        the checkpoint it wrote. What a launch that died had not recorded of it is recorded now.
 
         Raises:
             UserError: its run is not in this MLflow.
@@ -86,6 +87,8 @@ class Ledger:
         if not self._store.exists(name):
             return False
         kept = self._store.read_json(name)
+        if kept["status"] == "stopped" and not stopped:
+            return False
         kept["scores"] = [Score(**score) for score in kept["scores"]]
         kept["reports"] = {int(step): report for step, report in kept["reports"].items()}
         entry = self.entries[trial.digest] = Entry(trial=trial, **kept)

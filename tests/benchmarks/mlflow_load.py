@@ -126,7 +126,7 @@ class Pretender:
     def take_up(self) -> None:
         """As a launch of the finished sweep does: finds every trial's run again."""
         launch._record_launch(self.plan, self.tracker, PROMPTS, self.store)
-        assert all(self.ledger.keep(trial) for trial in self.plan.trials)
+        assert all(self.ledger.keep(trial, stopped=True) for trial in self.plan.trials)
         self.settle()
         self.tracker.close("FINISHED")
 

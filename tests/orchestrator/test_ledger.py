@@ -19,7 +19,7 @@ from orchestrator.prompts import PromptSet
 from orchestrator.storage import Store
 from orchestrator.sweep_file import load_sweep
 from orchestrator.tracking import Tracker
-from orchestrator.trial_job import TrialJob
+from orchestrator.trial_job import PRUNED, TrialJob
 
 SWEEP = """name: tiny
 prompts: {source: "miniature:64"}
@@ -137,13 +137,13 @@ def test_an_outage_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytest.
     run = launch.ledger.entries[job.trial.digest].run
     assert launch.steps(run) == [1]
     again = Launch(tmp_path)
-    assert again.ledger.keep(job.trial)
+    assert again.ledger.keep(job.trial, True)
     again.tracker.close("FINISHED")
     assert again.steps(run) == [1, 4, 12]
     assert again.tracker.client.get_run(run).info.status == "FINISHED"
     assert not again.store.read_json(f"tiny/results/{job.trial.digest}.json")["reports"]
     third = Launch(tmp_path)
-    assert third.ledger.keep(job.trial)
+    assert third.ledger.keep(job.trial, True)
     third.tracker.close("FINISHED")
     assert third.steps(run) == [1, 4, 12]
     pictures = third.tracker.client.list_artifacts(run, "images")
@@ -200,7 +200,7 @@ def test_a_sweep_is_taken_up_in_one_request(finished: Path, monkeypatch: pytest.
     made.tracker.close("FINISHED")
     again = Launch(finished)
     asked = Asked(again, monkeypatch)
-    assert all(again.ledger.keep(trial) for trial in trials)
+    assert all(again.ledger.keep(trial, True) for trial in trials)
     again.start(1)
     again.tracker.close("FINISHED")
     assert asked.count["search_runs"] == asked.count["get_run"] == 0, "asked when the sweep was opened"
@@ -267,14 +267,26 @@ def test_prompts_that_changed_are_refused(finished: Path) -> None:
 def test_another_mlflow_does_not_hold_what_is_finished(finished: Path) -> None:
     other = Launch(finished, "other.db")
     with pytest.raises(UserError, match="is not there: give the tracking URI that it was recorded with"):
-        other.ledger.keep(other.plan.trials[0])
+        other.ledger.keep(other.plan.trials[0], True)
     other.tracker.close("FAILED")
     run = other.store.read_json(f"tiny/results/{other.plan.trials[0].digest}.json")["run"]
     MlflowClient(f"sqlite:///{finished}/mlflow.db").delete_run(run)
     same = Launch(finished)
     with pytest.raises(UserError, match=f"mlflow runs restore --run-id {run}"):
-        same.ledger.keep(same.plan.trials[0])
+        same.ledger.keep(same.plan.trials[0], True)
     same.tracker.close("FAILED")
+
+
+def test_what_a_scheduler_stopped_goes_on_without_one(tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    job = launch.start()
+    launch.ledger.reported(job, report(6) | {"handed_back": PRUNED})
+    assert launch.ledger.ended(job, "") is False
+    launch.tracker.close("FINISHED")
+    assert launch.ledger.entries[job.trial.digest].status == "stopped"
+    again = Launch(tmp_path)
+    assert again.ledger.keep(job.trial, True) and not again.ledger.keep(job.trial, False)
+    again.tracker.close("FINISHED")
 
 
 def test_a_trial_that_never_began_is_not_lost_from_sight(tmp_path: Path) -> None:
