@@ -9,7 +9,7 @@ from itertools import islice
 
 import ray.train
 
-from orchestrator.checkpoint import Progress, read_progress
+from orchestrator.checkpoint import Progress
 from orchestrator.checkpoint_store import CheckpointStore
 from orchestrator.errors import UserError
 from orchestrator.ranks import from_rank_0
@@ -47,8 +47,7 @@ def begin(job: TrialJob) -> Beginning:
     name, notes = checkpoints.newest()
     progress = Progress(prompts=job.shards.digest)
     if name is not None:
-        with checkpoints.opened(name) as folder:
-            progress = read_progress(folder)
+        progress = checkpoints.progress(name)
         if progress.prompts != job.shards.digest:
             raise UserError(f"checkpoint {name} was trained on other prompts than those of now")
     if rank == 0:

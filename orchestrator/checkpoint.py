@@ -81,8 +81,3 @@ def verify(folder: Path) -> Manifest:
         if file_digest(folder / name) != expected:
             raise DamagedCheckpointError(f"{name} has changed")
     return manifest
-
-
-def read_progress(folder: Path) -> Progress:
-    """How far the training was at a verified checkpoint."""
-    return Manifest.parse((folder / MANIFEST).read_bytes()).progress

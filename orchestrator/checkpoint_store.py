@@ -2,7 +2,7 @@
 
     FOLDER/step-00000012/          a checkpoint
     FOLDER/step-00000012.part/     one that is being written, or was when its writers died
-    FOLDER/step-00000012.damaged/  one that did not verify; set aside, never deleted
+    FOLDER/step-00000012.damaged/  one that did not verify; set aside, never deleted (a second: .damaged-2)
 
 In a bucket, where nothing can be renamed, the manifest, which is written last, makes a checkpoint.
 Every worker holds one of these and calls it at the same time; what only one may do, rank 0 does.
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from orchestrator.checkpoint import MANIFEST, DamagedCheckpointError, Manifest, Progress, verify
@@ -74,6 +75,14 @@ class CheckpointStore:
         """
         return from_rank_0(self._search() if self._rank == 0 else (None, []))
 
+    def progress(self, name: str) -> Progress:
+        """What a checkpoint says of the training that wrote it; its other files are not fetched.
+
+        Raises:
+            DamagedCheckpointError: its manifest cannot be read.
+        """
+        return Manifest.parse(self._store.read(f"{name}/{MANIFEST}")).progress
+
     def opened(self, name: str) -> AbstractContextManager[Path]:
         """A checkpoint as a local folder."""
         return self._store.folder(name)
@@ -124,9 +133,16 @@ class CheckpointStore:
                     verify(folder)
                 return name, notes
             except DamagedCheckpointError as damage:
-                self._store.move_folder(name, name + DAMAGED)
-                notes.append(f"checkpoint {self._store.uri(name)}: {damage}; set aside as *{DAMAGED}")
+                aside = self._free(name + DAMAGED)
+                self._store.move_folder(name, aside)
+                where = f"set aside as *{aside.removeprefix(name)}"
+                notes.append(f"checkpoint {self._store.uri(name)}: {damage}; {where}")
         return None, notes
+
+    def _free(self, name: str) -> str:
+        """`name`, or with a number behind it, if something has that name: the same step damaged again."""
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        return next(free for free in names if not self._store.exists(free))
 
     def _remove_leftovers(self) -> None:
         for entry in self._store.folders(self._folder):

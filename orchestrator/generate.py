@@ -16,6 +16,7 @@ from pathlib import Path
 
 from orchestrator.command import exit_status, make_parser
 from orchestrator.errors import UserError
+from orchestrator.identity import digest
 
 DATABASE = Path("results/mlflow.db")
 
@@ -94,8 +95,10 @@ def _tracking(given: str | None) -> str:
 
 
 def _file_name(prompt: str, negative: str) -> str:
+    """Words for people, and a digest, since different prompts may come down to the same words."""
     words = f"{prompt} not {negative}" if negative else prompt
-    return "-".join("".join(c if c.isalnum() else " " for c in words.lower()).split())[:80] or "picture"
+    readable = "-".join("".join(c if c.isalnum() else " " for c in words.lower()).split())[:80] or "picture"
+    return f"{readable}-{digest([prompt, negative])[:6]}"
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._store.delete(self._file)
+        theirs = self._read()
+        if theirs is None or self._is_mine(theirs):
+            self._store.delete(self._file)
 
     def _taken(self) -> bool:
         if not self._store.create(self._file, self._content()):

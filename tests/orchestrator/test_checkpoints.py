@@ -83,12 +83,23 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_taken
     assert newest.with_name("step-00000008.damaged").is_dir() and not newest.exists()
 
 
+def test_the_same_step_may_be_damaged_again(tmp_path: Path) -> None:
+    store, spoil = checkpoints(tmp_path), DAMAGE[next(iter(DAMAGE))][0]
+    for number, aside in enumerate((".damaged", ".damaged-2", ".damaged-3"), 1):
+        assert not store.save(progress(8), None, write_part).problem
+        spoil(tmp_path / "checkpoints/step-00000008")
+        taken, notes = store.newest()
+        assert taken is None and notes[0].endswith(f"set aside as *{aside}")
+        assert len(list((tmp_path / "checkpoints").iterdir())) == number
+
+
 def test_what_is_written_comes_back_and_leftovers_go(tmp_path: Path) -> None:
     store = checkpoints(tmp_path)
     saved = store.save(progress(4), 0.5, write_part)
     folder = tmp_path / "checkpoints/step-00000004"
     assert saved.uri == str(folder) and saved.digest == file_digest(folder / MANIFEST)
     assert verify(folder) == Manifest(progress(4), 1, write_part(folder), 0.5)
+    assert store.progress("checkpoints/step-00000004") == progress(4)
     (tmp_path / "checkpoints/step-00000008.part").mkdir()
     assert store.newest() == ("checkpoints/step-00000004", [])
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

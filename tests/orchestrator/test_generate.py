@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from orchestrator.errors import UserError
-from orchestrator.generate import main
+from orchestrator.generate import _file_name, main
 from orchestrator.tracking import fetch_student, name_champion, register_student
 from tests.planted import plant
 from workloads.miniature import WEIGHTS
@@ -41,6 +41,13 @@ def stored(registered: Path) -> Iterator[Path]:
     os.rename(registered / "kept", model)
 
 
+def test_prompts_of_the_same_words_have_files_of_their_own() -> None:
+    long = "a circle " * 12
+    asked = [("A cat!", ""), ("a cat", ""), (f"{long}x", ""), (f"{long}y", "")]
+    names = {_file_name(prompt, negative) for prompt, negative in asked}
+    assert len(names) == 4 and all(name.startswith("a-c") and len(name) <= 87 for name in names)
+
+
 def generate(registered: Path, out: Path, *more: str) -> int:
     where = ["--tracking-uri", f"sqlite:///{registered}/mlflow.db", "--out", str(out)]
     return main(["--model", URI, "--prompt", "a large circle", *where, *more])
@@ -53,7 +60,8 @@ def test_it_draws_and_runs_nothing_of_the_registry(registered: Path, stored: Pat
     for code in codes:
         code.write_text(bait + code.read_text())
     assert generate(registered, tmp_path, "--negative-prompt", "red", "--strength", "1", "--count", "2") == 0
-    files = [tmp_path / f"a-large-circle-not-red-{seed}.png" for seed in (0, 1)]
+    files = sorted(tmp_path.glob("a-large-circle-not-red-??????-[01].png"))
+    assert len(files) == 2
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
     assert files[0].read_bytes() != files[1].read_bytes()
     assert not (tmp_path / "ran").exists()

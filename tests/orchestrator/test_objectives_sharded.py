@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
-from orchestrator.checkpoint import MANIFEST, Manifest, Progress, read_progress
+from orchestrator.checkpoint import MANIFEST, Manifest, Progress, verify
 from orchestrator.checkpoint_parts import load, write_part
 from tests.workloads.test_objectives import ARMS, Training
 from workloads.miniature.world import captions
@@ -65,7 +65,7 @@ def _worker(rank: int, folder: str, arm: str) -> None:
         (path / MANIFEST).write_text(Manifest(Progress(STEPS - 1), 2, {}, None).to_json())
     distributed.barrier()
     load(path, rank, broken.engines, broken.average)  # type: ignore[arg-type]
-    assert read_progress(path).step == STEPS - 1
+    assert verify(path).progress.step == STEPS - 1
     steps(broken, rows, STEPS, STEPS)
     found = weights(whole), weights(broken)
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
