@@ -124,10 +124,10 @@ def _eks() -> Iterator[Pool]:
     file = yaml.safe_load((KUBERNETES / "overlays/eks/cluster.yaml").read_text())
     for group in file["managedNodeGroups"]:
         (machine,), spot = group.get("instanceTypes") or [group["instanceType"]], bool(group.get("spot"))
-        labels = {
-            "eks.amazonaws.com/capacityType": "SPOT" if spot else "ON_DEMAND",
-            "node.kubernetes.io/instance-type": machine,
-        }
+        labels = {"node.kubernetes.io/instance-type": machine}
+        # Labels that EKS gives nodes are not known of a group that has none; only what is in its tags is.
+        if group.get("propagateASGTags"):
+            labels |= group.get("labels", {})
         taints = tuple((taint["key"], taint["value"]) for taint in group.get("taints", []))
         yield Pool(
             group["name"], machine, spot, group["minSize"], group["maxSize"], tuple(labels.items()), taints

@@ -23,6 +23,7 @@ az aks create "${in[@]}" --name distillation --attach-acr "$REGISTRY" --nodepool
 # AKS labels and taints the nodes of spot pools itself (kubernetes.azure.com/scalesetpriority=spot).
 gpu=(--cluster-name distillation "${in[@]}" --node-vm-size Standard_NC96ads_A100_v4 --node-osdisk-size 300
     --node-count 0 --enable-cluster-autoscaler --min-count 0 --max-count 4
+    --labels nvidia.com/gpu.present=true    # what NVIDIA's device plugin looks for
     --node-taints nvidia.com/gpu=present:NoSchedule)
 az aks nodepool add --name gpuspot "${gpu[@]}" --priority Spot --eviction-policy Delete --spot-max-price -1
 az aks nodepool add --name gpuondemand "${gpu[@]}" --priority Regular
