@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,8 +57,17 @@ def list_files(source: str) -> list[str]:
         raise UserError(f"prompts.source {source}: cannot be opened: {_first_line(error)}") from None
     if not files:
         raise UserError(f"prompts.source {source}: no file of {' '.join(SUFFIXES)} there")
-    scheme = source.split("://")[0] + "://" if "://" in source else ""
-    return [scheme + file for file in files]
+    return [_named(source, path, file) for file in files] if "://" in source else files
+
+
+def _named(source: str, path: str, file: str) -> str:
+    """The URI of `file`, which lies at or below `path`, as pyarrow calls what the URI `source` names.
+
+    The account of an Azure store and the query of a bucket are in the source alone.
+    """
+    place, mark, query = source.partition("?")
+    below = quote(file.removeprefix(path).strip("/"))
+    return f"{place.rstrip('/')}/{below}{mark}{query}" if below else source
 
 
 def read_rows(file: str, column: str | None) -> Iterator[Row]:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.prompt_files import list_files, read_rows
+from orchestrator.prompt_files import _named, list_files, read_rows
 
 
 def rows(path: Path, column: str | None = None) -> tuple[list[str], list[tuple[int, str]]]:
@@ -80,3 +80,36 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "x.md").write_text("x")
     with pytest.raises(UserError, match=r"no file of \.txt"):
         list_files(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "file", "named"),
+    [
+        ("s3://b/p?region=eu", "b/p", "b/p/c/a 1.txt", "s3://b/p/c/a%201.txt?region=eu"),
+        ("gs://b/p/", "b/p/", "b/p/a.txt", "gs://b/p/a.txt"),
+        (
+            "abfss://c@n.dfs.core.windows.net/p",
+            "c/p",
+            "c/p/a.txt",
+            "abfss://c@n.dfs.core.windows.net/p/a.txt",
+        ),
+        (
+            "abfss://c@n.dfs.core.windows.net/a.txt",
+            "c/a.txt",
+            "c/a.txt",
+            "abfss://c@n.dfs.core.windows.net/a.txt",
+        ),
+    ],
+)
+def test_a_file_is_named_as_its_source_is(source: str, path: str, file: str, named: str) -> None:
+    """With the account and the query, without which no other process opens it."""
+    assert _named(source, path, file) == named
+
+
+def test_files_of_a_uri_open_whatever_they_are_called(tmp_path: Path) -> None:
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    for name in ("x y.txt", "100%20.txt"):
+        (folder / name).write_text(f"{name}\n")
+    files = list_files(folder.as_uri())
+    assert {row.prompt for file in files for row in read_rows(file, None)} == {"x y.txt", "100%20.txt"}
