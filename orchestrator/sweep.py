@@ -87,7 +87,7 @@ class Search(Strict):
     seed: Seed = 0
     """Of those draws."""
     scheduler: Literal["none", "asha"] = "none"
-    """asha: at each rung the worse trials stop, by `metric` (Li et al. 2020)."""
+    """asha: at each rung the worse trials stop, by `metric` (Li et al. 2020); under none they go on."""
     metric: Headline = "attribute_accuracy"
     """What asha ranks by, one that evaluate.scorers measure; higher is better."""
     grace: Annotated[float, Field(gt=0, le=1)] = 0.25
