@@ -1,7 +1,8 @@
 """What a sweep has cost so far: the GPU-hours that its trials have held, over all its launches.
 
-A training holds its GPUs from the moment its workers run, a small trial from its start. Time in
-which nodes come, wait or go is not in it: that is the cluster's, and on the cloud's own bill.
+A training holds its GPUs from the moment its workers first run until it ends, also while a lost node
+of its is replaced; a small trial from its start. Time in which other nodes come, wait or go is not in
+it: that is the cluster's, and on the cloud's own bill.
 """
 
 import time
