@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM (`ray job stop`, a machine that is taken away): the first asks, the second insists."""
 
+import _thread
 import signal
 import threading
 from collections.abc import Iterator
@@ -7,11 +8,18 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_insisted = threading.Event()
 
 
 def interrupt_on_sigterm() -> None:
     """From now on SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def interrupt_at_once() -> None:
+    """Raises KeyboardInterrupt in the main thread, called from any other, as a second Ctrl-C does."""
+    _insisted.set()
+    _thread.interrupt_main()
 
 
 @contextmanager
@@ -20,7 +28,7 @@ def asked_first() -> Iterator[threading.Event]:
     asked = threading.Event()
 
     def answer(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+        if asked.is_set() or _insisted.is_set():
             raise KeyboardInterrupt
         asked.set()
 

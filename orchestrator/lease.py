@@ -4,7 +4,6 @@ NAME/launch.json names its holder, who renews it every few seconds. On the holde
 later launch looks whether that process lives; from elsewhere it waits to see whether it is renewed.
 """
 
-import _thread
 import getpass
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any
 import psutil
 
 from orchestrator.errors import UserError
+from orchestrator.interruption import interrupt_at_once
 from orchestrator.storage import Store
 
 RENEW_SECONDS = 5.0
@@ -111,7 +111,8 @@ class Lease:
             theirs = self._read()
             if theirs is not None and not self._is_mine(theirs):
                 print(f"the sweep was taken over by process {theirs['pid']} on {theirs['host']}", flush=True)
-                _thread.interrupt_main()
+                # Nothing is handed back: its trainings are the other's now, and so are their notices.
+                interrupt_at_once()
                 return
             with suppress(OSError):
                 self._store.write(self._file, self._content())
