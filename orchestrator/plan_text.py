@@ -22,6 +22,7 @@ def plan_text(plan: Plan, storage: str, tracking: str, capacity: Capacity | None
         + (f" in {len(sweep.arms)} arms" if sweep.arms else "")
         + f", launch {plan.digest}",
         *_table(plan),
+        *_unused_lines(plan),
         _asks_line(plan, capacity),
         _memory_line(plan),
         *_speed_lines(plan),
@@ -55,6 +56,18 @@ def _row(plan: Plan, trial: Trial, width: int, price: bool) -> str:
 
 def _price(plan: Plan, hours: float) -> float:
     return hours * plan.gpus_per_trial * (plan.sweep.budget.price_per_gpu_hour or 0)
+
+
+def _unused_lines(plan: Plan) -> list[str]:
+    """What the file sets and an objective does nothing with: to vary it alone is to train twice."""
+    unused = dict.fromkeys(
+        (trial.train.objective, name) for trial in plan.trials for name in trial.train.unused
+    )
+    objectives = dict.fromkeys(objective for objective, _ in unused)
+    return [
+        f"objective {objective}: makes no use of {', '.join(name for of, name in unused if of == objective)}"
+        for objective in objectives
+    ]
 
 
 def _asks_line(plan: Plan, capacity: Capacity | None) -> str:

@@ -153,6 +153,10 @@ class StepSettings:
     """The networks' repeated blocks by torch.compile; minutes before the first step."""
 
 
+NOT_OF_BOOT = ("guided", "weighting", "null_rate", "fake_score_updates", "lora", "fake_score_learning_rate")
+"""Settings of PG-SB that trainings of several objectives may share, so that boot does not refuse them."""
+
+
 @dataclass(frozen=True)
 class TrainSettings(PGSBSettings):
     """Everything that makes one training what it is: a change to any of it is another training."""
@@ -209,6 +213,12 @@ class TrainSettings(PGSBSettings):
         for name in ("nasa_interval", "clip", "fake_score_interval"):
             if self.objective == "boot" and getattr(self, name) is not None:
                 raise ValueError(f"{name} is a setting of the objective pgsb, but objective is boot")
+
+    @property
+    def unused(self) -> list[str]:
+        """Names of settings that are not at their defaults and of which the objective makes no use."""
+        usual, names = TrainSettings(), NOT_OF_BOOT if self.objective == "boot" else ()
+        return [name for name in names if getattr(self, name) != getattr(usual, name)]
 
     @property
     def identity(self) -> dict[str, Any]:

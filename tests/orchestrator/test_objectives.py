@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.plan import Plan, Trial, make_plan
 from orchestrator.plan_cost import worker_needs
+from orchestrator.plan_text import plan_text
 from orchestrator.sweep_file import load_sweep
 from tests.orchestrator.refusals import SWEEP, refused, written
 from workloads.objectives.settings import BootSettings, ClipLossSettings
@@ -63,6 +64,15 @@ def test_objectives_are_swept_as_any_setting(tmp_path: Path) -> None:
     trials = plan(tmp_path, "train.objective={values: [pgsb, swiftbrush, boot]}").trials
     assert [t.train.objective for t in trials] == ["pgsb", "pgsb", "boot"]
     assert len({t.digest for t in trials}) == 3
+
+
+def test_the_plan_tells_what_an_objective_makes_no_use_of(tmp_path: Path) -> None:
+    shared = "train.objective={values: [pgsb, boot]}", "train.null_rate=0.3", "train.weighting=dmd"
+    assert "objective boot: makes no use of weighting, null_rate" in plan_text(
+        plan(tmp_path, *shared), "", ""
+    )
+    assert "makes no use" not in plan_text(plan(tmp_path, shared[0]), "", "")
+    assert "makes no use" not in plan_text(plan(tmp_path, *shared[1:]), "", "")
 
 
 BOOT = "train.objective=boot"
