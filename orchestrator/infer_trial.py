@@ -45,6 +45,10 @@ class InferJob:
         return f"{self.folder}/measured/{self.infer.digest}.parquet"
 
 
+UNSEEN = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "safety_checker", "feature_extractor")
+"""Parts of a student that pictures of encoded prompts do without, T5 among them: gigabytes from a bucket."""
+
+
 def draw(job: InferJob) -> int:
     """Draws and writes the pictures, unless they are there; returns how many there are."""
     # Here, so that the driver, which makes jobs, does not load diffusers whole.
@@ -59,7 +63,7 @@ def draw(job: InferJob) -> int:
     reference = load_reference(store, job.reference)
     assert reference.pairs is not None and reference.negatives is not None
     rows: list[dict[str, Any]] = []
-    with store.folder(job.student) as folder:
+    with store.folder(job.student, without=UNSEEN) as folder:
         batches = draw_pairs(
             str(folder),
             reference.pairs,

@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,13 +142,19 @@ class Store:
         self.delete_folder(name)
 
     @contextmanager
-    def folder(self, name: str) -> Iterator[Path]:
-        """The folder `name` as a local one: itself, or a temporary copy."""
+    def folder(self, name: str, without: Sequence[str] = ()) -> Iterator[Path]:
+        """The folder `name` as a local one: itself, or a temporary copy, `without` these of its entries."""
         if self.local:
             yield Path(self._path(name))
             return
         with tempfile.TemporaryDirectory() as copy:
-            fs.copy_files(self._path(name), copy, source_filesystem=self._fs)
+            for entry in self._fs.get_file_info(fs.FileSelector(self._path(name))):
+                if entry.base_name in without:
+                    continue
+                target = Path(copy) / entry.base_name
+                if entry.type == fs.FileType.Directory:
+                    target.mkdir()
+                fs.copy_files(entry.path, str(target), source_filesystem=self._fs)
             yield Path(copy)
 
     def check_writable(self) -> None:

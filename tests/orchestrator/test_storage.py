@@ -57,3 +57,18 @@ def test_secrets_are_not_shown() -> None:
 def test_the_line_of_a_traceback_that_matters() -> None:
     text = 'Traceback (most recent call last):\n  File "x.py", line 1\nValueError: no such thing\n\n'
     assert last_line(text) == "ValueError: no such thing"
+
+
+def test_a_copy_of_a_folder_can_do_without_parts(tmp_path: Path) -> None:
+    """As of a bucket, which this folder stands for: the other parts are not fetched."""
+    store = Store(str(tmp_path))
+    for name in ("model_index.json", "vae/a", "vae/deep/b", "text_encoder/c"):
+        store.write(f"student/{name}", name.encode())
+    store.local = False
+    for without, missing in (((), set()), (("text_encoder",), {"text_encoder/c"})):
+        with store.folder("student", without=without) as copy:
+            found = {
+                str(path.relative_to(copy)): path.read_text() for path in copy.rglob("*") if path.is_file()
+            }
+        assert copy != tmp_path / "student" and set(found) == set(found.values())
+        assert found.keys() == {"model_index.json", "vae/a", "vae/deep/b", "text_encoder/c"} - missing
