@@ -139,8 +139,7 @@ class EncodeShard:
         from workloads.text import TextEncoder
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        self._encoder = TextEncoder(source, device, dtype)
+        self._encoder = TextEncoder(source, device)
         self._makers = {column.name: column.open(source, device) for column in columns}
         self._store = Store(root)
         self._text_folder, self._folder = text_folder, folder
