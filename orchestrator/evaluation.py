@@ -59,8 +59,9 @@ class Evaluation:
 
     def save(self, average: AverageWeights) -> None:
         """Puts the student, as a pipeline folder, where the job wants it."""
-        # The file has more digits than bfloat16; nothing is drawn with the student any more.
-        average.copy_to(self._student.float())
+        # The file has more digits than bfloat16. Nothing is drawn any more, and a GPU that is full of its
+        # training has no room for this.
+        average.copy_to(self._student.to("cpu", torch.float32))
         with tempfile.TemporaryDirectory() as folder:
             save_student(self._backbone, self._student, Path(folder) / "student")
             self._store.put_folder(Path(folder) / "student", self._job.student)
