@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
 from diffusers.configuration_utils import FrozenDict
-from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
 from workloads.conditioning import Conditioning
@@ -148,16 +147,6 @@ def load_backbone(
         raise ValueError(f"start_timestep {start} is outside the schedule of {source!r}, 1..{steps}")
     schedule = schedule.to(torch.device(device))
     return Backbone(source, family, network, schedule, start, load_latent_scale(source))
-
-
-def compile_blocks(network: nn.Module, **options: Any) -> None:
-    """Has the transformer blocks of `network` compiled at their first call ("regional" compilation).
-
-    diffusers' own `compile_repeated_blocks` knows no block of PixArt. `options` are torch.compile's.
-    """
-    for block in network.modules():
-        if isinstance(block, BasicTransformerBlock):
-            block.compile(**options)
 
 
 def load_network(source: str, family: Family, dtype: torch.dtype) -> nn.Module:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from workloads.blocks import recompute
 from workloads.settings import LoraSettings
 
 ALL = "all"
@@ -154,18 +154,15 @@ class FakeScore(nn.Module):
         with _playing(self._gate, role):
             return self._call(latents, *args, **kwargs)
 
-    def checkpointed(self, module: Callable[..., Any], *args: Any) -> Any:
-        """Calls `module` and keeps no activations; to be given to diffusers' networks.
-
-        The backward pass calls it again, when the role of that time is long over.
-        """
+    def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`blocks.recompute` for a module of the network: the second call is in the role of the first."""
         role = self._gate.role
 
-        def again(*inputs: Any) -> Any:
+        def again(*inputs: Any, **named: Any) -> Any:
             with _playing(self._gate, role):
-                return module(*inputs)
+                return module(*inputs, **named)
 
-        return checkpoint(again, *args, use_reentrant=False)
+        return recompute(again, *args, **kwargs)
 
 
 def adapt_student(network: nn.Module, settings: LoraSettings) -> None:

@@ -3,14 +3,15 @@
 The real step runs on tensors without content, while the storages that are alive are counted.
 Attention is taken to keep no score matrix, as every fused kernel does (flash, memory-efficient, the
 CPU's); an engine is stood in for by one that holds what it holds. Left out are the workspaces of
-cuDNN, cuBLAS and NCCL, the device's own context, fragmentation, and what `StepSettings.compile` saves.
+cuDNN, cuBLAS and NCCL, the device's own context, fragmentation, and what `StepSettings.compile` spares
+or adds by itself.
 
 Shapes: B batch.
 """
 
 import copy
 import json
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from workloads.architectures import Architecture
 from workloads.backbone import NETWORK_CLASSES, Backbone
 from workloads.batch import Batch
+from workloads.blocks import checkpoint_blocks
 from workloads.conditioning import Conditioning
 from workloads.ema import AverageWeights
 from workloads.meta_device import META, LiveBytes, fused_attention
@@ -28,7 +30,7 @@ from workloads.objectives.catalogue import make_objective
 from workloads.objectives.objective import STUDENT
 from workloads.schedule import NoiseSchedule
 from workloads.settings import StepSettings, TrainSettings
-from workloads.step import apply_settings, train_step
+from workloads.step import apply_settings, each_network, train_step
 from workloads.student import decoded_at_once, generate, new_student
 
 BUCKET_ELEMENTS = 500_000_000
@@ -147,16 +149,21 @@ class _Worker:
         self.backbone = _backbone(task)
         with META:
             self.student: Any = new_student(self.backbone, lora=task.train.student_lora)
-        # Compiling needs a device.
-        settings = replace(task.settings, compile=False)
-        with META:
             null, autoencoder = self.texts(1), partial(_autoencoder, task)
-            self.objective = make_objective(self.backbone, null, task.train, settings, autoencoder)
+            self.objective = make_objective(self.backbone, null, task.train, task.settings, autoencoder)
         self.drawing = _drawing(task, self.student) if task.pictures else None
         self.weights = live.now - before
         self.average, self.averaged = live.added(lambda: AverageWeights(self.student, 0.0))
-        apply_settings(self.student, self.objective, settings)
+        self._apply(task.settings)
         self.engines, self.optimizer = live.added(lambda: self._engines(task.sharding))
+
+    def _apply(self, settings: StepSettings) -> None:
+        """Compiling needs a device: what compiled blocks keep is what checkpoints keep of them."""
+        if not settings.compile:
+            apply_settings(self.student, self.objective, settings)
+        elif settings.activation_checkpointing:
+            for network, again in each_network(self.student, self.objective):
+                checkpoint_blocks(network, again)
 
     def _engines(self, sharding: Sharding | None) -> dict[str, PlannedEngine]:
         auxiliary = self.objective.auxiliary.items()

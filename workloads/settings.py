@@ -145,12 +145,13 @@ class StepSettings:
     __pydantic_config__ = STRICT
 
     activation_checkpointing: bool = False
-    """Activations of the network's blocks are computed again in the backward pass, not kept."""
+    """Activations of the network's blocks are computed again in the backward pass, not kept. With
+    `compile`, by the compiler and of the compiled blocks alone: less is spared, but at less cost."""
     score_batch: ScoreBatch = "prediction"
     """How many of a sample's four score predictions are one call of the network: all (adapters
     chosen row by row, by a mask), those of one role, or each alone (least memory)."""
     compile: bool = False
-    """The networks' repeated blocks by torch.compile; minutes before the first step."""
+    """The networks' transformer blocks by torch.compile; minutes before the first step."""
 
 
 NOT_OF_BOOT = ("guided", "weighting", "null_rate", "fake_score_updates", "lora", "fake_score_learning_rate")

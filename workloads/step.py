@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from workloads.backbone import compile_blocks
 from workloads.batch import Batch
+from workloads.blocks import Recompute, compile_blocks, recompute
 from workloads.objectives.objective import SPREAD, STUDENT, Objective
 from workloads.settings import StepSettings, TrainSettings
 
@@ -67,11 +67,16 @@ def apply_settings(student: Any, objective: Objective[Any], settings: StepSettin
 
     `student` is a diffusers model.
     """
-    if settings.activation_checkpointing:
-        student.enable_gradient_checkpointing()
-    if settings.compile:
-        compile_blocks(student)
-    objective.apply(settings)
+    for network, again in each_network(student, objective):
+        if settings.compile:
+            compile_blocks(network, keep=not settings.activation_checkpointing)
+        elif settings.activation_checkpointing:
+            network.enable_gradient_checkpointing(again)
+
+
+def each_network(student: Any, objective: Objective[Any]) -> list[tuple[Any, Recompute]]:
+    """Student and teacher, each with what calls a module of it that shall keep no activations."""
+    return [(student, recompute), (objective.backbone.network, objective.recompute)]
 
 
 def make_engines(student: nn.Module, objective: Objective[Any], train: TrainSettings) -> dict[str, Engine]:

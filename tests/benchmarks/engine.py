@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=at_least(2), default=40)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    bench = make_bench(options.backbone, options.batch, "cpu", "prediction")
+    bench = make_bench(options.backbone, options.batch, "cpu")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LOCAL_RANK"] = "0"
         torch.distributed.init_process_group("gloo", f"file://{folder}/store", world_size=1, rank=0)

@@ -15,7 +15,7 @@ from workloads.conditioning import Conditioning
 from workloads.miniature import WEIGHTS
 from workloads.objectives.objective import STUDENT
 from workloads.objectives.pgsb import FAKE_SCORE, PGSB, Draws
-from workloads.settings import LoraSettings, ScoreBatch, StepSettings, TrainSettings
+from workloads.settings import LoraSettings, StepSettings, TrainSettings
 from workloads.step import apply_settings, make_engines, train_step
 from workloads.student import new_student
 
@@ -32,6 +32,7 @@ LORA = {
 MINIATURE, MINIATURE_TOKENS = 8, 16
 """Latent size of the shipped teachers, and the length to which their prompts are padded."""
 PUBLISHED = NAMES
+DEFAULT = StepSettings()
 LEARNT = 0.01
 """Standard deviation of the adapters' upper weights: teacher and fake score differ from the first step."""
 
@@ -40,10 +41,10 @@ class Bench:
     """One backbone, its settings, and the batch and random numbers of the current step."""
 
     def __init__(
-        self, open_backbone: Callable[[], Backbone], train: TrainSettings, score_batch: ScoreBatch
+        self, open_backbone: Callable[[], Backbone], train: TrainSettings, step: StepSettings
     ) -> None:
-        """`open_backbone` loads the same weights, anew, each time."""
-        self.open_backbone, self.train, self.score_batch = open_backbone, train, score_batch
+        """`open_backbone` loads the same weights, anew, each time; `step`: how our own step computes."""
+        self.open_backbone, self.train, self.step = open_backbone, train, step
         backbone = open_backbone()
         self.device, self.dtype, self.batch = backbone.device, backbone.dtype, train.batch_size
         self._generator = torch.Generator(self.device).manual_seed(0)
@@ -92,8 +93,8 @@ class Ours:
     """The step of `workloads`."""
 
     def __init__(self, bench: Bench, settings: StepSettings | None = None) -> None:
-        """`settings`: how it is computed, if not as a sweep's defaults and the bench say."""
-        settings = settings or StepSettings(score_batch=bench.score_batch)
+        """`settings`: how it is computed, if not as the bench says."""
+        settings = settings or bench.step
         backbone, train = bench.open_backbone(), bench.train
         student = new_student(backbone)
         self.objective = PGSB(backbone, bench.null, train, settings.score_batch)
@@ -156,8 +157,8 @@ LOOPS: dict[str, Callable[[Bench], Loop]] = {
 }
 
 
-def make_bench(name: str, batch: int, device: str, score_batch: ScoreBatch) -> Bench:
-    """A shipped miniature by its name, or a published shape with random weights.
+def make_bench(name: str, batch: int, device: str, step: StepSettings = DEFAULT) -> Bench:
+    """A shipped miniature by its name, or a published shape with random weights; `step`: of our own loop.
 
     Raises:
         SystemExit: there is none of that name.
@@ -174,7 +175,7 @@ def make_bench(name: str, batch: int, device: str, score_batch: ScoreBatch) -> B
         return backbone
 
     lora = LORA.get(name, LoraSettings())
-    return Bench(open_backbone, TrainSettings(batch_size=batch, learning_rate=1e-4, lora=lora), score_batch)
+    return Bench(open_backbone, TrainSettings(batch_size=batch, learning_rate=1e-4, lora=lora), step)
 
 
 def published(name: str, device: str) -> Backbone:

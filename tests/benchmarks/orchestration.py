@@ -42,7 +42,7 @@ import time, torch
 from tests.benchmarks.loops import Ours, make_bench
 from workloads.ema import AverageWeights
 torch.set_num_threads(1)
-bench = make_bench("pixart", {SAMPLES}, "cpu", "prediction")
+bench = make_bench("pixart", {SAMPLES}, "cpu")
 ours = Ours(bench)
 average = AverageWeights(ours.engines["student"].module, 0.999)
 step = 0

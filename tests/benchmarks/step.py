@@ -15,6 +15,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -22,9 +23,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks.arguments import at_least, new_file
-from tests.benchmarks.loops import LOOPS, Bench, Loop, make_bench
+from tests.benchmarks.loops import LOOPS, Bench, Loop, Ours, make_bench
 from tests.benchmarks.memory import peak_bytes
 from workloads.miniature import TEACHERS
+from workloads.settings import StepSettings
 
 WARM_UP, COMPARED = 3, 5
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
@@ -35,9 +37,10 @@ def main() -> None:
     options = parse()
     if options.device == "cpu":
         torch.set_num_threads(options.threads)
+    step = StepSettings(options.activation_checkpointing, options.score_batch, options.compile)
     found = {}
     for name in options.backbones:
-        bench = make_bench(name, options.batch, options.device, options.score_batch)
+        bench = make_bench(name, options.batch, options.device, step)
         found[name] = measure(bench, options.rounds)
         print(table(name, found[name]), flush=True)
         if options.json:
@@ -51,7 +54,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbones", nargs="+", default=shapes, help=f"default: {' '.join(shapes)}")
     parser.add_argument("--batch", type=at_least(1), default=16, help="samples of a step")
     parser.add_argument("--rounds", type=at_least(2), default=20, help="pairs of steps that are timed")
-    parser.add_argument("--score-batch", default="prediction", choices=["all", "role", "prediction"])
+    step = parser.add_argument_group("how our step computes", "as in resources.step of a sweep file")
+    step.add_argument("--score-batch", default="prediction", choices=["all", "role", "prediction"])
+    step.add_argument("--compile", action="store_true")
+    step.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--threads", type=at_least(1), default=1, help="of the CPU, as a worker has")
     parser.add_argument("--device", default="cuda" if cuda else "cpu", choices=["cuda", "cpu"])
     parser.add_argument("--json", type=new_file, help="where the figures go, for machines")
@@ -66,7 +72,9 @@ def measure(bench: Bench, rounds: int) -> dict[str, Any]:
     difference = compare(bench, loops)
     seconds = pairs(bench, {name: partial(loop.step, bench) for name, loop in loops.items()}, rounds)
     ratios = [theirs / own for own, theirs in zip(seconds["ours"], seconds["restated"], strict=True)]
-    operations = count(lambda: loops["ours"].step(bench))
+    # Without options: compiled, the counter would see nothing, and torch would compile no block any more.
+    plain = Ours(bench, StepSettings())
+    operations = count(lambda: plain.step(bench))
     peak = matrix_peak(bench)
     found: dict[str, Any] = {
         name: describe(bench, loop, seconds[name], operations, peak, rounds) for name, loop in loops.items()
@@ -79,6 +87,7 @@ def measure(bench: Bench, rounds: int) -> dict[str, Any]:
         "ratio_quartiles": [low, high],
         "pairs": rounds,
         "batch": bench.batch,
+        "step": asdict(bench.step),
         "largest_loss_difference": difference,
         "operations_per_sample": operations / bench.batch,
         "matrix_peak_tflops": peak / 1e12,

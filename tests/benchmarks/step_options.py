@@ -2,16 +2,19 @@
 
     python -m tests.benchmarks.step_options [--backbones unet-epsilon ...] [--options compile ...]
 
-`resources.step` of a sweep file chooses the first four; `channels_last` (convolutions' weights in
+`resources.step` of a sweep file chooses the first six; `channels_last` (convolutions' weights in
 that order) and an AdamW that is not fused are no options of a sweep, and are measured for that. Each
-round times one step of each, in a random order, and divides; peaks are the allocator's. Needs torch,
+round times one step of both, in a random order, and divides; peaks are the allocator's. Each option
+has a process of its own, as all that torch.compile has compiled in one may serve another. Needs torch,
 diffusers, transformers and peft alone.
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import torch
@@ -25,6 +28,7 @@ from workloads.settings import StepSettings
 from workloads.step import PlainEngine
 
 DEFAULT = "default"
+Figures = dict[str, float]
 
 
 def channels_last(bench: Bench) -> Ours:
@@ -50,6 +54,8 @@ VARIANTS: dict[str, Callable[[Bench], Ours]] = {
     "score_batch: all": partial(Ours, settings=StepSettings(score_batch="all")),
     "activation_checkpointing": partial(Ours, settings=StepSettings(activation_checkpointing=True)),
     "compile": partial(Ours, settings=StepSettings(compile=True)),
+    "compile, checkpointing": partial(Ours, settings=StepSettings(True, compile=True)),
+    "compile, checkpointing, role": partial(Ours, settings=StepSettings(True, "role", True)),
     "channels_last": channels_last,
     "AdamW not fused": not_fused,
 }
@@ -68,37 +74,35 @@ def main() -> None:
     parser.add_argument("--rounds", type=at_least(2), default=20, help="steps of each that are timed")
     parser.add_argument("--json", type=new_file, help="where the figures go, for machines")
     asked = parser.parse_args()
+    found: dict[str, dict[str, Figures]] = {}
+    for backbone in asked.backbones:
+        print(f"{backbone}, batch {asked.batch}, {device}, torch {torch.__version__}")
+        found[backbone] = {}
+        for name in asked.options:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                figures = process.submit(measure, backbone, asked.batch, device, name, asked.rounds).result()
+            found[backbone][name] = figures
+            print(f"  {name:<30}{json.dumps(figures)}", flush=True)
+            if asked.json:
+                asked.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def measure(backbone: str, batch: int, device: str, option: str, rounds: int) -> Figures:
+    """Samples per second by the default's, with quartiles, and peak memory by the default's."""
     if device == "cpu":
         torch.set_num_threads(1)
-    found = {}
-    for backbone in asked.backbones:
-        bench = make_bench(backbone, asked.batch, device, "prediction")
-        found[backbone] = measure(bench, asked.options, asked.rounds)
-        print(f"{backbone}, batch {asked.batch}, {device}, torch {torch.__version__}")
-        for name, figures in found[backbone].items():
-            print(f"  {name:<26}{json.dumps(figures)}", flush=True)
-        if asked.json:
-            asked.json.write_text(json.dumps(found, indent=2) + "\n")
-
-
-def measure(bench: Bench, options: list[str], rounds: int) -> dict[str, dict[str, float]]:
-    """Of each option: its samples per second by the default's, with quartiles, and both of peak memory."""
-    names = [DEFAULT, *options]
+    bench, names = make_bench(backbone, batch, device), (DEFAULT, option)
     peaks = {name: peak_bytes(partial(two_steps, bench, VARIANTS[name]), bench.device) for name in names}
-    works: dict[str, Callable[[], object]] = {
-        name: partial(VARIANTS[name](bench).step, bench) for name in names
-    }
-    seconds = pairs(bench, works, rounds)
-    found = {}
+    loops = {name: VARIANTS[name](bench) for name in names}
+    seconds = pairs(bench, {name: partial(loop.step, bench) for name, loop in loops.items()}, rounds)
+    ratios = [own / other for own, other in zip(seconds[DEFAULT], seconds[option], strict=True)]
+    low, ratio, high = statistics.quantiles(ratios, n=4)
+    figures = {"ratio": ratio, "first_quartile": low, "third_quartile": high}
     for name in names:
-        ratios = [own / other for own, other in zip(seconds[DEFAULT], seconds[name], strict=True)]
-        low, ratio, high = statistics.quantiles(ratios, n=4)
-        figures = {"ratio": ratio, "first_quartile": low, "third_quartile": high}
-        figures["step_ms"] = 1000 * statistics.median(seconds[name])
-        figures["peak_megabytes"] = peaks[name] / 1e6
-        figures["peak_ratio"] = peaks[name] / peaks[DEFAULT]
-        found[name] = {key: round(value, 3) for key, value in figures.items()}
-    return found
+        figures["step_ms" if name == option else "default_step_ms"] = 1000 * statistics.median(seconds[name])
+    figures["peak_megabytes"] = peaks[option] / 1e6
+    figures["peak_ratio"] = peaks[option] / peaks[DEFAULT]
+    return {key: round(value, 3) for key, value in figures.items()}
 
 
 if __name__ == "__main__":

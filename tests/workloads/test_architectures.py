@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from tests.workloads import architectures
 from workloads.attention import AttentionGuidance
 from workloads.attention.guidance import GuidedAttention, cross_attention
-from workloads.backbone import Backbone, compile_blocks
+from workloads.backbone import Backbone
 from workloads.backbone_shapes import encoder_maker
 from workloads.batch import Batch
+from workloads.blocks import compile_blocks
 from workloads.lora import AdaptedLayer, FakeScore
 from workloads.objectives.pgsb import PGSB
 from workloads.settings import AttentionGuidanceSettings, LoraSettings, TrainSettings

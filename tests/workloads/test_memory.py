@@ -1,6 +1,7 @@
 """The plan of a step's memory against what the allocator really gives out, on the miniatures."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.benchmarks.memory import peak_bytes
 from workloads.architectures import PUBLISHED, SHIPPED, Architecture, architecture_of
 from workloads.backbone import Backbone, load_backbone
 from workloads.batch import Batch
+from workloads.blocks import compile_blocks
 from workloads.conditioning import Conditioning
 from workloads.ema import AverageWeights
 from workloads.memory import Sharding, StepNeeds, StepTask, step_needs
@@ -67,6 +69,21 @@ def test_a_real_step_needs_what_was_planned(name: str, batch: int, checkpointing
     settings = StepSettings(activation_checkpointing=checkpointing)
     measured = peak_bytes(lambda: train_twice(name, train, settings))
     assert planned(name, train, settings).peak == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_compiled_step_that_keeps_nothing_needs_what_was_planned(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torch's backend that decides what is kept as the usual one does, and then compiles nothing."""
+    fast = partial(compile_blocks, backend="aot_eager_decomp_partition")
+    monkeypatch.setattr("workloads.step.compile_blocks", fast)
+    train = TrainSettings(batch_size=16, lora=LORA)
+    settings = StepSettings(activation_checkpointing=True, compile=True)
+    torch._dynamo.reset()
+    measured = peak_bytes(lambda: train_twice(name, train, settings))
+    assert planned(name, train, settings).peak == pytest.approx(measured, rel=TOLERANCE)
+    assert measured < 0.8 * planned(name, train, StepSettings()).peak
 
 
 OTHERS = [

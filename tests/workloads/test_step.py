@@ -19,6 +19,7 @@ def trained(settings: StepSettings) -> tuple[Tensor, list[Tensor]]:
     train = TrainSettings(batch_size=BATCH, learning_rate=1e-2)
     bench.objective.score_batch = settings.score_batch
     student = copy.deepcopy(bench.student).train()
+    torch._dynamo.reset()  # what was compiled for other settings would serve these too
     apply_settings(student, bench.objective, settings)
     engines = make_engines(student, bench.objective, train)
     torch.manual_seed(5)
@@ -35,6 +36,7 @@ def trained(settings: StepSettings) -> tuple[Tensor, list[Tensor]]:
         StepSettings(activation_checkpointing=True),
         StepSettings(activation_checkpointing=True, score_batch="all"),
         pytest.param(StepSettings(compile=True), marks=pytest.mark.slow),
+        pytest.param(StepSettings(activation_checkpointing=True, compile=True), marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -29,7 +29,6 @@ from workloads.objectives.columns import ClipTexts
 from workloads.objectives.objective import STUDENT, Objective, Update
 from workloads.objectives.settings import ClipLossSettings
 from workloads.refusal import NOT_LOADED
-from workloads.settings import StepSettings
 
 CLIP_LOSS = "clip_loss"
 
@@ -100,8 +99,8 @@ class WithClipLoss(Objective[Any]):
     def draw(self, batch: int, generator: torch.Generator) -> Any:
         return self.objective.draw(batch, generator)
 
-    def apply(self, settings: StepSettings) -> None:
-        self.objective.apply(settings)
+    def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self.objective.recompute(module, *args, **kwargs)
 
     def updates(
         self, networks: Mapping[str, Network], batch: Batch, draws: Any, step: int

@@ -8,15 +8,15 @@ Shapes: B batch, C latent channels, H latent size.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 
-from workloads.backbone import Backbone, Network, compile_blocks
+from workloads.backbone import Backbone, Network
 from workloads.batch import Batch
-from workloads.settings import StepSettings
+from workloads.blocks import recompute
 
 STUDENT = "student"
 """The network that every objective trains."""
@@ -87,7 +87,6 @@ class Objective(ABC, Generic[Draws]):
         networks by name, or engines around them. The last loss of a network is the one that is told.
         """
 
-    def apply(self, settings: StepSettings) -> None:
-        """Has the teacher, and what hangs on it, compute as `settings` say; not the student."""
-        if settings.compile:
-            compile_blocks(self.backbone.network)
+    def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`blocks.recompute` for a module of the teacher's network."""
+        return recompute(module, *args, **kwargs)

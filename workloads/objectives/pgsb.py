@@ -17,7 +17,7 @@ goes without.
 Shapes: B batch, C latent channels, H latent size.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ from workloads.conditioning import Conditioning, concatenate
 from workloads.guidance import draw_scale, guide
 from workloads.lora import FakeScore, Role
 from workloads.objectives.objective import SPREAD, STUDENT, Auxiliary, Objective, Update
-from workloads.settings import ScoreBatch, StepSettings, TrainSettings
+from workloads.settings import ScoreBatch, TrainSettings
 
 FAKE_SCORE = "fake_score"
 Branch = tuple[bool, Conditioning]
@@ -113,11 +113,8 @@ class PGSB(Objective[Draws]):
         self.fake_score = FakeScore(backbone.network, settings.lora)
         self.auxiliary = {FAKE_SCORE: Auxiliary(self.fake_score, settings.fake_score_learning_rate)}
 
-    def apply(self, settings: StepSettings) -> None:
-        network: Any = self.backbone.network
-        if settings.activation_checkpointing:
-            network.enable_gradient_checkpointing(self.fake_score.checkpointed)
-        super().apply(settings)
+    def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self.fake_score.recompute(module, *args, **kwargs)
 
     def draw(self, batch: int, generator: torch.Generator) -> Draws:
         """Every random number of a step for a global batch of `batch` samples."""
