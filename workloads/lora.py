@@ -88,17 +88,19 @@ class AdaptedLayer(nn.Module):
 
 
 class MergedLinear(torch.autograd.Function):
-    """A linear layer under a merged weight, which is made again in the backward pass, not kept."""
+    """A linear layer under a merged weight, which is made again in the backward pass, not kept.
+
+    Without `setup_context`, for which torch would look up `forward`'s signature in every call.
+    """
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *factors: Any) -> Tensor:
-        """`factors`: A (r, in), B (out, r), alpha / rank. x: (..., in)."""
-        return F.linear(x, _merge(weight, *factors), bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, down, up, ctx.scale = inputs
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+    ) -> Tensor:
+        """x: (..., in), A: (r, in), B: (out, r); scale: alpha / rank."""
+        ctx.scale = scale
         ctx.save_for_backward(x, weight, down, up)
+        return F.linear(x, _merge(weight, down, up, scale), bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
