@@ -34,7 +34,7 @@ def compile_blocks(network: nn.Module, *, keep: bool = True, **options: Any) -> 
 
     Args:
         keep: whether they keep their activations; if not, the backward pass computes them again.
-            Holds for all that this process compiles from then on.
+            Holds for all that this thread compiles from then on; another one is told nothing of it.
     """
     import torch._dynamo.config as dynamo  # seconds
     import torch._functorch.config as functorch
