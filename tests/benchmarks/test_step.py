@@ -18,7 +18,8 @@ assert not found, found
 
 def test_the_figures_of_each_backbone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks.step", "--backbones", "pixart"]
-    command += ["--batch", "2", "--rounds", "3", "--json", str(tmp_path / "step.json")]
+    command += ["--batch", "8", "--rounds", "3", "--json", str(tmp_path / "step.json")]
+    command += ["--activation-checkpointing", "--score-batch", "role"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "step.json").read_text())["pixart"]
@@ -26,8 +27,9 @@ def test_the_figures_of_each_backbone(tmp_path: Path) -> None:
         assert found[loop]["samples_per_second"] > 0
     assert found["ratio"] > 0 and found["pairs"] == 3
     assert found["largest_loss_difference"] < 1e-3
+    assert found["step"] == {"activation_checkpointing": True, "score_batch": "role", "compile": False}
     # Bytes that the allocator reports do not depend on how busy the machine is.
-    assert found["ours"]["peak_memory_bytes"] <= found["restated"]["peak_memory_bytes"]
+    assert found["ours"]["peak_memory_bytes"] <= 0.95 * found["restated"]["peak_memory_bytes"]
     assert found["restated"]["peak_memory_bytes"] < found["three_networks"]["peak_memory_bytes"]
     assert "ours / restated" in done.stdout
 
