@@ -41,6 +41,10 @@ class Engine:
         )[0]
         self._zero: Any = self._engine.optimizer
         (self._weights,) = self._zero.single_partition_of_fp32_groups
+        if torch.distributed.get_world_size() == 1:
+            # They gather gradients in buckets, to average them over workers.
+            for hook in self._zero._grad_acc_hooks:
+                hook.remove()
 
     @property
     def zero_stage(self) -> int:
@@ -146,18 +150,18 @@ def _absent(module: str) -> Iterator[None]:
 
 def _config(train: TrainSettings, trained: Sequence[nn.Parameter]) -> dict[str, Any]:
     workers = torch.distributed.get_world_size()
-    cuda = torch.cuda.is_available()
+    overlapped = torch.cuda.is_available() and workers > 1
     weights = sum(parameter.numel() for parameter in trained)
     return {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.batch_size // workers,
         "zero_optimization": {
             "stage": ZERO_STAGE,
-            "overlap_comm": cuda,
+            "overlap_comm": overlapped,
             # Both are a copy and some lines of Python for each tensor. On a CPU, without a stream to
             # overlap them with, a step does better to send whole buckets.
-            "contiguous_gradients": cuda,
-            "reduce_scatter": cuda,
+            "contiguous_gradients": overlapped,
+            "reduce_scatter": overlapped,
             "compute_grad_norm": False,
             # It allocates whole buckets, however small the network.
             "reduce_bucket_size": min(BUCKET_ELEMENTS, weights),

@@ -105,7 +105,7 @@ class PlannedEngine:
         else:
             self._size = -(-self._size // sharding.workers)
             self._held = [self._share(torch.float32) for _ in range(3)]
-            for parameter in self._trained:
+            for parameter in self._trained if sharding.workers > 1 else ():
                 # Into a bucket, and from there into the worker's own share.
                 parameter.register_post_accumulate_grad_hook(_forget)  # type: ignore[no-untyped-call]
 
@@ -114,23 +114,23 @@ class PlannedEngine:
 
     def step(self, loss: Tensor) -> None:
         """Back-propagates `loss`, and holds what the update holds meanwhile."""
-        if self._sharding is not None:
-            self._sharded_step(loss, self._sharding)
-            return
+        # What is bound here is held until all is done.
+        buckets, _share = self._receivers()
         loss.backward()  # type: ignore[no-untyped-call]
+        buckets.clear()
+        if self._sharding is not None:
+            _flat = self._share(self._dtype)
+            _widened = _flat.to(torch.float32)
         for parameter in self._trained:
             _forget(parameter)
 
-    def _sharded_step(self, loss: Tensor, sharding: Sharding) -> None:
-        trained = sum(p.numel() for p in self._trained)
-        bucket = min(trained, BUCKET_ELEMENTS)
-        buckets = [torch.empty(bucket, dtype=self._dtype, device=META) for _ in range(sharding.buckets)]
-        gradients = self._share(self._dtype)
-        loss.backward()  # type: ignore[no-untyped-call]
-        del buckets
-        flat = self._share(self._dtype)
-        widened = flat.to(torch.float32)
-        del flat, gradients, widened
+    def _receivers(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Where one of several workers puts gradients as they come: buckets, and its own share."""
+        if self._sharding is None or self._sharding.workers == 1:
+            return [], []
+        size = min(sum(p.numel() for p in self._trained), BUCKET_ELEMENTS)
+        buckets = [torch.empty(size, dtype=self._dtype, device=META) for _ in range(self._sharding.buckets)]
+        return buckets, [self._share(self._dtype)]
 
     def _share(self, dtype: torch.dtype) -> Tensor:
         return torch.empty(self._size, dtype=dtype, device=META)

@@ -1,12 +1,12 @@
-"""ZeRO-2's engine on two workers: its clipping, which is ours, is that of one device."""
+"""ZeRO-2's engine on one worker and on two: it does what one device does, our own clipping included."""
 
-import os
 from pathlib import Path
 
+import pytest
 import torch
-from torch import Tensor, distributed, nn
-from torch.multiprocessing.spawn import spawn
+from torch import Tensor, nn
 
+from tests.orchestrator.workers import start_workers
 from workloads.settings import TrainSettings
 from workloads.step import PlainEngine
 
@@ -27,9 +27,7 @@ def loss(engine: nn.Module, rank: int, scale: float) -> Tensor:
     return scale * output.square().sum()
 
 
-def _worker(rank: int, folder: str) -> None:
-    os.environ["LOCAL_RANK"] = str(rank)
-    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+def _worker(rank: int, folder: str, workers: int) -> None:
     from orchestrator.engine import Engine, prepare_process
 
     prepare_process()
@@ -38,19 +36,21 @@ def _worker(rank: int, folder: str) -> None:
         engine.step(loss(engine, rank, scale))  # type: ignore[arg-type]
         torch.save(engine.module.state_dict(), f"{folder}/{scale}-{rank}")
     before = {key: value.clone() for key, value in engine.module.state_dict().items()}
-    engine.step(loss(engine, rank, torch.nan if rank else LOUD))  # type: ignore[arg-type]
+    engine.step(loss(engine, rank, torch.nan if rank == workers - 1 else LOUD))  # type: ignore[arg-type]
     assert all(torch.equal(before[key], value) for key, value in engine.module.state_dict().items())
     engine.step(loss(engine, rank, QUIET))  # type: ignore[arg-type]
     assert all(value.isfinite().all() for value in engine.module.state_dict().values())
     assert not any(torch.equal(before[key], value) for key, value in engine.module.state_dict().items())
-    distributed.destroy_process_group()
 
 
-def test_two_workers_clip_as_one_device_does_and_leave_out_what_is_not_finite(tmp_path: Path) -> None:
-    spawn(_worker, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_steps_and_clips_as_one_device_and_leaves_out_what_is_not_finite(
+    workers: int, tmp_path: Path
+) -> None:
+    start_workers(workers, _worker, tmp_path, workers)()
     plain = PlainEngine(network(), 0.1, TRAIN)
     for scale in (LOUD, QUIET):
-        plain.step(torch.stack([loss(plain, rank, scale) for rank in (0, 1)]).mean())  # type: ignore[arg-type]
-        for rank in (0, 1):
+        plain.step(torch.stack([loss(plain, rank, scale) for rank in range(workers)]).mean())  # type: ignore[arg-type]
+        for rank in range(workers):
             found = torch.load(tmp_path / f"{scale}-{rank}")
             torch.testing.assert_close(found, plain.module.state_dict(), rtol=1e-4, atol=1e-6)

@@ -1,6 +1,5 @@
 """Objectives under DeepSpeed: two workers train what one device trains, and a checkpoint goes on from it."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
-from torch.multiprocessing.spawn import spawn
 
 from orchestrator.checkpoint import MANIFEST, Manifest, Progress, verify
 from orchestrator.checkpoint_parts import load, write_part
+from tests.orchestrator.workers import start_workers
 from tests.workloads.test_objectives import ARMS, Training
 from workloads.miniature.world import captions
 from workloads.objectives.objective import STUDENT
@@ -41,8 +40,6 @@ def weights(training: Training) -> dict[str, Tensor]:
 
 def _worker(rank: int, folder: str, arm: str) -> None:
     """One of two: trains without a break, then again from a checkpoint of the step before the last."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     from orchestrator.engine import Engine, prepare_process
 
     prepare_process()
@@ -72,8 +69,6 @@ def _worker(rank: int, folder: str, arm: str) -> None:
     assert all(torch.equal(broken.average.weights[key], each) for key, each in whole.average.weights.items())
     if rank == 0:
         save_file({key: value.contiguous() for key, value in found[0].items()}, path / "trained")
-    distributed.barrier()
-    distributed.destroy_process_group()
 
 
 def rate(training: Training, name: str) -> float:
@@ -83,7 +78,7 @@ def rate(training: Training, name: str) -> float:
 
 @pytest.mark.parametrize("arm", ["swiftbrush_v2", "boot"])
 def test_two_workers_train_what_one_device_trains(arm: str, tmp_path: Path) -> None:
-    spawn(_worker, (str(tmp_path), arm), nprocs=2)  # type: ignore[no-untyped-call]
+    start_workers(2, _worker, tmp_path, arm)()
     alone = Training("pixart", replace(ARMS[arm], batch_size=ROWS))
     before = weights(alone)
     steps(alone, slice(0, ROWS), 1, STEPS)

@@ -1,6 +1,5 @@
 """A sweep that cannot fit is refused before anything starts, with what would; the plan says what it needs."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed
-from torch.multiprocessing.spawn import spawn
 
 from orchestrator.errors import UserError
 from orchestrator.gpus import GPUS, RESERVED, Gpu
@@ -18,6 +16,7 @@ from orchestrator.plan_text import plan_text
 from orchestrator.sweep_file import load_sweep
 from tests.benchmarks.memory import peak_bytes
 from tests.orchestrator.refusals import refused
+from tests.orchestrator.workers import start_workers
 from tests.workloads.test_memory import LORA, miniature, texts
 from workloads.backbone import load_backbone
 from workloads.batch import Batch
@@ -167,37 +166,33 @@ BUCKET = 100_000
 """Gradients gathered before they are reduced: few, as DeepSpeed's usual buckets would be all there is."""
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
-def test_real_engines_of_two_workers_hold_what_was_planned(
-    half: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_real_engines_hold_what_was_planned(
+    half: bool, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = (str(tmp_path), half)
-    processes = spawn(_train_sharded, arguments, nprocs=2, join=False)  # type: ignore[no-untyped-call]
+    wait = start_workers(workers, _train_sharded, tmp_path, half)
     monkeypatch.setattr("workloads.memory.BUCKET_ELEMENTS", BUCKET)
     step_needs.cache_clear()
-    task = StepTask(miniature("pixart"), TRAIN, 4, half, StepSettings(), Sharding(workers=2, buckets=1))
+    task = StepTask(miniature("pixart"), TRAIN, 4, half, StepSettings(), Sharding(workers, buckets=1))
     needs = step_needs(task)
     step_needs.cache_clear()
-    while not processes.join():
-        pass
+    wait()
     assert needs.peak == pytest.approx(int((tmp_path / "peak").read_text()), rel=0.05)
 
 
 def _train_sharded(rank: int, folder: str, half: bool) -> None:
-    """One worker of two; rank 0 writes the measured peak of two steps, engines and average included."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    """One worker; rank 0 writes the measured peak of two steps, engines and average included."""
     from orchestrator import engine
 
     usual = engine._config
     as_on_gpus = {"reduce_bucket_size": BUCKET, "contiguous_gradients": True, "reduce_scatter": True}
-    engine._config = lambda *given: _with(usual(*given), "zero_optimization", as_on_gpus)
+    if distributed.get_world_size() > 1:
+        engine._config = lambda *given: _with(usual(*given), "zero_optimization", as_on_gpus)
     engine.prepare_process()
     peak = peak_bytes(lambda: _two_steps(engine.Engine, half))
     if rank == 0:
         (Path(folder) / "peak").write_text(str(peak))
-    distributed.barrier()
-    distributed.destroy_process_group()
 
 
 def _with(config: dict[str, Any], section: str, more: dict[str, Any]) -> dict[str, Any]:
