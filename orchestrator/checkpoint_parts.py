@@ -16,33 +16,39 @@ from orchestrator.checkpoint import MANIFEST, Manifest
 from orchestrator.engine import Engine
 from orchestrator.storage import file_digest
 from workloads.ema import AverageWeights
+from workloads.objectives.objective import STUDENT
 
-AVERAGE = "average.safetensors"
+AVERAGE, RANDOM = "average", "random"
 
 
 def write_part(
-    folder: Path, rank: int, engines: Mapping[str, Engine], average: AverageWeights | None
+    folder: Path, rank: int, engines: Mapping[str, Engine], average: AverageWeights
 ) -> dict[str, str]:
     """Writes this worker's part into the local `folder`; returns its files' digests, by name."""
-    parts = {
-        **{f"{name}-{rank:04d}.safetensors": engine.state() for name, engine in engines.items()},
-        f"random-{rank:04d}.safetensors": _random_states(),
-        **({AVERAGE: average.weights} if average is not None else {}),
-    }
-    for name, tensors in parts.items():
-        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / name)
-    return {name: file_digest(folder / name) for name in parts}
+    states = {name: engine.state() for name, engine in engines.items()}
+    states |= {AVERAGE: average.weights, RANDOM: _random_states()}
+    files = {name: _file(folder, name, rank) for name in states}
+    for name, tensors in states.items():
+        save_file({key: value.contiguous() for key, value in tensors.items()}, files[name])
+    return {file.name: file_digest(file) for file in files.values()}
 
 
-def load(folder: Path, rank: int, engines: Mapping[str, Engine], average: AverageWeights | None) -> None:
+def load(folder: Path, rank: int, engines: Mapping[str, Engine], average: AverageWeights) -> None:
     """Takes up a verified checkpoint; every worker calls it. `engines`: by name, as in `write_part`."""
     manifest = Manifest.parse((folder / MANIFEST).read_bytes())
+
+    def parts(name: str) -> list[dict[str, Tensor]]:
+        return [load_file(_file(folder, name, worker)) for worker in range(manifest.workers)]
+
     for name, engine in engines.items():
-        engine.load([load_file(folder / f"{name}-{r:04d}.safetensors") for r in range(manifest.workers)])
-    if average is not None:
-        average.load(load_file(folder / AVERAGE))
+        engine.load(parts(name))
+    average.load(engines[STUDENT].part(parts(AVERAGE)))
     if rank < manifest.workers:
-        _restore_random(load_file(folder / f"random-{rank:04d}.safetensors"))
+        _restore_random(load_file(_file(folder, RANDOM, rank)))
+
+
+def _file(folder: Path, name: str, worker: int) -> Path:
+    return folder / f"{name}-{worker:04d}.safetensors"
 
 
 def _random_states() -> dict[str, Tensor]:

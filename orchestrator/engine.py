@@ -41,6 +41,8 @@ class Engine:
         )[0]
         self._zero: Any = self._engine.optimizer
         (self._weights,) = self._zero.single_partition_of_fp32_groups
+        # DeepSpeed fills up the last parts, so that all are of one size.
+        self._own = self._weights.numel() - self._zero.groups_padding[0]
         if torch.distributed.get_world_size() == 1:
             # They gather gradients in buckets, to average them over workers.
             for hook in self._zero._grad_acc_hooks:
@@ -59,17 +61,20 @@ class Engine:
         self._engine.backward(loss)
         self._engine.step()
 
-    def state(self) -> dict[str, Tensor]:
-        """This worker's part of the float32 weights and of AdamW's moments, flat, and its step.
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """This worker's part of what it trains, flat, in float32 whatever the network's precision.
 
         The parts of all workers, joined in their order, are the same for any number of workers.
-        The tensors are the engine's own: copy or write them.
+        The tensor is the engine's own: copy or write it.
         """
+        return {"weights": self._weights.detach()[: self._own]}
+
+    def state(self) -> dict[str, Tensor]:
+        """`weights`, and the same part of AdamW's moments, with its step."""
         moments: dict[str, Tensor] = self._zero.optimizer.state[self._weights]
-        # DeepSpeed fills up the last parts, so that all are of one size.
-        own = self._weights.numel() - self._zero.groups_padding[0]
-        state = {"weights": self._weights.detach(), **moments}
-        return {key: value[:own] if value.dim() else value for key, value in state.items()}
+        own = {key: value[: self._own] if value.dim() else value for key, value in moments.items()}
+        return {**self.weights, **own}
 
     @torch.no_grad()
     def load(self, parts: Sequence[Mapping[str, Tensor]]) -> None:
@@ -82,6 +87,35 @@ class Engine:
         self._weights.copy_(mine.pop("weights"))
         self._zero.optimizer.state[self._weights] = mine
         self._zero.update_lp_params()
+
+    def part(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """This worker's part of what was `weights`, or an average of them, on every worker.
+
+        Raises:
+            ValueError: the parts are of a network of another size.
+        """
+        return {key: self._mine([part[key] for part in parts])[: self._own] for key in parts[0]}
+
+    def gather(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All workers' `weights`, or an average of them, by the parameters' names; empty but on rank 0.
+
+        Every worker calls it at the same time. A lone worker's are views of what it has.
+        """
+        (part,) = weights.values()
+        workers, first = torch.distributed.get_world_size(), torch.distributed.get_rank() == 0
+        if workers == 1:
+            return self._by_name(part)
+        filled = part.new_zeros(self._weights.numel())
+        filled[: self._own] = part
+        whole = filled.new_empty(workers * len(filled) if first else 0)
+        torch.distributed.gather(filled, list(whole.chunk(workers)) if first else None)
+        return self._by_name(whole) if first else {}
+
+    def _by_name(self, whole: Tensor) -> dict[str, Tensor]:
+        """What is trained, cut out of all workers' joined parts."""
+        trained = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
+        places = zip(trained, self._zero.round_robin_bit16_offsets[0], strict=True)
+        return {name: whole[at : at + p.numel()].view_as(p) for (name, p), at in places}
 
     def _mine(self, parts: Sequence[Tensor]) -> Tensor:
         """This worker's stretch of the joined `parts`, filled up; of scalars, the first."""

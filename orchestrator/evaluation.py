@@ -7,6 +7,7 @@ Shapes: N pictures, C latent channels, H latent size.
 import copy
 import io
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from orchestrator.storage import Store
 from orchestrator.trial_job import Metrics, TrialJob
 from workloads.backbone import Backbone
 from workloads.conditioning import Conditioning
-from workloads.ema import AverageWeights
+from workloads.ema import copy_weights
 from workloads.pictures import contact_sheet
 from workloads.student import decode, generate, load_autoencoder, save_student
 
@@ -39,9 +40,12 @@ class Evaluation:
         self._student = copy.deepcopy(student).requires_grad_(False).eval()
         self._vae = load_autoencoder(backbone.source, backbone.device)
 
-    def look(self, average: AverageWeights, step: int) -> Metrics:
+    def set_weights(self, averaged: Mapping[str, Tensor]) -> None:
+        """Has all later looks draw with these weights of the student, by name."""
+        copy_weights(averaged, self._student)
+
+    def look(self, step: int) -> Metrics:
         """Writes the sheet of this step and measures the scores; returns them as metrics."""
-        average.copy_to(self._student)
         sheet = self._pictures(self._reference.sheet)
         trial, evaluate = self._job.trial, self._job.evaluate
         columns = {"teacher": self._reference.teacher_sheet, "student, 1 call": sheet}
@@ -57,11 +61,11 @@ class Evaluation:
             metrics |= {score.metric: score.value for score in scores}
         return metrics
 
-    def save(self, average: AverageWeights) -> None:
+    def save(self, averaged: Mapping[str, Tensor]) -> None:
         """Puts the student, as a pipeline folder, where the job wants it."""
         # The file has more digits than bfloat16. Nothing is drawn any more, and a GPU that is full of its
         # training has no room for this.
-        average.copy_to(self._student.to("cpu", torch.float32))
+        copy_weights(averaged, self._student.to("cpu", torch.float32))
         with tempfile.TemporaryDirectory() as folder:
             save_student(self._backbone, self._student, Path(folder) / "student")
             self._store.put_folder(Path(folder) / "student", self._job.student)

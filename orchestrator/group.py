@@ -62,7 +62,6 @@ class Worker:
         step = job.resources.step
         null = reference.null.to(self.device, self.backbone.dtype)
         self.objective = make_objective(self.backbone, null, self.train, step)
-        self.average = AverageWeights(student, self.train.ema_decay) if self.rank == 0 else None
         self.evaluation = (
             Evaluation(job, self.backbone, student, reference, self.store) if self.rank == 0 else None
         )
@@ -70,6 +69,7 @@ class Worker:
         self.engines = {STUDENT: Engine(student, self.train.learning_rate, self.train)}
         for name, auxiliary in self.objective.auxiliary.items():
             self.engines[name] = Engine(auxiliary.module, auxiliary.learning_rate, self.train)
+        self.average = AverageWeights(self.engines[STUDENT].weights, self.train.ema_decay)
         self.notices = Notices(self.store, job.notice, self.rank)
         self.losses = Losses(self.train, self.world, self.objective.losses)
 
@@ -116,8 +116,7 @@ class Worker:
         generator = torch.Generator(self.device).manual_seed(seed)
         draws = self.objective.draw(self.train.batch_size, generator)[rows]
         losses = train_step(self.objective, self.engines, batch, draws, step)
-        if self.average is not None:
-            self.average.update(self.engines[STUDENT].module, step)
+        self.average.update(self.engines[STUDENT].weights, step)
         self.losses.add(losses)
 
     def _report(self, step: int) -> bool:
@@ -135,12 +134,11 @@ class Worker:
         if step == 1:
             metrics["seconds_to_first_step"] = time.time() - self._asked
         collapsed = self.losses.collapse(metrics, self.progress.first_spread)
-        if self.evaluation is not None and (look_due or collapsed):
-            assert self.average is not None
-            metrics |= self.evaluation.look(self.average, step)
+        if look_due or collapsed:
+            metrics |= self._look(step)
         self.progress = replace(self.progress, reports=(*self.progress.reports, dict(metrics)))
         over = last or bool(collapsed)
-        if self.evaluation is not None and over:
+        if over:
             metrics |= self._finish(collapsed)
         if checkpoint_due or over:
             metrics |= self._checkpoint(needed=over)
@@ -153,10 +151,16 @@ class Worker:
     def _end_again(self) -> None:
         """The group died between its last checkpoint and its last words: says them again."""
         metrics: Metrics = {"step": self.progress.step, "progress": 100.0}
-        if self.evaluation is not None:
-            assert self.average is not None
-            metrics |= self.evaluation.look(self.average, self.progress.step) | self._finish("")
-        ray.train.report(metrics)
+        ray.train.report(metrics | self._look(self.progress.step) | self._finish(""))
+
+    def _look(self, step: int) -> Metrics:
+        """What rank 0 sees of the averaged student."""
+        averaged = self.engines[STUDENT].gather(self.average.weights)
+        if self.evaluation is None:
+            return {}
+        self.evaluation.set_weights(averaged)
+        del averaged  # in float32, and whole
+        return self.evaluation.look(step)
 
     def _checkpoint(self, needed: bool) -> Metrics:
         """Writes a checkpoint; what the driver needs to know of it.
@@ -178,10 +182,11 @@ class Worker:
         return {"checkpoint": saved.uri, "checkpoint_digest": saved.digest}
 
     def _finish(self, collapsed: str) -> Metrics:
-        """Saves the student, unless it has collapsed; what the driver needs to know of the end."""
+        """Saves the averaged student, unless it has collapsed; what the driver needs to know of the end."""
         outcome: Metrics = {"finished": True, "collapsed": collapsed}
         outcome["zero_stage"] = self.engines[STUDENT].zero_stage
         if not collapsed:
-            assert self.evaluation is not None and self.average is not None
-            self.evaluation.save(self.average)
+            averaged = self.engines[STUDENT].gather(self.average.weights)
+            if self.evaluation is not None:
+                self.evaluation.save(averaged)
         return outcome

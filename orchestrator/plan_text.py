@@ -6,7 +6,7 @@ from orchestrator.plan import DRIVER_CPUS, Plan, Trial
 from orchestrator.plan_cost import assumed_tflops, estimate, gib, total_hours
 
 ABOUT_MEMORY = (
-    "memory: the most that a trial's first worker holds, which also keeps the average and draws, from a step "
+    "memory: the most that a trial's first worker holds, which also draws, from a step "
     "run without content, attention by a fused kernel"
 )
 

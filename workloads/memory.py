@@ -74,7 +74,7 @@ class StepNeeds:
     optimizer: int
     """Float32 master weights, if the engine keeps any, and both moments."""
     average: int
-    """The student's averaged weights, on rank 0."""
+    """Of the student's weights, a worker's part."""
     step: int
     """The most that a step holds at any time, the above included."""
     look: int
@@ -96,7 +96,8 @@ class PlannedEngine:
 
     def __init__(self, module: nn.Module, sharding: Sharding | None) -> None:
         self.module = module
-        self._trained = [p for p in module.parameters() if p.requires_grad]
+        self.weights: dict[str, Tensor] = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self._trained = list(self.weights.values())
         self._sharding = sharding
         self._size = sum(p.numel() for p in self._trained)
         self._dtype = self._trained[0].dtype
@@ -105,6 +106,7 @@ class PlannedEngine:
         else:
             self._size = -(-self._size // sharding.workers)
             self._held = [self._share(torch.float32) for _ in range(3)]
+            self.weights = {"weights": self._held[0]}
             for parameter in self._trained if sharding.workers > 1 else ():
                 # Into a bucket, and from there into the worker's own share.
                 parameter.register_post_accumulate_grad_hook(_forget)  # type: ignore[no-untyped-call]
@@ -132,6 +134,12 @@ class PlannedEngine:
         buckets = [torch.empty(size, dtype=self._dtype, device=META) for _ in range(self._sharding.buckets)]
         return buckets, [self._share(self._dtype)]
 
+    def gather(self) -> None:
+        """Has several workers' parts of an average in one place, as rank 0 does before it draws."""
+        if self._sharding is not None and self._sharding.workers > 1:
+            _part = self._share(torch.float32)
+            _whole = _part.new_empty(self._size * self._sharding.workers)
+
     def _share(self, dtype: torch.dtype) -> Tensor:
         return torch.empty(self._size, dtype=dtype, device=META)
 
@@ -153,9 +161,10 @@ class _Worker:
             self.objective = make_objective(self.backbone, null, task.train, task.settings, autoencoder)
         self.drawing = _drawing(task, self.student) if task.pictures else None
         self.weights = live.now - before
-        self.average, self.averaged = live.added(lambda: AverageWeights(self.student, 0.0))
         self._apply(task.settings)
         self.engines, self.optimizer = live.added(lambda: self._engines(task.sharding))
+        weights = self.engines[STUDENT].weights
+        self.average, self.averaged = live.added(lambda: AverageWeights(weights, 0.0))
 
     def _apply(self, settings: StepSettings) -> None:
         """Compiling needs a device: what compiled blocks keep is what checkpoints keep of them."""
@@ -179,12 +188,13 @@ class _Worker:
         widths = self.objective.columns.items()
         columns = {name: torch.empty((task.rows, width), device=META) for name, width in widths}
         train_step(self.objective, self.engines, Batch(self.texts(task.rows), negatives, columns), draws)
-        self.average.update(self.student, 1)
+        self.average.update(self.engines[STUDENT].weights, 1)
 
     def look(self) -> None:
         """Pictures of the averaged weights, as many as are drawn or decoded at once."""
         assert self.drawing is not None
         student, autoencoder = self.drawing
+        self.engines[STUDENT].gather()
         count = min(self.task.pictures, DRAWN_AT_ONCE)
         noise = torch.empty((count, *self.backbone.latent_shape), device=META)
         latents = generate(self.backbone, student, noise, self.texts(count))

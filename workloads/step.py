@@ -23,6 +23,10 @@ class Engine(Protocol):
 
     module: nn.Module
 
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """What it trains, by name, as exact as it is kept: all of it, or this worker's part."""
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def step(self, loss: Tensor) -> None:
@@ -34,7 +38,8 @@ class PlainEngine:
 
     def __init__(self, module: nn.Module, learning_rate: float, train: TrainSettings) -> None:
         self.module = module
-        self._trained = [p for p in module.parameters() if p.requires_grad]
+        self.weights = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self._trained = list(self.weights.values())
         self._clip = train.gradient_clip
         self.optimizer = make_optimizer(self._trained, learning_rate, train)
 

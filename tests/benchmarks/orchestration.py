@@ -44,12 +44,12 @@ from workloads.ema import AverageWeights
 torch.set_num_threads(1)
 bench = make_bench("pixart", {SAMPLES}, "cpu")
 ours = Ours(bench)
-average = AverageWeights(ours.engines["student"].module, 0.999)
+average = AverageWeights(ours.engines["student"].weights, 0.999)
 step = 0
 while step := step + 1:
     bench.redraw()
     ours.step(bench)
-    average.update(ours.engines["student"].module, step)
+    average.update(ours.engines["student"].weights, step)
     print(time.time(), flush=True)
 """
 

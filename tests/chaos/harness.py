@@ -167,11 +167,11 @@ class Sweep:
             for trial in self.summary()["trials"]
         }
 
-    def average(self) -> dict[str, Tensor]:
-        """The averaged weights of the only trial."""
+    def average(self) -> Tensor:
+        """The averaged weights of the only trial, flat."""
         checkpoint = Path(self.summary()["trials"][0]["checkpoint"])
-        weights: dict[str, Tensor] = load_file(checkpoint / "average.safetensors")
-        return weights
+        parts = [load_file(file)["weights"] for file in sorted(checkpoint.glob("average-*.safetensors"))]
+        return torch.cat(parts)
 
     def client(self) -> MlflowClient:
         return MlflowClient(self.tracking or f"sqlite:///{self.storage}/mlflow.db")

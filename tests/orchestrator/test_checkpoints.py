@@ -15,7 +15,7 @@ from orchestrator.checkpoint_store import CheckpointStore
 from orchestrator.shards import Position
 from orchestrator.storage import Store, file_digest
 
-NAMES = ("student-0000.safetensors", "average.safetensors")
+NAMES = ("student-0000.safetensors", "average-0000.safetensors")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,11 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import workloads.step
 from tests.orchestrator.workers import start_workers
+from workloads.ema import AverageWeights
 from workloads.settings import TrainSettings
 from workloads.step import PlainEngine
 
 TRAIN = TrainSettings(batch_size=2, gradient_clip=0.5)
+SHORT = 1e-6
+"""A learning rate."""
 LOUD, QUIET = 40.0, 0.01
 """Losses whose gradients are, and are not, longer than the clip."""
 
@@ -20,10 +24,10 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
 
 
-def loss(engine: nn.Module, rank: int, scale: float) -> Tensor:
+def loss(engine: workloads.step.Engine, rank: int, scale: float) -> Tensor:
     """Of one worker's row."""
     row = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))[rank]
-    output: Tensor = engine(row)
+    output: Tensor = engine(row.to(next(engine.module.parameters()).dtype))
     return scale * output.square().sum()
 
 
@@ -33,14 +37,39 @@ def _worker(rank: int, folder: str, workers: int) -> None:
     prepare_process()
     engine = Engine(network(), 0.1, TRAIN)
     for scale in (LOUD, QUIET):
-        engine.step(loss(engine, rank, scale))  # type: ignore[arg-type]
+        engine.step(loss(engine, rank, scale))
         torch.save(engine.module.state_dict(), f"{folder}/{scale}-{rank}")
     before = {key: value.clone() for key, value in engine.module.state_dict().items()}
-    engine.step(loss(engine, rank, torch.nan if rank == workers - 1 else LOUD))  # type: ignore[arg-type]
+    engine.step(loss(engine, rank, torch.nan if rank == workers - 1 else LOUD))
     assert all(torch.equal(before[key], value) for key, value in engine.module.state_dict().items())
-    engine.step(loss(engine, rank, QUIET))  # type: ignore[arg-type]
+    engine.step(loss(engine, rank, QUIET))
     assert all(value.isfinite().all() for value in engine.module.state_dict().values())
     assert not any(torch.equal(before[key], value) for key, value in engine.module.state_dict().items())
+
+
+def _average(rank: int, _folder: str) -> None:
+    """A step so short that bfloat16 rounds it away, but not the weights that the engine keeps."""
+    from orchestrator.engine import Engine, prepare_process
+
+    prepare_process()
+    module = network().bfloat16()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    engine = Engine(module, SHORT, TRAIN)
+    average = AverageWeights(engine.weights, 0.5)
+    engine.step(loss(engine, rank, LOUD))
+    average.update(engine.weights, step=100)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    whole = engine.gather(average.weights)
+    assert set(whole) == (set(before) if rank == 0 else set())
+    for name, value in whole.items():
+        # AdamW's first step is of one size, whatever the gradient.
+        expected = torch.full_like(value, SHORT / 2)
+        torch.testing.assert_close((value - before[name].float()).abs(), expected, rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_averaged_has_more_digits_than_bfloat16(workers: int, tmp_path: Path) -> None:
+    start_workers(workers, _average, tmp_path)()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -50,7 +79,7 @@ def test_it_steps_and_clips_as_one_device_and_leaves_out_what_is_not_finite(
     start_workers(workers, _worker, tmp_path, workers)()
     plain = PlainEngine(network(), 0.1, TRAIN)
     for scale in (LOUD, QUIET):
-        plain.step(torch.stack([loss(plain, rank, scale) for rank in range(workers)]).mean())  # type: ignore[arg-type]
+        plain.step(torch.stack([loss(plain, rank, scale) for rank in range(workers)]).mean())
         for rank in range(workers):
             found = torch.load(tmp_path / f"{scale}-{rank}")
             torch.testing.assert_close(found, plain.module.state_dict(), rtol=1e-4, atol=1e-6)

@@ -12,6 +12,7 @@ from orchestrator.checkpoint import MANIFEST, Manifest, Progress, verify
 from orchestrator.checkpoint_parts import load, write_part
 from tests.orchestrator.workers import start_workers
 from tests.workloads.test_objectives import ARMS, Training
+from workloads.ema import AverageWeights
 from workloads.miniature.world import captions
 from workloads.objectives.objective import STUDENT
 from workloads.step import train_step
@@ -25,7 +26,7 @@ def steps(training: Training, rows: slice, first: int, last: int) -> None:
         texts = captions(ROWS, seed=step)[rows]
         draws = training.objective.draw(ROWS, torch.Generator().manual_seed(step))[rows]
         train_step(training.objective, training.engines, training.batch(texts), draws, step)
-        training.average.update(training.engines[STUDENT].module, step)
+        training.average.update(training.engines[STUDENT].weights, step)
 
 
 def weights(training: Training) -> dict[str, Tensor]:
@@ -51,6 +52,7 @@ def _worker(rank: int, folder: str, arm: str) -> None:
             name: Engine(engine.module, rate(training, name), training.train)
             for name, engine in training.engines.items()
         }
+        training.average = AverageWeights(training.engines[STUDENT].weights, training.train.ema_decay)
         return training
 
     whole = sharded()

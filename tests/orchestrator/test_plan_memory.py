@@ -43,7 +43,7 @@ def test_refused_in_one_line_before_anything_is_started(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     says = (
-        r"trial sd15-\S+: a worker needs 7\d\.\d GiB, and of A100-40GB's 39 GiB 35\.9 can be used; "
+        r"trial sd15-\S+: a worker needs 6\d\.\d GiB, and of A100-40GB's 39 GiB 35\.9 can be used; "
         r"resources\.step \{activation_checkpointing: true\} \(\d\d\.\d GiB\) fits, "
         r"or train\.batch_size \d+ fits$"
     )
@@ -203,10 +203,10 @@ def _two_steps(make: Any, half: bool) -> None:
     backbone = load_backbone(str(WEIGHTS / "pixart"), dtype=torch.bfloat16 if half else torch.float32)
     student = new_student(backbone)
     objective = make_objective(backbone, texts(backbone, 1), TRAIN)
-    average = AverageWeights(student, TRAIN.ema_decay)
     networks = {STUDENT: student, **{name: each.module for name, each in objective.auxiliary.items()}}
     engines = {name: make(network, 1e-4, TRAIN) for name, network in networks.items()}
+    average = AverageWeights(engines[STUDENT].weights, TRAIN.ema_decay)
     for step in (1, 2):
         draws = objective.draw(8, torch.Generator().manual_seed(step))[:4]
         train_step(objective, engines, Batch(texts(backbone, 4)), draws)
-        average.update(student, step)
+        average.update(engines[STUDENT].weights, step)

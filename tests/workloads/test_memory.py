@@ -17,6 +17,7 @@ from workloads.ema import AverageWeights
 from workloads.memory import Sharding, StepNeeds, StepTask, step_needs
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS
 from workloads.objectives.catalogue import make_objective
+from workloads.objectives.objective import STUDENT
 from workloads.objectives.settings import ClipLossSettings
 from workloads.settings import LoraSettings, StepSettings, TrainSettings
 from workloads.step import apply_settings, make_engines, train_step
@@ -46,15 +47,15 @@ def train_twice(name: str, train: TrainSettings, settings: StepSettings) -> None
     student = new_student(backbone, lora=train.student_lora)
     objective = make_objective(backbone, texts(backbone, 1), train, settings)
     apply_settings(student, objective, settings)
-    average = AverageWeights(student, train.ema_decay)
     engines = make_engines(student, objective, train)
+    average = AverageWeights(engines[STUDENT].weights, train.ema_decay)
     generator, rows = torch.Generator().manual_seed(0), train.batch_size
     for step in (1, 2):
         draws = objective.draw(rows, generator)
         negatives = None if train.nasa_interval is None else texts(backbone, rows)
         columns = {name: torch.randn(rows, width) for name, width in objective.columns.items()}
         train_step(objective, engines, Batch(texts(backbone, rows), negatives, columns), draws)
-        average.update(student, step)
+        average.update(engines[STUDENT].weights, step)
 
 
 def planned(name: str, train: TrainSettings, settings: StepSettings) -> StepNeeds:
@@ -134,9 +135,9 @@ def test_what_checkpointing_spares_and_costs() -> None:
 
 
 def test_what_workers_share_out() -> None:
-    """Weights are whole on each; of optimisers each has a share."""
+    """Weights are whole on each; of optimisers and average each has a share."""
     one, four = published(SD15, workers=1), published(SD15, workers=4)
-    assert one.weights == four.weights and one.average == four.average
+    assert one.weights == four.weights and one.average == 4 * four.average
     assert one.optimizer == pytest.approx(4 * four.optimizer, rel=1e-6)
     # Float32 master weights and two moments of SD1.5 and of its adapters.
     assert one.optimizer == pytest.approx(12 * 859_520_964, rel=0.02)

@@ -12,7 +12,7 @@ from workloads.attention import nasa
 from workloads.backbone import Backbone, load_backbone
 from workloads.batch import Batch
 from workloads.conditioning import Conditioning
-from workloads.ema import AverageWeights
+from workloads.ema import AverageWeights, copy_weights
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS
 from workloads.miniature.world import captions
 from workloads.objectives.catalogue import make_objective
@@ -56,7 +56,7 @@ class Training:
         self.objective: Objective[Any] = make_objective(self.backbone, self.encoder.encode([""]), train, step)
         apply_settings(self.student, self.objective, step)
         self.engines = make_engines(self.student, self.objective, train)
-        self.average = AverageWeights(self.student, train.ema_decay)
+        self.average = AverageWeights(self.engines[STUDENT].weights, train.ema_decay)
 
     def steps(self, count: int) -> Tensor:
         """What each step tells, (count, L)."""
@@ -66,7 +66,7 @@ class Training:
             texts = prompts[(step - 1) * rows : step * rows]
             draws = self.objective.draw(rows, generator)
             told.append(train_step(self.objective, self.engines, self.batch(texts), draws, step))
-            self.average.update(self.student, step)
+            self.average.update(self.engines[STUDENT].weights, step)
         return torch.stack(told)
 
     def batch(self, texts: list[str]) -> Batch:
@@ -79,7 +79,7 @@ class Training:
     def accuracy(self, pictures: int = 128) -> float:
         """Of the averaged student's attributes."""
         student, prompts = copy.deepcopy(self.student), AttributeAccuracy.prompts(pictures)
-        self.average.copy_to(student)
+        copy_weights(self.average.weights, student)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn((pictures, *self.backbone.latent_shape), generator=generator)
         latents = generate(self.backbone, student, noise, self.encoder.encode(prompts))

@@ -8,11 +8,12 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
 from workloads.backbone import load_backbone
-from workloads.ema import AverageWeights
+from workloads.ema import AverageWeights, copy_weights
 from workloads.encoder_files import encoder_digest
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.schedule import NoiseSchedule
-from workloads.settings import LoraSettings
+from workloads.settings import LoraSettings, TrainSettings
+from workloads.step import PlainEngine
 from workloads.student import CALL, generate, new_student, one_step_scheduler, save_student
 from workloads.teacher import call_arguments
 from workloads.text import TextEncoder
@@ -56,15 +57,16 @@ def test_both_unets_share_a_text_encoder() -> None:
 
 def test_the_average_follows_and_is_restored() -> None:
     network = torch.nn.Linear(2, 2)
-    average = AverageWeights(network, decay=0.5)
+    weights = dict(network.named_parameters())
+    average = AverageWeights(weights, decay=0.5)
     first = average.weights["weight"].clone()
     with torch.no_grad():
         network.weight += 1
-    average.update(network, step=100)
+    average.update(weights, step=100)
     torch.testing.assert_close(average.weights["weight"], first + 0.5)
-    other = AverageWeights(torch.nn.Linear(2, 2), decay=0.5)
+    other = AverageWeights(dict(torch.nn.Linear(2, 2).named_parameters()), decay=0.5)
     other.load(average.weights)
-    other.copy_to(network)
+    copy_weights(other.weights, network)
     torch.testing.assert_close(network.weight, first + 0.5)
 
 
@@ -100,12 +102,11 @@ def test_a_student_with_an_adapter_is_saved_as_any_other(tmp_path: Path) -> None
     """Its average holds what it trains; the stock pipeline draws what it draws."""
     backbone = load_backbone(str(WEIGHTS / "pixart"), start_timestep=400)
     student = new_student(backbone, lora=LoraSettings(4, 8, ("to_q", "to_v"))).eval()
-    average = AverageWeights(student, decay=0.5)
-    assert all(".down." in name or ".up." in name for name in average.weights)
+    weights = PlainEngine(student, 1e-4, TrainSettings()).weights
+    assert all(".down." in name or ".up." in name for name in weights)
     with torch.no_grad():
-        for weight in average.weights.values():
-            weight += 0.1
-    average.copy_to(student)
+        for weight in weights.values():
+            weight.add_(0.1)
     save_student(backbone, student, tmp_path / "student")
     saved = load_backbone(str(tmp_path / "student"), start_timestep=400)
     noise = torch.randn(2, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
