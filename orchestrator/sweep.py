@@ -101,8 +101,8 @@ class Resources(Strict):
 
     workers: Positive = 1
     """Training processes of a trial; batch_size is divided among them."""
-    gpus_per_worker: Annotated[int, Field(ge=0)] = 0
-    """0: trains on CPUs."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    """0: trains on CPUs; 1: on a GPU. For more GPUs, more workers."""
     gpu: Annotated[str, AfterValidator(_known_gpu)] | None = None
     """The kind of GPU, by which `--plan` reckons time, and a sweep that cannot fit is refused."""
     step: StepSettings = StepSettings()

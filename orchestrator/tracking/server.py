@@ -14,6 +14,7 @@ from orchestrator.tracking.view import QUERY
 
 DATABASE = "mlflow.db"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+GIVE_SERVER = "give tracking.uri, or --tracking-uri, of an MLflow server"
 SCHEMES = ("http", "https", "databricks", *DATABASES)
 
 
@@ -21,21 +22,23 @@ def tracking_uri(given: str | None, store: Store) -> str:
     """The URI given by the user, else by MLFLOW_TRACKING_URI, else SQLite in the storage.
 
     Raises:
-        UserError: no kind of URI that MLflow takes, a database whose driver is not installed, or a
-            bucket with no server given.
+        UserError: no kind of URI that MLflow takes, a database whose driver is not installed, or no
+            server where the storage is a bucket.
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None:
         if not store.local:
-            raise UserError(
-                f"storage {store.root} is a bucket, which cannot hold the embedded SQLite "
-                f"tracking: give tracking.uri, or --tracking-uri, of an MLflow server"
-            )
+            raise UserError(f"storage {store.root}: a bucket cannot hold the embedded SQLite: {GIVE_SERVER}")
         return f"sqlite:///{store.root.removeprefix('file://')}/{DATABASE}"
     scheme = uri.partition(":")[0].split("+")[0]
     if scheme not in SCHEMES:
         raise UserError(f"tracking.uri {without_secrets(uri)}: give http(s)://, sqlite:/// or postgresql://")
     if scheme in DATABASES:
+        if not store.local:
+            raise UserError(
+                f"tracking.uri {without_secrets(uri)}: with a database alone and the storage "
+                f"{store.root}, MLflow would leave models and pictures in this folder: {GIVE_SERVER}"
+            )
         _check_database(uri)
     elif scheme != "databricks" and not _host(uri):
         raise UserError(f"tracking.uri {without_secrets(uri)}: no host in it: give http://HOST:PORT")

@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.errors import UserError
 from orchestrator.prompt_files import read_rows
 from orchestrator.run import main
+from orchestrator.storage import Store
+from orchestrator.tracking import tracking_uri
 from tests.orchestrator.refusals import SWEEP, refused, written
 
 LAUGHS = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 9))
@@ -133,6 +136,7 @@ RANGES = [
     override("infer.pairs.0.negative_prompt=''", r"infer\.pairs\.0\.negative_prompt: is empty"),
     override("infer.most_lost=.nan", r"infer\.most_lost: .*finite number"),
     override("resources.workers=0", r"resources\.workers: .*greater than 0"),
+    override("resources.gpus_per_worker=2", r"resources\.gpus_per_worker: .*less than or equal to 1"),
     override("resources.workers=7", r"train\.batch_size: 64 cannot be divided among 7 workers"),
     override("resources.cpus_per_worker=.inf", r"resources\.cpus_per_worker: .*finite number"),
     override("resources.gpu=A100", r"resources\.gpu: is 'A100', and A10G, .*H200.* are known: take"),
@@ -350,6 +354,19 @@ def test_a_tracking_uri_of_another_kind(
     if where == "environment":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     refused(capsys, says, written(tmp_path), "--storage", str(tmp_path / "results"), *options[where])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (None, "cannot hold the embedded SQLite: give"),
+        ("sqlite:////tmp/m.db", "leave models .* in this folder"),
+    ],
+)
+def test_a_bucket_needs_a_server(given: str | None, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=says):
+        tracking_uri(given, Store("gs://bucket/x"))
 
 
 ROWS: list[tuple[str, str, bytes, list[str], list[str]]] = [

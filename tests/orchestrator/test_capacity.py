@@ -43,9 +43,9 @@ def test_workers_run_on_the_kind_of_gpu_that_was_asked_for() -> None:
     assert bare.node_labels(planned()) == {}
 
 
-def test_gpus_that_no_node_has_together_are_no_use() -> None:
+def test_cpus_that_no_node_has_together_are_no_use() -> None:
     with pytest.raises(UserError, match="holds no such trial"):
-        Capacity([SPOT]).trials_at_once(planned("resources.gpus_per_worker=8"))
+        Capacity([SPOT]).trials_at_once(planned("resources.cpus_per_worker=41"))
     with pytest.raises(UserError, match=r"no CPUs"):
         Capacity([NodeGroup("headgroup", 0, 0, 1, {})]).trials_at_once(planned())
 

@@ -18,7 +18,7 @@ from tests.infra.manifests import REPOSITORY
 pytestmark = pytest.mark.cluster
 PREPARING = 2
 """GPUs asked for at once before the search: to draw with the teacher, and to encode prompts."""
-TOO_MUCH = "resources.gpus_per_worker=8"
+TOO_MUCH = "resources.cpus_per_worker=8"
 
 
 def test_a_trial_that_no_group_holds_is_refused(stage: Stage, tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_a_trial_that_no_group_holds_is_refused(stage: Stage, tmp_path: Path) ->
     about, log = stage.jobs.about("refused"), stage.jobs.log("refused")
     assert (about["status"], about["driver_exit_code"]) == ("FAILED", 2), launch.output
     (told,) = [line for line in log.splitlines() if line.startswith("error: ")]
-    assert "8 GPUs" in told and "gpu-spot: 4 x 2 CPUs and 1 GPUs" in told
+    assert "8 CPUs" in told and "gpu-spot: 4 x 2 CPUs and 1 GPUs" in told
     assert "Traceback" not in log
     assert not stage.cluster.patches and not stage.cluster.counts()
 
@@ -36,7 +36,6 @@ def test_a_trial_that_no_group_holds_is_refused(stage: Stage, tmp_path: Path) ->
     manifest.write_text(yaml.safe_dump(ray_cluster()))
     command = [sys.executable, "-m", "orchestrator.run", str(stage.code / "sweeps/chaos.yaml"), "--plan"]
     command += ["--cluster", str(manifest), "--set", "resources.workers=1", "--set", TOO_MUCH]
-    command += ["--set", "resources.cpus_per_worker=0.8"]
     planned = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert (planned.returncode, planned.stderr.strip()) == (2, told)
 
