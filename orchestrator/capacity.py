@@ -73,7 +73,7 @@ class Capacity:
                 f"sweep {plan.sweep.name}: a trial asks for {resources.workers} workers of "
                 f"{resources.cpus_per_worker:g} CPUs and {resources.gpus_per_worker} GPUs{kind}, and "
                 f"{plan.cpus_per_trial:g} CPUs in all; the cluster holds no such trial ({self}): lower "
-                f"resources.workers, gpus_per_worker or cpus_per_worker, or give the cluster more"
+                f"resources.workers or cpus_per_worker, or give the cluster more"
             )
         return min(trials, resources.trials_at_once or len(plan.trials), len(plan.trials))
 

@@ -44,7 +44,8 @@ class Engine:
         # DeepSpeed fills up the last parts, so that all are of one size.
         self._own = self._weights.numel() - self._zero.groups_padding[0]
         if torch.distributed.get_world_size() == 1:
-            # They gather gradients in buckets, to average them over workers.
+            # They gather gradients in buckets, to average them over workers. Without them DeepSpeed takes
+            # each parameter's own, as gradients are added up in the parameters' precision.
             for hook in self._zero._grad_acc_hooks:
                 hook.remove()
 
@@ -193,7 +194,7 @@ def _config(train: TrainSettings, trained: Sequence[nn.Parameter]) -> dict[str, 
             "stage": ZERO_STAGE,
             "overlap_comm": overlapped,
             # Both are a copy and some lines of Python for each tensor. On a CPU, without a stream to
-            # overlap them with, a step does better to send whole buckets.
+            # overlap them with, a step does better to send whole buckets; a lone worker has none.
             "contiguous_gradients": overlapped,
             "reduce_scatter": overlapped,
             "compute_grad_norm": False,

@@ -40,12 +40,12 @@ class Evaluation:
         self._student = copy.deepcopy(student).requires_grad_(False).eval()
         self._vae = load_autoencoder(backbone.source, backbone.device)
 
-    def set_weights(self, averaged: Mapping[str, Tensor]) -> None:
-        """Has all later looks draw with these weights of the student, by name."""
-        copy_weights(averaged, self._student)
+    def look(self, averaged: Mapping[str, Tensor], step: int) -> Metrics:
+        """Writes the sheet of this step and measures the scores; returns them as metrics.
 
-    def look(self, step: int) -> Metrics:
-        """Writes the sheet of this step and measures the scores; returns them as metrics."""
+        `averaged`: the student's weights, by name.
+        """
+        copy_weights(averaged, self._student)
         sheet = self._pictures(self._reference.sheet)
         trial, evaluate = self._job.trial, self._job.evaluate
         columns = {"teacher": self._reference.teacher_sheet, "student, 1 call": sheet}

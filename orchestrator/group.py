@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import ray.train
 import torch
+from torch import Tensor
 
 from orchestrator.beginning import Beginning
 from orchestrator.checkpoint_parts import load, write_part
@@ -134,12 +135,13 @@ class Worker:
         if step == 1:
             metrics["seconds_to_first_step"] = time.time() - self._asked
         collapsed = self.losses.collapse(metrics, self.progress.first_spread)
-        if look_due or collapsed:
-            metrics |= self._look(step)
+        averaged = self._averaged() if look_due or collapsed else {}
+        if self.evaluation is not None and averaged:
+            metrics |= self.evaluation.look(averaged, step)
         self.progress = replace(self.progress, reports=(*self.progress.reports, dict(metrics)))
         over = last or bool(collapsed)
         if over:
-            metrics |= self._finish(collapsed)
+            metrics |= self._finish(averaged, collapsed)
         if checkpoint_due or over:
             metrics |= self._checkpoint(needed=over)
         if notice.end and not over:
@@ -151,16 +153,15 @@ class Worker:
     def _end_again(self) -> None:
         """The group died between its last checkpoint and its last words: says them again."""
         metrics: Metrics = {"step": self.progress.step, "progress": 100.0}
-        ray.train.report(metrics | self._look(self.progress.step) | self._finish(""))
+        averaged = self._averaged()
+        if self.evaluation is not None:
+            metrics |= self.evaluation.look(averaged, self.progress.step)
+        ray.train.report(metrics | self._finish(averaged, ""))
 
-    def _look(self, step: int) -> Metrics:
-        """What rank 0 sees of the averaged student."""
+    def _averaged(self) -> dict[str, Tensor]:
+        """The student's averaged weights, by name, on rank 0's host; elsewhere nothing."""
         averaged = self.engines[STUDENT].gather(self.average.weights)
-        if self.evaluation is None:
-            return {}
-        self.evaluation.set_weights(averaged)
-        del averaged  # in float32, and whole
-        return self.evaluation.look(step)
+        return {name: weight.cpu() for name, weight in averaged.items()}
 
     def _checkpoint(self, needed: bool) -> Metrics:
         """Writes a checkpoint; what the driver needs to know of it.
@@ -181,12 +182,10 @@ class Worker:
             return {"notes": [f"checkpoint {saved.uri} cannot be written: {saved.problem}; training goes on"]}
         return {"checkpoint": saved.uri, "checkpoint_digest": saved.digest}
 
-    def _finish(self, collapsed: str) -> Metrics:
+    def _finish(self, averaged: dict[str, Tensor], collapsed: str) -> Metrics:
         """Saves the averaged student, unless it has collapsed; what the driver needs to know of the end."""
         outcome: Metrics = {"finished": True, "collapsed": collapsed}
         outcome["zero_stage"] = self.engines[STUDENT].zero_stage
-        if not collapsed:
-            averaged = self.engines[STUDENT].gather(self.average.weights)
-            if self.evaluation is not None:
-                self.evaluation.save(averaged)
+        if self.evaluation is not None and not collapsed:
+            self.evaluation.save(averaged)
         return outcome

@@ -132,7 +132,7 @@ class Tracking(Strict):
     """Where runs are recorded."""
 
     uri: Text | None = None
-    """MLflow server or database; by default SQLite in the storage."""
+    """MLflow server, or a database unless the storage is a bucket; by default SQLite in the storage."""
 
 
 class Budget(Strict):

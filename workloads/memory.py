@@ -41,11 +41,11 @@ DRAWN_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Sharding:
-    """How DeepSpeed's engines hold a network: ZeRO-2, gradients and optimiser shared out."""
+    """How DeepSpeed's engines hold a network: ZeRO-2, gradients, optimiser and average shared out."""
 
     workers: int
     buckets: int = 2
-    """Two where gradients are reduced while others are computed (on GPUs), else one."""
+    """Of several workers: two where gradients are reduced while others are computed (on GPUs), else one."""
 
 
 @dataclass(frozen=True)

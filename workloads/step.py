@@ -25,7 +25,7 @@ class Engine(Protocol):
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """What it trains, by name, as exact as it is kept: all of it, or this worker's part."""
+        """What it trains, as exact as it is kept: by parameters' names, or this worker's part, flat."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 

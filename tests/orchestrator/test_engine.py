@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 import workloads.step
 from tests.orchestrator.workers import start_workers
@@ -20,8 +20,9 @@ LOUD, QUIET = 40.0, 0.01
 
 
 def network() -> nn.Module:
+    """Of 26 weights, which two workers' parts are filled up for."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
+    return nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1))
 
 
 def loss(engine: workloads.step.Engine, rank: int, scale: float) -> Tensor:
@@ -36,6 +37,8 @@ def _worker(rank: int, folder: str, workers: int) -> None:
 
     prepare_process()
     engine = Engine(network(), 0.1, TRAIN)
+    # Where there is nothing to average, nothing is done to a gradient when it comes.
+    assert all(bool(p._post_accumulate_grad_hooks) == (workers > 1) for p in engine.module.parameters())
     for scale in (LOUD, QUIET):
         engine.step(loss(engine, rank, scale))
         torch.save(engine.module.state_dict(), f"{folder}/{scale}-{rank}")
@@ -59,6 +62,9 @@ def _average(rank: int, _folder: str) -> None:
     engine.step(loss(engine, rank, LOUD))
     average.update(engine.weights, step=100)
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    parts: list[dict[str, Tensor]] = [{} for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(parts, average.weights)
+    torch.testing.assert_close(engine.part(parts), average.weights, rtol=0, atol=0)
     whole = engine.gather(average.weights)
     assert set(whole) == (set(before) if rank == 0 else set())
     for name, value in whole.items():

@@ -99,14 +99,12 @@ def test_a_teachers_other_files_are_not_saved_with_it(tmp_path: Path) -> None:
 
 
 def test_a_student_with_an_adapter_is_saved_as_any_other(tmp_path: Path) -> None:
-    """Its average holds what it trains; the stock pipeline draws what it draws."""
+    """With its averaged weights; the stock pipeline draws what it draws."""
     backbone = load_backbone(str(WEIGHTS / "pixart"), start_timestep=400)
     student = new_student(backbone, lora=LoraSettings(4, 8, ("to_q", "to_v"))).eval()
-    weights = PlainEngine(student, 1e-4, TrainSettings()).weights
-    assert all(".down." in name or ".up." in name for name in weights)
-    with torch.no_grad():
-        for weight in weights.values():
-            weight.add_(0.1)
+    average = AverageWeights(PlainEngine(student, 1e-4, TrainSettings()).weights, decay=0.5)
+    assert all(".down." in name or ".up." in name for name in average.weights)
+    copy_weights({name: weight + 0.1 for name, weight in average.weights.items()}, student)
     save_student(backbone, student, tmp_path / "student")
     saved = load_backbone(str(tmp_path / "student"), start_timestep=400)
     noise = torch.randn(2, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))

@@ -36,6 +36,7 @@ def test_a_trial_that_no_group_holds_is_refused(stage: Stage, tmp_path: Path) ->
     manifest.write_text(yaml.safe_dump(ray_cluster()))
     command = [sys.executable, "-m", "orchestrator.run", str(stage.code / "sweeps/chaos.yaml"), "--plan"]
     command += ["--cluster", str(manifest), "--set", "resources.workers=1", "--set", TOO_MUCH]
+    command += ["--set", "resources.gpus_per_worker=1"]
     planned = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert (planned.returncode, planned.stderr.strip()) == (2, told)
 
