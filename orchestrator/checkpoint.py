@@ -14,6 +14,8 @@ from orchestrator.shards import START, Position
 from orchestrator.storage import file_digest
 
 MANIFEST = "manifest.json"
+LAYOUT = 2
+"""Of the tensors' files. In 1, which manifests do not name, rank 0 had the whole average."""
 
 
 class DamagedCheckpointError(Exception):
@@ -46,22 +48,29 @@ class Manifest:
     """Of the student at this step, if it was looked at then."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        return json.dumps({"layout": LAYOUT, **asdict(self)}, indent=1, sort_keys=True)
 
     @classmethod
     def parse(cls, content: bytes) -> "Manifest":
         """What `to_json` wrote.
 
         Raises:
-            DamagedCheckpointError: it is something else.
+            DamagedCheckpointError: it is something else, or what another version wrote.
         """
         try:
             stored = json.loads(content)
+            layout = stored.pop("layout", 1)
             progress = stored.pop("progress")
             position, reports = Position(**progress.pop("position")), tuple(progress.pop("reports"))
-            return cls(Progress(position=position, reports=reports, **progress), **stored)
+            manifest = cls(Progress(position=position, reports=reports, **progress), **stored)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedCheckpointError(f"{MANIFEST} cannot be read: {error}") from None
+        if layout != LAYOUT:
+            raise DamagedCheckpointError(
+                f"{MANIFEST} has layout {layout}: another version of this program wrote it, "
+                f"this one reads {LAYOUT}"
+            )
+        return manifest
 
 
 def verify(folder: Path) -> Manifest:

@@ -55,6 +55,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an empty manifest": (lambda c: (c / MANIFEST).write_text(""), f"{MANIFEST} cannot be read"),
     "a torn manifest": (lambda c: (c / MANIFEST).write_text('{"progress": {'), "cannot be read"),
     "a manifest that is a list": (lambda c: (c / MANIFEST).write_text("[]"), "cannot be read"),
+    "a manifest of another version": (
+        lambda c: (c / MANIFEST).write_text((c / MANIFEST).read_text().replace('"layout": 2', '"layout": 3')),
+        "has layout 3: another version of this program wrote it, this one reads 2",
+    ),
+    "a manifest of an earlier version": (
+        lambda c: (c / MANIFEST).write_text((c / MANIFEST).read_text().replace('"layout": 2,', "")),
+        "has layout 1: another version",
+    ),
     "a manifest of another kind": (lambda c: (c / MANIFEST).write_text('{"a": 1}'), "cannot be read"),
     "a manifest that points elsewhere": (
         lambda c: (c / MANIFEST).write_text((c / MANIFEST).read_text().replace(NAMES[0], "../../x")),
