@@ -17,6 +17,8 @@ from workloads.settings import TrainSettings
 from workloads.step import make_optimizer
 
 ZERO_STAGE = 2
+PIECE = 2**24
+"""Weights of each worker that are gathered at once."""
 
 
 class Engine:
@@ -98,19 +100,24 @@ class Engine:
         return {key: self._mine([part[key] for part in parts])[: self._own] for key in parts[0]}
 
     def gather(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All workers' `weights`, or an average of them, by the parameters' names; empty but on rank 0.
+        """All workers' `weights`, or an average of them, by the parameters' names, on the host of rank 0.
 
-        Every worker calls it at the same time. A lone worker's are views of what it has.
+        Every worker calls it at the same time; on the others it is empty. A device holds a piece at a time.
         """
         (part,) = weights.values()
-        workers, first = torch.distributed.get_world_size(), torch.distributed.get_rank() == 0
+        workers, size = torch.distributed.get_world_size(), self._weights.numel()
         if workers == 1:
-            return self._by_name(part)
-        filled = part.new_zeros(self._weights.numel())
-        filled[: self._own] = part
-        whole = filled.new_empty(workers * len(filled) if first else 0)
-        torch.distributed.gather(filled, list(whole.chunk(workers)) if first else None)
-        return self._by_name(whole) if first else {}
+            return self._by_name(part.cpu())
+        first = torch.distributed.get_rank() == 0
+        whole = torch.empty(workers, size if first else 0)
+        for start in range(0, size, PIECE):
+            piece = part.new_zeros(min(PIECE, size - start))
+            piece[: max(0, self._own - start)] = part[start : start + PIECE]
+            pieces = [torch.empty_like(piece) for _ in range(workers)] if first else []
+            torch.distributed.gather(piece, pieces or None)
+            if first:
+                whole[:, start : start + PIECE] = torch.stack(pieces).cpu()
+        return self._by_name(whole.flatten()) if first else {}
 
     def _by_name(self, whole: Tensor) -> dict[str, Tensor]:
         """What is trained, cut out of all workers' joined parts."""

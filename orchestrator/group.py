@@ -160,8 +160,7 @@ class Worker:
 
     def _averaged(self) -> dict[str, Tensor]:
         """The student's averaged weights, by name, on rank 0's host; elsewhere nothing."""
-        averaged = self.engines[STUDENT].gather(self.average.weights)
-        return {name: weight.cpu() for name, weight in averaged.items()}
+        return self.engines[STUDENT].gather(self.average.weights)
 
     def _checkpoint(self, needed: bool) -> Metrics:
         """Writes a checkpoint; what the driver needs to know of it.

@@ -134,12 +134,6 @@ class PlannedEngine:
         buckets = [torch.empty(size, dtype=self._dtype, device=META) for _ in range(self._sharding.buckets)]
         return buckets, [self._share(self._dtype)]
 
-    def gather(self) -> None:
-        """Has several workers' parts of an average in one place, as rank 0 does before it draws."""
-        if self._sharding is not None and self._sharding.workers > 1:
-            _part = self._share(torch.float32)
-            _whole = _part.new_empty(self._size * self._sharding.workers)
-
     def _share(self, dtype: torch.dtype) -> Tensor:
         return torch.empty(self._size, dtype=dtype, device=META)
 
@@ -194,7 +188,6 @@ class _Worker:
         """Pictures of the averaged weights, as many as are drawn or decoded at once."""
         assert self.drawing is not None
         student, autoencoder = self.drawing
-        self.engines[STUDENT].gather()
         count = min(self.task.pictures, DRAWN_AT_ONCE)
         noise = torch.empty((count, *self.backbone.latent_shape), device=META)
         latents = generate(self.backbone, student, noise, self.texts(count))

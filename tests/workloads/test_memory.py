@@ -14,8 +14,7 @@ from workloads.batch import Batch
 from workloads.blocks import compile_blocks
 from workloads.conditioning import Conditioning
 from workloads.ema import AverageWeights
-from workloads.memory import PlannedEngine, Sharding, StepNeeds, StepTask, step_needs
-from workloads.meta_device import META, LiveBytes
+from workloads.memory import Sharding, StepNeeds, StepTask, step_needs
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS
 from workloads.objectives.catalogue import make_objective
 from workloads.objectives.objective import STUDENT
@@ -142,15 +141,6 @@ def test_what_workers_share_out() -> None:
     assert one.optimizer == pytest.approx(4 * four.optimizer, rel=1e-6)
     # Float32 master weights and two moments of SD1.5 and of its adapters.
     assert one.optimizer == pytest.approx(12 * 859_520_964, rel=0.02)
-
-
-def test_rank_0_has_the_average_whole_before_it_draws() -> None:
-    with LiveBytes() as live:
-        with META:
-            engine = PlannedEngine(torch.nn.Linear(8, 8, bias=False), Sharding(workers=4))
-        before = live.now
-        assert live.highest(engine.gather) - before == 4 * (64 + 64 // 4)
-        assert live.now == before
 
 
 def test_no_batch_needs_more_than_the_line_between_two_others() -> None:
