@@ -151,7 +151,8 @@ def _clipping(limit: float) -> Callable[[Any, Any, Any], None]:
     def before(optimizer: Any, _arguments: Any, _named: Any) -> None:
         grads = [weights.grad for group in optimizer.param_groups for weights in group["params"]]
         squares = torch.stack([torch.linalg.vector_norm(grad).square() for grad in grads]).sum()
-        torch.distributed.all_reduce(squares)
+        if torch.distributed.get_world_size() > 1:
+            torch.distributed.all_reduce(squares)
         norm = squares.sqrt()
         optimizer.grad_scale = (norm / limit).clamp(min=1)
         optimizer.found_inf = (~norm.isfinite()).float()
