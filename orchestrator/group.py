@@ -19,13 +19,14 @@ from orchestrator.checkpoint_parts import load, write_part
 from orchestrator.engine import Engine, prepare_process
 from orchestrator.errors import UserError
 from orchestrator.evaluation import Evaluation
+from orchestrator.headline import ranking
 from orchestrator.identity import digest
 from orchestrator.losses import Losses
 from orchestrator.notices import Notices
 from orchestrator.reference import load_reference
 from orchestrator.shards import advance
 from orchestrator.storage import Store
-from orchestrator.trial_job import HEADLINES, Metrics, TrialJob
+from orchestrator.trial_job import Metrics, TrialJob
 from orchestrator.watchdog import Watchdog
 from workloads.backbone import load_backbone
 from workloads.batch import Batch
@@ -169,10 +170,10 @@ class Worker:
             UserError: it cannot be written, and there is no later one.
         """
         said = self.progress.reports[-1]
-        headline = next((said[metric] for metric in HEADLINES if metric in said), None)
+        metric = ranking(said)
         saved = self.checkpoints.save(
             self.progress,
-            headline,
+            None if metric is None else said[metric],
             lambda folder: write_part(folder, self.rank, self.engines, self.average),
         )
         if saved.problem and needed:

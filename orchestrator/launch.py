@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.capacity import Capacity
 from orchestrator.continuity import check_unaltered, identity
 from orchestrator.errors import UnfinishedError
+from orchestrator.headline import HEADLINES, ranking
 from orchestrator.ledger import Ledger
 from orchestrator.meter import Meter
 from orchestrator.plan import Plan, Trial
@@ -173,7 +174,8 @@ def _record_launch(plan: Plan, tracker: Tracker, prompts: PromptSet, store: Stor
     versions = {f"version.{name}": importlib.metadata.version(name) for name in LIBRARIES}
     code = {"git_revision": _git_revision(), "python": platform.python_version()}
     tags = {key: str(value) for key, value in {**about, **versions, **code}.items()}
-    parent = tracker.start_sweep(plan.sweep.name, store.root, tags)
+    metric = ranking(plan.sweep.evaluate.headlines) or HEADLINES[0]
+    parent = tracker.start_sweep(plan.sweep.name, store.root, tags, metric)
     tracker.log_json(parent, without_secrets_in(json.loads(plan.sweep.model_dump_json())), "sweep.json")
     tracker.log_text(parent, without_secrets("\n".join(sys.argv)), "command.txt")
     tracker.log_prompts(parent, prompts.source, prompts.digest, prompts.prompts)

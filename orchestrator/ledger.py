@@ -7,11 +7,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
+from orchestrator.headline import NAMES, headline, in_words
 from orchestrator.plan import Trial
 from orchestrator.secrets import without_secrets
 from orchestrator.storage import Store
 from orchestrator.tracking import Tracker
-from orchestrator.trial_job import HEADLINE, HEADLINES, PRUNED, TrialJob
+from orchestrator.trial_job import PRUNED, TrialJob
 from orchestrator.watchdog import take_hangs
 from orchestrator.worker_logs import read_logs
 from workloads.scorers.score import Score
@@ -153,7 +154,7 @@ class Ledger:
             self.write(entry)
         self._record_end(entry)
         self.say(
-            f"{entry.trial.name}: {entry.status}{_accuracy(entry)}{' ' + entry.note if entry.note else ''}"
+            f"{entry.trial.name}: {entry.status}{_ranking(entry)}{' ' + entry.note if entry.note else ''}"
         )
         return entry.status == "finished"
 
@@ -234,18 +235,9 @@ def _train_seconds(reports: Mapping[int, Mapping[str, Any]]) -> float:
     return float(sum((last - first) * reports[last]["seconds_per_step"] for first, last in stretches))
 
 
-def headline(entry: Entry) -> Score | None:
-    """The score that trials are ranked by."""
-    found = {score.metric: score for score in entry.scores}
-    return next((found[metric] for metric in HEADLINES if metric in found), None)
-
-
-def _accuracy(entry: Entry) -> str:
-    score = headline(entry)
-    if score is None:
-        return ""
-    percent = score.metric == HEADLINE
-    return f", accuracy {100 * score.value:.1f} %" if percent else f", {score.metric} {score.value:.4f}"
+def _ranking(entry: Entry) -> str:
+    score = headline(entry.scores)
+    return "" if score is None else f", {NAMES[score.metric]} {in_words(score.metric, score.value)}"
 
 
 def last_line(error: str) -> str:

@@ -1,6 +1,7 @@
 """Plots of a sweep's second search: curves over strength, and the map of interval by strength."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ def pictured(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if len(rows) <= PICTURED:
         return list(rows)
     own: dict[str, list[Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: -(row.get("accuracy") or 0.0)):
+    for row in sorted(rows, key=lambda row: math.inf if row["score"] is None else -row["score"]):
         own.setdefault(row["backbone"], []).append(row)
     share = max(1, PICTURED // len(own))
     chosen = {row["trial"] for best in own.values() for row in best[:share]}

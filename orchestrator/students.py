@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.curve import Arm, best, curve
+from orchestrator.headline import headline
 from orchestrator.identity import digest
 from orchestrator.infer import InferTrial
 from orchestrator.infer_trial import InferJob
-from orchestrator.ledger import Entry, Ledger, headline, last_line
+from orchestrator.ledger import Entry, Ledger, last_line
 from orchestrator.model_card import NEGATIVES, SAMPLES, model_card
 from orchestrator.plan import Plan, Trial
 from orchestrator.prompts import PromptSet
@@ -251,7 +252,7 @@ def crown(entries: Sequence[Entry]) -> set[str]:
 
 def _value(entry: Entry) -> float | None:
     """What students are compared by: the sweep's metric; without it HPSv2, or CLIP+, at their best."""
-    score = headline(entry)
+    score = headline(entry.scores)
     if score is not None:
         return score.value
     found = {each["metric"]: float(each["value"]) for each in entry.best.get("scores", [])}

@@ -12,6 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from orchestrator.headline import NAMES, headline, in_words, ranking
 from orchestrator.ledger import Entry
 from orchestrator.meter import Meter
 from orchestrator.plan import Plan
@@ -19,7 +20,6 @@ from orchestrator.prompts import PromptSet
 from orchestrator.secrets import without_secrets
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.server import look_command
-from orchestrator.trial_job import HEADLINE
 from workloads.scorers.score import Score
 
 ENDS = ("finished", "collapsed", "stopped")
@@ -34,7 +34,7 @@ def comparison_rows(
     rows = []
     for entry in entries:
         trial = entry.trial
-        score, teacher = _accuracy(entry.scores), _accuracy(teachers[trial.source])
+        score, teacher = headline(entry.scores), headline(teachers[trial.source])
         rows.append(
             {
                 "trial": trial.name,
@@ -44,10 +44,11 @@ def comparison_rows(
                 "seed": trial.train.seed,
                 "status": entry.status,
                 "note": entry.note,
-                "accuracy": score.value if score else None,
-                "accuracy_low": score.low if score else None,
-                "accuracy_high": score.high if score else None,
-                "teacher_accuracy": teacher.value if teacher else None,
+                "metric": score.metric if score else None,
+                "score": score.value if score else None,
+                "score_low": score.low if score else None,
+                "score_high": score.high if score else None,
+                "teacher_score": teacher.value if teacher else None,
                 "scores": [asdict(s) for s in entry.scores],
                 "teacher_scores": [asdict(s) for s in teachers[trial.source]],
                 "train_seconds": round(entry.train_seconds, 1),
@@ -63,10 +64,6 @@ def comparison_rows(
             }
         )
     return rows
-
-
-def _accuracy(scores: Sequence[Score]) -> Score | None:
-    return next((score for score in scores if score.metric == HEADLINE), None)
 
 
 def summary(
@@ -107,19 +104,13 @@ def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
     """The table of trials, where the students are, and how to look at them."""
     rows = result["trials"]
     width = max(len(row["trial"]) for row in rows)
-    heads = f"{'student':>8}  {'95 % interval':>14}  {'teacher':>8}  {'train s':>8}  {'negatives gone':>22}"
+    metric = next((NAMES[row["metric"]] for row in rows if row["metric"]), "score")
+    heads = f"{metric:>8}  {'95 % interval':>14}  {'teacher':>8}  {'train s':>8}  {'best strength':>26}"
     lines = [f"{'trial':<{width}}  {'status':<9}  {heads}  model"]
     for row in rows:
-        if row["accuracy"] is None:
-            figures = f"{'-':>8}  {'-':>14}  {'-':>8}"
-        else:
-            interval = f"{100 * row['accuracy_low']:.1f}-{100 * row['accuracy_high']:.1f} %"
-            figures = (
-                f"{100 * row['accuracy']:>6.1f} %  {interval:>14}  {100 * row['teacher_accuracy']:>6.1f} %"
-            )
         lines.append(
-            f"{row['trial']:<{width}}  {row['status']:<9}  {figures}  {row['train_seconds']:>8.0f}  "
-            f"{_removed(row):>22}  {row['model'] or row['note']}{' @champion' if row['champion'] else ''}"
+            f"{row['trial']:<{width}}  {row['status']:<9}  {_score(row)}  {row['train_seconds']:>8.0f}  "
+            f"{_best(row):>26}  {row['model'] or row['note']}{' @champion' if row['champion'] else ''}"
         )
     counts = ", ".join(f"{result[status]} {status}" for status in STATUSES if result[status])
     lines += [
@@ -139,11 +130,26 @@ def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
     return "\n".join(lines)
 
 
-def _removed(row: Mapping[str, Any]) -> str:
-    """Share of what negatives name that is gone at the best strength, and that strength."""
+def _score(row: Mapping[str, Any]) -> str:
+    """The score that ranks, its interval, and the teacher's."""
+    if row["score"] is None:
+        return f"{'-':>8}  {'-':>14}  {'-':>8}"
+    value, low, high, teacher = (
+        in_words(row["metric"], row[key]) for key in ("score", "score_low", "score_high", "teacher_score")
+    )
+    return f"{value:>8}  {low.removesuffix(' %') + '-' + high:>14}  {teacher:>8}"
+
+
+def _best(row: Mapping[str, Any]) -> str:
+    """The best strength, and what was found at it: first, the share of what negatives name that is gone."""
     best = row["best"]
     if not best:
         return "-"
-    rate = next((score["value"] for score in best["scores"] if score["metric"] == "removal_rate"), None)
+    found = {score["metric"]: score["value"] for score in best["scores"]}
     named = "plain" if best["kind"] == "none" else f"{best['label']} {best['strength']:g}"
-    return named if rate is None else f"{100 * rate:.0f} % {named}"
+    metric = ranking(found)
+    if "removal_rate" in found:
+        named += f": {100 * found['removal_rate']:.0f} % gone"
+    elif metric is not None:
+        named += f": {NAMES[metric]} {in_words(metric, found[metric])}"
+    return named

@@ -1,17 +1,14 @@
 """What a trial's workers are told: plain data that travels from the driver to every process."""
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from orchestrator.plan import Trial
 from orchestrator.shards import ShardSet
 from orchestrator.sweep import Resources
-from orchestrator.sweep_measured import Evaluate, Headline
+from orchestrator.sweep_measured import Evaluate
 
 Metrics = dict[str, Any]
-HEADLINES: tuple[str, ...] = get_args(Headline)
-"""Trials, and the checkpoints of one, are ranked by the first of these that is measured."""
-HEADLINE = HEADLINES[0]
 
 INTERRUPTED, PRUNED = "the sweep is interrupted", "stopped by the scheduler"
 """Why the driver has a training end before its time."""

@@ -10,13 +10,14 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from PIL import Image
 
+from orchestrator.headline import NAMES, is_share
 from orchestrator.plots import as_png, map_picture, pictured
 from orchestrator.tracking.runs import Tracker
 from workloads.pictures import side_by_side
 
 COLUMNS = (
-    "trial", "backbone", "interval", "seed", "status", "accuracy", "accuracy_low",
-    "accuracy_high", "teacher_accuracy", "train_seconds",
+    "trial", "backbone", "interval", "seed", "status", "metric", "score", "score_low",
+    "score_high", "teacher_score", "train_seconds",
 )  # fmt: skip
 
 
@@ -61,13 +62,15 @@ def _log_map(tracker: Tracker, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def comparison_picture(rows: Sequence[dict[str, Any]]) -> "plt.Figure | None":
-    """Accuracy of every scored trial with its 95 % interval, beside its teacher's; of many the best."""
-    scored = [row for row in pictured(rows) if row.get("accuracy") is not None]
+    """The score that ranks, of every trial, with its 95 % interval, beside its teacher's."""
+    scored = [row for row in pictured(rows) if row["score"] is not None]
     if not scored:
         return None
+    metric = scored[0]["metric"]
+    unit = 100 if is_share(metric) else 1
     figure, axes = plt.subplots(figsize=(8, 1.6 + 0.45 * len(scored)), layout="constrained")
     for place, row in enumerate(reversed(scored)):
-        low, value, high = (100 * row[key] for key in ("accuracy_low", "accuracy", "accuracy_high"))
+        low, value, high = (unit * row[key] for key in ("score_low", "score", "score_high"))
         error = [[value - low], [high - value]]
         axes.errorbar(
             value,
@@ -79,7 +82,7 @@ def comparison_picture(rows: Sequence[dict[str, Any]]) -> "plt.Figure | None":
             label="student, one network call (95 % interval)" if place == 0 else None,
         )
         axes.plot(
-            100 * row["teacher_accuracy"],
+            unit * row["teacher_score"],
             place,
             "|",
             color="tab:orange",
@@ -88,7 +91,7 @@ def comparison_picture(rows: Sequence[dict[str, Any]]) -> "plt.Figure | None":
             label="its teacher" if place == 0 else None,
         )
     axes.set_yticks(range(len(scored)), [row["trial"] for row in reversed(scored)])
-    axes.set_xlabel("attribute accuracy, %")
+    axes.set_xlabel(f"{NAMES[metric]}{', %' if is_share(metric) else ''}")
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from orchestrator.errors import UnfinishedError, UserError
+from orchestrator.headline import HEADLINES
 from orchestrator.secrets import without_secrets
 from orchestrator.storage import Store
 from orchestrator.tracking.outbox import Outbox, Patience
@@ -64,8 +65,10 @@ class Tracker:
         # Apart, since a checkpoint may be gigabytes.
         self._uploads = Outbox("uploads", self._patience, say)
 
-    def start_sweep(self, name: str, root: str, tags: Mapping[str, str]) -> str:
+    def start_sweep(self, name: str, root: str, tags: Mapping[str, str], metric: str = HEADLINES[0]) -> str:
         """Opens the parent run of the sweep in the storage `root`, again if it is there already.
+
+        MLflow's pages show its trials by `metric`.
 
         Raises:
             UserError: this login may not write to the experiment.
@@ -78,7 +81,7 @@ class Tracker:
         self.parent = str(run.info.run_id)
         if resumed:
             self._trials = self.ask(self._find_trials)
-        self.then(partial(self.client.set_experiment_tag, self.experiment, VIEW_TAG, view()))
+        self.then(partial(self.client.set_experiment_tag, self.experiment, VIEW_TAG, view(metric)))
         self._monitor = SystemMetricsMonitor(self.parent, sampling_interval=10, resume_logging=resumed)
         self._monitor.start()
         return self.parent

@@ -7,29 +7,28 @@ the address names it.
 """
 
 import json
-
-from orchestrator.trial_job import HEADLINE
+import re
 
 NAME = "trials"
 QUERY = f"viewStateShareKey={NAME}"
 """Of a page's address."""
 VIEW_TAG = f"mlflow.sharedViewState.{NAME}"
 """Of the experiment."""
-CHARTS = (HEADLINE, ".*_loss", "score_gap", "latent_spread", "seconds_per_step", "sheet")
-"""Patterns of what is drawn at first."""
+CHARTS = (".*_loss", "score_gap", "latent_spread", "seconds_per_step", "sheet")
+"""Patterns of what is drawn at first, beside the metric that trials are ranked by."""
 COLUMNS = (
-    f"metrics.`{HEADLINE}`", "params.`backbone`", "params.`guidance_interval`", "params.`seed`",
+    "params.`backbone`", "params.`guidance_interval`", "params.`seed`",
     "tags.`status`", "tags.`best_guidance`", "tags.`best_strength`", "attributes.`Duration`",
 )  # fmt: skip
 
 
-def view() -> str:
-    """The tag's value: best trials first, what was swept beside what came of it, the curves of ten."""
+def view(metric: str) -> str:
+    """The tag's value: trials by `metric`, what was swept beside what came of it, the curves of ten."""
     return json.dumps(
         {
-            "orderByKey": f"metrics.`{HEADLINE}`",
+            "orderByKey": f"metrics.`{metric}`",
             "orderByAsc": False,
-            "selectedColumns": COLUMNS,
-            "chartsSearchFilter": f"^({'|'.join(CHARTS)})$",
+            "selectedColumns": (f"metrics.`{metric}`", *COLUMNS),
+            "chartsSearchFilter": f"^({'|'.join([re.escape(metric), *CHARTS])})$",
         }
     )

@@ -80,7 +80,7 @@ def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_trial_that_diverges_is_a_result(one_worker: Path) -> None:
     finished, collapsed = summary(one_worker)["trials"]
-    assert finished["status"] == "finished" and finished["accuracy"] > 0.3
+    assert finished["status"] == "finished" and finished["score"] > 0.3
     assert collapsed["status"] == "collapsed"
     assert "non-finite loss" in collapsed["note"] or "pictures vary" in collapsed["note"]
     assert collapsed["model"] == "" and finished["zero_stage"] == 2
@@ -107,7 +107,7 @@ def test_mlflow_shows_parent_children_curves_sheets_and_models(one_worker: Path)
     assert steps == sorted(set(steps)) and steps[0] == 1 and steps[-1] == 12
     assert len(client.get_metric_history(trial["run"], "clip_plus")) == 2
     accuracy = client.get_metric_history(trial["run"], "attribute_accuracy")
-    assert [m.step for m in accuracy] == [6, 12] and accuracy[-1].value == trial["accuracy"]
+    assert [m.step for m in accuracy] == [6, 12] and accuracy[-1].value == trial["score"]
     distance = client.get_metric_history(trial["run"], "frechet_distance")
     assert [m.step for m in distance] == [6, 12]
     assert {score["metric"] for score in trial["teacher_scores"]} >= {"precision", "recall"}
@@ -124,7 +124,7 @@ def test_checkpoints_are_in_the_runs_artifacts_and_match_their_digest(one_worker
     assert f"checkpoints/{checkpoint.name}" in listed
     assert file_digest(checkpoint / "manifest.json") == trial["checkpoint_sha256"]
     manifest = verify(checkpoint)
-    assert manifest.progress.step == 12 and manifest.score == trial["accuracy"]
+    assert manifest.progress.step == 12 and manifest.score == trial["score"]
     assert {"student-0000.safetensors", "fake_score-0000.safetensors"} <= manifest.files.keys()
     assert not list(checkpoint.glob("*.pt")), "nothing that is a pickle"
 

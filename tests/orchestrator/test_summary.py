@@ -1,0 +1,100 @@
+"""What a sweep came to, said in the terms of the score that its trials are ranked by."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.ledger import Entry
+from orchestrator.plan import Trial, make_plan
+from orchestrator.plots import pictured
+from orchestrator.summary import closing_words, comparison_rows
+from orchestrator.sweep_file import load_sweep
+from orchestrator.tracking.comparison import comparison_picture
+from orchestrator.tracking.view import view
+from workloads.scorers.score import Score
+
+SWEEP = """name: tiny
+prompts: {source: "miniature:64"}
+backbones: [{name: pixart, model: miniature/pixart}]
+train: {steps: 12, seed: {values: [0, 1, 2]}}
+evaluate: {sheet_prompts: [a circle]}
+"""
+SCORES = {
+    "attribute_accuracy": ["accuracy", "75.0 %", "70.0-80.0 %"],
+    "hps_v2.1": ["HPSv2.1", "0.7500", "0.7000-0.8000"],
+    "clip_plus": ["CLIP+", "0.7500", "0.7000-0.8000"],
+}
+
+
+def score(metric: str, value: float) -> Score:
+    return Score(metric, value, 64, value - 0.05, value + 0.05, "p")
+
+
+@pytest.fixture
+def trials(tmp_path: Path) -> tuple[Trial, ...]:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    return tuple(make_plan(load_sweep(tmp_path / "sweep.yaml")).trials)
+
+
+def rows(trials: tuple[Trial, ...], metric: str) -> list[dict[str, Any]]:
+    """Of two trials that were scored, and one that failed."""
+    fidelity = score("frechet_distance", 9.0)
+    scored = [
+        Entry(trial, "run", "finished", scores=[fidelity, score(metric, value)])
+        for trial, value in zip(trials, (0.75, 0.5), strict=False)
+    ]
+    teachers = {trials[0].source: [fidelity, score(metric, 0.875)]}
+    return comparison_rows([*scored, Entry(trials[2], "run", "failed", note="why")], teachers, ())
+
+
+def words(trials: list[dict[str, Any]]) -> list[str]:
+    result = {"trials": trials, "seconds": 1.0, "infer_trials": 0, "infer_failures": [], "spent": ""}
+    counts = {"finished": 2, "collapsed": 0, "stopped": 0, "failed": 1}
+    return closing_words(result | counts | {"tracking": {"experiment_id": "1"}}, "results", "").split("\n")
+
+
+@pytest.mark.parametrize("metric", SCORES)
+def test_the_table_tells_the_score_that_ranks(trials: tuple[Trial, ...], metric: str) -> None:
+    name, value, interval = SCORES[metric]
+    heads, first, _, failed = words(rows(trials, metric))[:4]
+    assert heads.split("status")[1].split()[0] == name
+    teacher = "87.5 %" if "%" in value else "0.8750"
+    assert " ".join(first.split()).startswith(f"{trials[0].name} finished {value} {interval} {teacher} ")
+    assert failed.split()[1:5] == ["failed", "-", "-", "-"] and failed.endswith("why")
+
+
+@pytest.mark.parametrize("metric", SCORES)
+def test_the_picture_shows_the_score_that_ranks(trials: tuple[Trial, ...], metric: str) -> None:
+    picture = comparison_picture(rows(trials, metric))
+    assert picture is not None
+    (axes,) = picture.axes
+    assert axes.get_xlabel().startswith(SCORES[metric][0])
+    shown = sorted(float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "o")  # type: ignore[index,arg-type]
+    assert shown == pytest.approx([50, 75] if metric == "attribute_accuracy" else [0.5, 0.75])
+    assert len(axes.get_yticks()) == 2
+
+
+def test_many_trials_are_drawn_best_first_whatever_ranks(trials: tuple[Trial, ...]) -> None:
+    one = rows(trials, "hps_v2.1")
+    many = [{**one[2], "trial": f"failed-{n}"} for n in range(30)] + [
+        {**one[0], "trial": f"scored-{n}", "score": n / 100} for n in range(30)
+    ]
+    drawn = {row["trial"] for row in pictured(many)}
+    assert len(drawn) == 40 and {f"scored-{n}" for n in range(30)} <= drawn
+
+
+def test_the_view_is_sorted_by_the_score_that_ranks() -> None:
+    shown = json.loads(view("hps_v2.1"))
+    assert shown["orderByKey"] == shown["selectedColumns"][0] == "metrics.`hps_v2.1`"
+    assert r"hps_v2\.1" in shown["chartsSearchFilter"]
+
+
+def test_a_students_best_strength_is_told_by_what_was_measured(trials: tuple[Trial, ...]) -> None:
+    made = rows(trials, "clip_plus")
+    best = {"kind": "nasa", "label": "nasa", "strength": 0.5}
+    made[0]["best"] = best | {"scores": [{"metric": "removal_rate", "value": 0.8}]}
+    made[1]["best"] = best | {"scores": [{"metric": "hps_v2.1", "value": 0.28}]}
+    lines = words(made)
+    assert "nasa 0.5: 80 % gone" in lines[1] and "nasa 0.5: HPSv2.1 0.2800" in lines[2]
