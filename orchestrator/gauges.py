@@ -1,5 +1,6 @@
 """A sweep's own figures for Prometheus, beside Ray's: exported by the Ray node that the launch runs on.
 
+A Ray of the launch's own (see `cluster`) exports nothing.
 Ray puts `ray_` before each name. `infra/kubernetes/components/monitoring/dashboard.json` shows them.
 """
 

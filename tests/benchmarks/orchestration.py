@@ -1,6 +1,7 @@
 """What Ray Tune, Train, Data and ZeRO-2 cost a step: the same step in a plain loop, and in a sweep.
 
-    python -m tests.benchmarks.orchestration [--starts 5] [--pairs 12] [--workers 1 2] [--json FILE]
+    python -m tests.benchmarks.orchestration [--starts 5] [--pairs 12] [--workers 1 2] [--samples 64]
+        [--json FILE]
 
 A sweep trains a miniature, and plain processes, one for each worker, train the same (`workloads`
 alone; none knows of another). They take turns of some seconds: whoever's turn it is not has all its
@@ -37,12 +38,12 @@ WARM_UP = 10
 FOREVER = 100_000
 """Steps of the sweep, which is ended when it was timed."""
 RESAMPLES = 2000
-PLAIN = f"""
+PLAIN = """
 import time, torch
 from tests.benchmarks.loops import Ours, make_bench
 from workloads.ema import AverageWeights
 torch.set_num_threads(1)
-bench = make_bench("pixart", {SAMPLES}, "cpu")
+bench = make_bench("pixart", %d, "cpu")
 ours = Ours(bench)
 average = AverageWeights(ours.engines["student"].weights, 0.999)
 step = 0
@@ -59,11 +60,14 @@ def main() -> None:
     parser.add_argument("--starts", type=at_least(1), default=5, help="of all processes, a minute each")
     parser.add_argument("--pairs", type=at_least(2), default=12, help="of turns in each, some seconds long")
     parser.add_argument("--workers", type=at_least(1), nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--samples", type=at_least(1), default=SAMPLES, help="of a step of one worker; 64 take half a second"
+    )
     parser.add_argument("--json", type=new_file, help="where the figures go, for machines")
     options = parser.parse_args()
     found = {}
     for workers in options.workers:
-        found[str(workers)] = measure(workers, options.starts, options.pairs)
+        found[str(workers)] = measure(workers, options)
         print(f"{workers} workers: {json.dumps(found[str(workers)])}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
@@ -117,17 +121,17 @@ class Side:
         return [[took for end, took in steps if first <= end <= last][1:] for first, last in self.turns]
 
 
-def measure(workers: int, starts: int, pairs: int) -> dict[str, Any]:
+def measure(workers: int, options: argparse.Namespace) -> dict[str, Any]:
     """Both sides' seconds of a step, their ratio, and what else the sweep's processes used."""
-    found = [one_start(workers, pairs) for _ in range(starts)]
+    found = [one_start(workers, options.pairs, options.samples) for _ in range(options.starts)]
     seconds, used = [start for start, _ in found], [cpus for _, cpus in found]
     return summary(seconds) | {"CPUs of the sweep's other processes": round(statistics.fmean(used), 3)}
 
 
-def one_start(workers: int, pairs: int) -> tuple[np.ndarray, float]:
+def one_start(workers: int, pairs: int, samples: int) -> tuple[np.ndarray, float]:
     """Mean seconds of a step in each pair of turns, (pairs, plain and sweep); CPUs of all other processes."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        sides = [start_plain(Path(name), workers), start_sweep(Path(name), workers)]
+        sides = [start(Path(name), workers, samples) for start in (start_plain, start_sweep)]
         try:
             for side in sides:
                 side.warm_up()
@@ -142,24 +146,25 @@ def one_start(workers: int, pairs: int) -> tuple[np.ndarray, float]:
                 side.signal(signal.SIGKILL)
 
 
-def start_plain(folder: Path, workers: int) -> Side:
+def start_plain(folder: Path, workers: int, samples: int) -> Side:
     """The plain loops; the first tells the time for all."""
     logs = [folder / f"plain-{worker}" for worker in range(workers)]
     loops = [
-        launch([sys.executable, "-c", PLAIN], log, {**os.environ, "OMP_NUM_THREADS": "1"}) for log in logs
+        launch([sys.executable, "-c", PLAIN % samples], log, {**os.environ, "OMP_NUM_THREADS": "1"})
+        for log in logs
     ]
     # A line that is being written has no end yet.
     return Side(loops, lambda: [float(line) for line in logs[0].read_text().split("\n")[:-1]])
 
 
-def start_sweep(folder: Path, workers: int) -> Side:
+def start_sweep(folder: Path, workers: int, samples: int) -> Side:
     """The command, with what `tests/inject` puts into its workers to have each step noted."""
     noted = folder / "noted"
     noted.mkdir()
     (noted / "faults.json").write_text("[]")
     (noted / "steps.log").touch()
     injected = {"CHAOS": str(noted), "PYTHONPATH": f"{REPOSITORY}/tests/inject:{REPOSITORY}"}
-    command = sweep_command(folder, workers, FOREVER, 1)
+    command = sweep_command(folder, workers, FOREVER, 1, samples)
     root = launch(command, folder / "sweep.log", {**os.environ, **injected})
 
     def ends() -> list[float]:

@@ -59,15 +59,18 @@ def run_sweep(workers: int) -> list[dict[str, dict[int, float]]]:
     """The curves of each trial, by step, in the order in which the trials ran."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = sweep_command(folder, workers, STEPS, TRIALS)
+        command = sweep_command(folder, workers, STEPS, TRIALS, SAMPLES)
         subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
         return curves(folder / "results")
 
 
-def sweep_command(folder: Path, workers: int, steps: int, trials: int) -> list[str]:
-    """Writes the sweep's file into `folder`; its results will lie there as well."""
+def sweep_command(folder: Path, workers: int, steps: int, trials: int, samples: int) -> list[str]:
+    """Writes the sweep's file into `folder`; its results will lie there as well.
+
+    `samples`: of a step of one worker.
+    """
     cpus = 1.0 if workers == 1 else 0.7
-    values = {"steps": steps, "batch": SAMPLES * workers, "seeds": list(range(trials))}
+    values = {"steps": steps, "batch": samples * workers, "seeds": list(range(trials))}
     (folder / "sweep.yaml").write_text(SWEEP % {**values, "workers": workers, "cpus": cpus})
     command = [sys.executable, "-m", "orchestrator.run", str(folder / "sweep.yaml")]
     return [*command, "--storage", str(folder / "results")]

@@ -71,7 +71,7 @@ def test_the_picture_shows_the_score_that_ranks(trials: tuple[Trial, ...], metri
     assert picture is not None
     (axes,) = picture.axes
     assert axes.get_xlabel().startswith(SCORES[metric][0])
-    shown = sorted(float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "o")  # type: ignore[index,arg-type]
+    shown = sorted(float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "o")
     assert shown == pytest.approx([50, 75] if metric == "attribute_accuracy" else [0.5, 0.75])
     assert len(axes.get_yticks()) == 2
 
