@@ -18,7 +18,7 @@ ALONE = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Ray's own processes would come before those that train: its workers' niceness is 15 by default.
     "RAY_worker_niceness": "0",
-    # What its dashboard would show, and nobody sees without one: two fifths of its processes' CPU time.
+    # What its dashboard and a Prometheus would show, for two fifths of its processes' CPU time.
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_event_stats": "0",

@@ -19,7 +19,6 @@ from orchestrator.checkpoint_parts import load, write_part
 from orchestrator.engine import Engine, prepare_process
 from orchestrator.errors import UserError
 from orchestrator.evaluation import Evaluation
-from orchestrator.headline import ranking
 from orchestrator.identity import digest
 from orchestrator.losses import Losses
 from orchestrator.notices import Notices
@@ -169,11 +168,9 @@ class Worker:
         Raises:
             UserError: it cannot be written, and there is no later one.
         """
-        said = self.progress.reports[-1]
-        metric = ranking(said)
         saved = self.checkpoints.save(
             self.progress,
-            None if metric is None else said[metric],
+            self.progress.reports[-1].get(self.job.ranked_by or ""),
             lambda folder: write_part(folder, self.rank, self.engines, self.average),
         )
         if saved.problem and needed:

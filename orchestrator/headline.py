@@ -1,25 +1,25 @@
-"""The one score that trials are ranked by: which of those that were measured, and how it is said."""
+"""The one score that trials are ranked by (`Sweep.ranked_by`), and how it is said."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Container, Sequence
 from typing import get_args
 
 from orchestrator.sweep_measured import Headline
 from workloads.scorers.score import Score
 
 HEADLINES: tuple[str, ...] = get_args(Headline)
-"""Trials, and the checkpoints of one, are ranked by the first of these that is measured."""
 NAMES = {"attribute_accuracy": "accuracy", "hps_v2.1": "HPSv2.1", "hps_v2.0": "HPSv2.0", "clip_plus": "CLIP+"}
+AT_STRENGTH = ("hps_v2.1", "hps_v2.0", "clip_plus")
+"""What students at their best strengths are compared by, the first that was measured."""
 
 
-def headline(scores: Sequence[Score]) -> Score | None:
-    """The score that trials are ranked by, if it was measured."""
-    metric = ranking([score.metric for score in scores])
+def headline(scores: Sequence[Score], metric: str | None) -> Score | None:
+    """The score of `metric`, if it was measured."""
     return next((score for score in scores if score.metric == metric), None)
 
 
-def ranking(metrics: Collection[str]) -> str | None:
-    """The one of these that ranks."""
-    return next((metric for metric in HEADLINES if metric in metrics), None)
+def first_of(ranking: Sequence[str], measured: Container[str]) -> str | None:
+    """The first in `ranking` that was measured."""
+    return next((metric for metric in ranking if metric in measured), None)
 
 
 def is_share(metric: str) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 from orchestrator.capacity import Capacity
 from orchestrator.continuity import check_unaltered, identity
 from orchestrator.errors import UnfinishedError
-from orchestrator.headline import HEADLINES, ranking
 from orchestrator.ledger import Ledger
 from orchestrator.meter import Meter
 from orchestrator.plan import Plan, Trial
@@ -129,6 +128,7 @@ class _Launch:
             plan.sweep.evaluate,
             plan.sweep.resources,
             self._capacity.node_labels(plan),
+            plan.sweep.ranked_by,
         )
         store.delete(job.notice)
         return job
@@ -137,8 +137,8 @@ class _Launch:
         """Champions, comparison, summary and report."""
         plan, store, tracker = self._plan, self._store, self._tracker
         entries = [self._ledger.entries[trial.digest] for trial in plan.trials]
-        champions = tracker.ask(lambda: crown(entries))
-        rows = comparison_rows(entries, self._teachers, champions)
+        champions = tracker.ask(lambda: crown(entries, plan.sweep.ranked_by))
+        rows = comparison_rows(entries, self._teachers, champions, plan.sweep.ranked_by)
         drawn = {row["digest"] for row in pictured(rows)}
         shown = [entry for entry in entries if entry.trial.digest in drawn]
         sheets = {entry.trial.name: store.read(entry.sheet) for entry in shown if entry.sheet}
@@ -174,8 +174,7 @@ def _record_launch(plan: Plan, tracker: Tracker, prompts: PromptSet, store: Stor
     versions = {f"version.{name}": importlib.metadata.version(name) for name in LIBRARIES}
     code = {"git_revision": _git_revision(), "python": platform.python_version()}
     tags = {key: str(value) for key, value in {**about, **versions, **code}.items()}
-    metric = ranking(plan.sweep.evaluate.headlines) or HEADLINES[0]
-    parent = tracker.start_sweep(plan.sweep.name, store.root, tags, metric)
+    parent = tracker.start_sweep(plan.sweep.name, store.root, tags, plan.sweep.ranked_by)
     tracker.log_json(parent, without_secrets_in(json.loads(plan.sweep.model_dump_json())), "sweep.json")
     tracker.log_text(parent, without_secrets("\n".join(sys.argv)), "command.txt")
     tracker.log_prompts(parent, prompts.source, prompts.digest, prompts.prompts)

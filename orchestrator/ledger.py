@@ -153,9 +153,8 @@ class Ledger:
         if entry.status != "failed":
             self.write(entry)
         self._record_end(entry)
-        self.say(
-            f"{entry.trial.name}: {entry.status}{_ranking(entry)}{' ' + entry.note if entry.note else ''}"
-        )
+        score = _ranking(entry, job.ranked_by)
+        self.say(f"{entry.trial.name}: {entry.status}{score}{' ' + entry.note if entry.note else ''}")
         return entry.status == "finished"
 
     def _keep_logs(self, entry: Entry, job: TrialJob) -> None:
@@ -235,8 +234,8 @@ def _train_seconds(reports: Mapping[int, Mapping[str, Any]]) -> float:
     return float(sum((last - first) * reports[last]["seconds_per_step"] for first, last in stretches))
 
 
-def _ranking(entry: Entry) -> str:
-    score = headline(entry.scores)
+def _ranking(entry: Entry, metric: str | None) -> str:
+    score = headline(entry.scores, metric)
     return "" if score is None else f", {NAMES[score.metric]} {in_words(score.metric, score.value)}"
 
 

@@ -17,10 +17,10 @@ from orchestrator.trial_job import PRUNED, TrialJob
 class Pruner(ASHAScheduler):  # type: ignore[misc]
     """ASHA (Li et al. 2020) over the share of a trial's own steps, as trials differ in length."""
 
-    def __init__(self, settings: Search, store: Store) -> None:
+    def __init__(self, settings: Search, metric: str | None, store: Store) -> None:
         super().__init__(
             time_attr="progress",
-            metric=settings.metric,
+            metric=metric,
             mode="max",
             max_t=101,
             grace_period=max(1, round(100 * settings.grace)),

@@ -67,7 +67,7 @@ def search(plan: Plan, trainings: Sequence[TrialJob], books: Books, at_once: int
     config = tune.TuneConfig(
         search_alg=queue,
         num_samples=-1,
-        scheduler=None if settings.scheduler == "none" else Pruner(settings, store),
+        scheduler=None if settings.scheduler == "none" else Pruner(settings, plan.sweep.ranked_by, store),
         trial_name_creator=lambda trial: _name(trial.config["job"]),
         trial_dirname_creator=lambda trial: _name(trial.config["job"]),
         reuse_actors=True,

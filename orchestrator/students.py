@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.curve import Arm, best, curve
-from orchestrator.headline import headline
+from orchestrator.headline import AT_STRENGTH, first_of, headline
 from orchestrator.identity import digest
 from orchestrator.infer import InferTrial
 from orchestrator.infer_trial import InferJob
@@ -231,15 +231,17 @@ class Students:
             return self._tracker.ask(lambda: register_student(entry.run, folder, name, example, search))
 
 
-def crown(entries: Sequence[Entry]) -> set[str]:
+def crown(entries: Sequence[Entry], metric: str | None) -> set[str]:
     """Gives the best student of each backbone the alias `champion`; the digests of their trials.
 
-    Best is the highest of the metric that trials are ranked by; without scores, nobody is.
+    Best is the highest of `metric`, that trials are ranked by; without it the best at its best strength,
+    by HPSv2 or CLIP+; without scores, nobody is.
     """
     champions: dict[str, Entry] = {}
     # Sorted upwards, so that the last of a backbone is its best.
-    scored = [entry for entry in entries if entry.model and _value(entry) is not None]
-    for entry in sorted(scored, key=lambda entry: _value(entry) or 0.0):
+    values = [(_value(entry, metric), entry) for entry in entries if entry.model]
+    scored = [(value, entry) for value, entry in values if value is not None]
+    for _, entry in sorted(scored, key=lambda pair: pair[0]):
         champions[entry.trial.backbone.name] = entry
     for entry in champions.values():
         found = {score.metric: f"{score.value:.4f}" for score in entry.scores}
@@ -250,14 +252,12 @@ def crown(entries: Sequence[Entry]) -> set[str]:
     return {entry.trial.digest for entry in champions.values()}
 
 
-def _value(entry: Entry) -> float | None:
-    """What students are compared by: the sweep's metric; without it HPSv2, or CLIP+, at their best."""
-    score = headline(entry.scores)
+def _value(entry: Entry, metric: str | None) -> float | None:
+    score = headline(entry.scores, metric)
     if score is not None:
         return score.value
     found = {each["metric"]: float(each["value"]) for each in entry.best.get("scores", [])}
-    hps = [value for name, value in found.items() if name.startswith("hps_v")]
-    return hps[0] if hps else found.get("clip_plus")
+    return found.get(first_of(AT_STRENGTH, found) or "")
 
 
 def _found(entry: Entry) -> str:

@@ -3,16 +3,17 @@
 `summary.json`: name, launch, seconds; the GPU-hours held so far, their cost by the sweep's budget,
 and both in words; counts `finished`, `collapsed`, `stopped`, `failed`; the
 `prompts` used and set aside; `tracking` URI, experiment and parent run; and `trials`, each with
-its settings, status, scores (value, samples, 95 % interval, protocol), its teacher's scores,
-seconds of training, MLflow run, model URI, whether it is its backbone's champion, its `curve` over
-strength with the `best` arm, and checkpoint with its digest.
+its settings, status, scores (value, samples, 95 % interval, protocol), its teacher's scores, of both
+the one that trials are ranked by once more (`metric`, `score`, `score_low`, `score_high`,
+`teacher_score`), seconds of training, MLflow run, model URI, whether it is its backbone's champion,
+its `curve` over strength with the `best` arm, and checkpoint with its digest.
 """
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.headline import NAMES, headline, in_words, ranking
+from orchestrator.headline import AT_STRENGTH, NAMES, first_of, headline, in_words
 from orchestrator.ledger import Entry
 from orchestrator.meter import Meter
 from orchestrator.plan import Plan
@@ -28,13 +29,16 @@ STATUSES = (*ENDS, "failed")
 
 
 def comparison_rows(
-    entries: Sequence[Entry], teachers: Mapping[str, Sequence[Score]], champions: Container[str]
+    entries: Sequence[Entry],
+    teachers: Mapping[str, Sequence[Score]],
+    champions: Container[str],
+    metric: str | None,
 ) -> list[dict[str, Any]]:
-    """One row a trial, in the order of the plan."""
+    """One row a trial, in the order of the plan; `metric` is what they are ranked by."""
     rows = []
     for entry in entries:
         trial = entry.trial
-        score, teacher = headline(entry.scores), headline(teachers[trial.source])
+        score, teacher = headline(entry.scores, metric), headline(teachers[trial.source], metric)
         rows.append(
             {
                 "trial": trial.name,
@@ -104,13 +108,14 @@ def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
     """The table of trials, where the students are, and how to look at them."""
     rows = result["trials"]
     width = max(len(row["trial"]) for row in rows)
+    across = max(len("best strength"), *(len(_best(row)) for row in rows))
     metric = next((NAMES[row["metric"]] for row in rows if row["metric"]), "score")
-    heads = f"{metric:>8}  {'95 % interval':>14}  {'teacher':>8}  {'train s':>8}  {'best strength':>26}"
+    heads = f"{metric:>8}  {'95 % interval':>17}  {'teacher':>8}  {'train s':>8}  {'best strength':>{across}}"
     lines = [f"{'trial':<{width}}  {'status':<9}  {heads}  model"]
     for row in rows:
         lines.append(
             f"{row['trial']:<{width}}  {row['status']:<9}  {_score(row)}  {row['train_seconds']:>8.0f}  "
-            f"{_best(row):>26}  {row['model'] or row['note']}{' @champion' if row['champion'] else ''}"
+            f"{_best(row):>{across}}  {row['model'] or row['note']}{' @champion' if row['champion'] else ''}"
         )
     counts = ", ".join(f"{result[status]} {status}" for status in STATUSES if result[status])
     lines += [
@@ -133,21 +138,21 @@ def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
 def _score(row: Mapping[str, Any]) -> str:
     """The score that ranks, its interval, and the teacher's."""
     if row["score"] is None:
-        return f"{'-':>8}  {'-':>14}  {'-':>8}"
+        return f"{'-':>8}  {'-':>17}  {'-':>8}"
     value, low, high, teacher = (
         in_words(row["metric"], row[key]) for key in ("score", "score_low", "score_high", "teacher_score")
     )
-    return f"{value:>8}  {low.removesuffix(' %') + '-' + high:>14}  {teacher:>8}"
+    return f"{value:>8}  {low.removesuffix(' %') + ' to ' + high:>17}  {teacher:>8}"
 
 
 def _best(row: Mapping[str, Any]) -> str:
-    """The best strength, and what was found at it: first, the share of what negatives name that is gone."""
+    """The best strength, and the share of what negatives name that is gone there, else another score."""
     best = row["best"]
     if not best:
         return "-"
     found = {score["metric"]: score["value"] for score in best["scores"]}
     named = "plain" if best["kind"] == "none" else f"{best['label']} {best['strength']:g}"
-    metric = ranking(found)
+    metric = first_of(AT_STRENGTH, found)
     if "removal_rate" in found:
         named += f": {100 * found['removal_rate']:.0f} % gone"
     elif metric is not None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from orchestrator.gpus import GPUS
+from orchestrator.headline import HEADLINES, first_of
 from orchestrator.strict import Positive, Seed, Strict, Text
 from orchestrator.sweep_measured import Evaluate, Headline, Infer
 from workloads.settings import StepSettings
@@ -88,8 +89,9 @@ class Search(Strict):
     """Of those draws."""
     scheduler: Literal["none", "asha"] = "none"
     """asha: at each rung the worse trials stop, by `metric` (Li et al. 2020); under none they go on."""
-    metric: Headline = "attribute_accuracy"
-    """What asha ranks by, one that evaluate.scorers measure; higher is better."""
+    metric: Headline | None = None
+    """What trials are ranked by, one that evaluate.scorers measure, higher is better; by default the first
+    that they do of attribute_accuracy, hps_v2.1, hps_v2.0 and clip_plus."""
     grace: Annotated[float, Field(gt=0, le=1)] = 0.25
     """asha: share of its steps that every trial may take."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
@@ -177,12 +179,23 @@ class Sweep(Strict):
             names = [entry.name for entry in getattr(self, section)]
             if len(set(names)) < len(names):
                 raise ValueError(f"{section} have a name twice: {sorted(names)}")
-        if self.search.scheduler == "asha" and self.search.metric not in self.evaluate.headlines:
+        metric = self.search.metric
+        if metric is not None and metric not in self.evaluate.headlines:
             raise ValueError(
-                f"search.scheduler asha ranks by {self.search.metric}, which none of evaluate.scorers "
-                f"measures: name its scorer there, or another search.metric"
+                f"search.metric is {metric}, which none of evaluate.scorers measures: name its scorer there, "
+                f"or another search.metric"
+            )
+        if self.search.scheduler == "asha" and self.ranked_by is None:
+            raise ValueError(
+                "search.scheduler asha ranks by a score, and evaluate.scorers measures none to rank by: "
+                "name attributes, hpsv2 or clip there"
             )
         return self
+
+    @property
+    def ranked_by(self) -> str | None:
+        """The metric that trials, the checkpoints of one, and students are ranked by, if any is measured."""
+        return self.search.metric or first_of(HEADLINES, self.evaluate.headlines)
 
 
 def swept(value: Any) -> Values | Range | None:

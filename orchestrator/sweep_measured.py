@@ -12,8 +12,8 @@ STYLE = r"^[A-Za-z0-9_ -]{0,60}$"
 """A style becomes part of a metric's name, which MLflow must take."""
 FEWEST_FOR_FIDELITY = 8
 Headline = Literal["attribute_accuracy", "hps_v2.1", "hps_v2.0", "clip_plus"]
-"""The metrics that trials can be ranked by, higher is better; without a word of the sweep's, by the first
-of these that is measured."""
+"""The metrics that trials can be ranked by, higher is better; unless `search.metric` names one, by the
+first of these that is measured."""
 LOOKING = ("attributes", "fidelity", "clip", "hpsv2")
 """Scorers that can measure pictures of prompts alone."""
 
@@ -63,12 +63,20 @@ def _looks(scorer: ScorerSettings) -> ScorerSettings:
     return scorer
 
 
+def _once(scorers: list[ScorerSettings]) -> list[ScorerSettings]:
+    names = [f"{scorer.name} {scorer.version or ''}".strip() for scorer in scorers]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is there twice, and its scores have one name: keep one")
+    return scorers
+
+
 class Evaluate(Strict):
     """What is looked at and measured while a student trains, and when it is done."""
 
-    scorers: list[Annotated[Scorer, AfterValidator(_looks), PlainSerializer(_briefly)]] = Field(
-        default_factory=list
-    )
+    scorers: Annotated[
+        list[Annotated[Scorer, AfterValidator(_looks), PlainSerializer(_briefly)]], AfterValidator(_once)
+    ] = Field(default_factory=list)
     """Of miniature backbones, `attributes`: does the picture show what the prompt names, and `fidelity`:
     are pictures as good and as varied as real ones. Of all, `clip` and `hpsv2`: agreement with the prompt."""
     samples: Positive = 256
@@ -123,7 +131,7 @@ class Infer(Strict):
     """Prompts with their negative prompts; or a .jsonl file of them."""
     pictures: Positive = 32
     """Of each pair, with the same noise for every strength and student."""
-    scorers: Annotated[list[Scorer], Field(min_length=1)]
+    scorers: Annotated[list[Scorer], Field(min_length=1), AfterValidator(_once)]
     """What is measured of these pictures."""
     sheet_pairs: Positive = 8
     """Rows of the contact sheet: the first pairs."""

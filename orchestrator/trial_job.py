@@ -34,6 +34,8 @@ class TrialJob:
     resources: Resources
     node_labels: dict[str, str]
     """Ray labels of the nodes that its workers may run on; see `capacity`."""
+    ranked_by: str | None
+    """Metric of its scores."""
 
     @property
     def notice(self) -> str:

@@ -62,7 +62,7 @@ def _log_map(tracker: Tracker, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def comparison_picture(rows: Sequence[dict[str, Any]]) -> "plt.Figure | None":
-    """The score that ranks, of every trial, with its 95 % interval, beside its teacher's."""
+    """The score that ranks, with its 95 % interval, beside the teacher's: of all trials, of many the best."""
     scored = [row for row in pictured(rows) if row["score"] is not None]
     if not scored:
         return None
@@ -71,7 +71,8 @@ def comparison_picture(rows: Sequence[dict[str, Any]]) -> "plt.Figure | None":
     figure, axes = plt.subplots(figsize=(8, 1.6 + 0.45 * len(scored)), layout="constrained")
     for place, row in enumerate(reversed(scored)):
         low, value, high = (unit * row[key] for key in ("score_low", "score", "score_high"))
-        error = [[value - low], [high - value]]
+        # At 0 and 1 rounding can leave an interval's end a hair inside.
+        error = [[max(0.0, value - low)], [max(0.0, high - value)]]
         axes.errorbar(
             value,
             place,

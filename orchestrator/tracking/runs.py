@@ -20,7 +20,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from orchestrator.errors import UnfinishedError, UserError
-from orchestrator.headline import HEADLINES
 from orchestrator.secrets import without_secrets
 from orchestrator.storage import Store
 from orchestrator.tracking.outbox import Outbox, Patience
@@ -65,10 +64,10 @@ class Tracker:
         # Apart, since a checkpoint may be gigabytes.
         self._uploads = Outbox("uploads", self._patience, say)
 
-    def start_sweep(self, name: str, root: str, tags: Mapping[str, str], metric: str = HEADLINES[0]) -> str:
+    def start_sweep(self, name: str, root: str, tags: Mapping[str, str], metric: str | None) -> str:
         """Opens the parent run of the sweep in the storage `root`, again if it is there already.
 
-        MLflow's pages show its trials by `metric`.
+        MLflow's pages show its trials by `metric`, if any is given.
 
         Raises:
             UserError: this login may not write to the experiment.

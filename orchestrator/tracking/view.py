@@ -22,13 +22,17 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def view(metric: str) -> str:
-    """The tag's value: trials by `metric`, what was swept beside what came of it, the curves of ten."""
+def view(metric: str | None) -> str:
+    """The tag's value: trials by `metric`, what was swept beside what came of it, the curves of ten.
+
+    Without one the trials stand as they come, unfolded all the same.
+    """
+    ranking = [] if metric is None else [metric]
     return json.dumps(
         {
-            "orderByKey": f"metrics.`{metric}`",
+            "orderByKey": f"metrics.`{metric or 'student_loss'}`",
             "orderByAsc": False,
-            "selectedColumns": (f"metrics.`{metric}`", *COLUMNS),
-            "chartsSearchFilter": f"^({'|'.join([re.escape(metric), *CHARTS])})$",
+            "selectedColumns": (*(f"metrics.`{name}`" for name in ranking), *COLUMNS),
+            "chartsSearchFilter": f"^({'|'.join([*map(re.escape, ranking), *CHARTS])})$",
         }
     )

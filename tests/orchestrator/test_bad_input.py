@@ -288,10 +288,19 @@ UNRANKED = [
         "evaluate.scorers=[{name: clip, threshold: 0.3}]",
         r"evaluate\.scorers\.0: clip's threshold is of negative prompts",
     ),
-    ("search.scheduler=asha", r"asha ranks by attribute_accuracy, which none of evaluate\.scorers measures"),
+    (
+        "search.scheduler=asha",
+        r"asha ranks by a score, and evaluate\.scorers measures none to rank by: name ",
+    ),
+    ("search.metric=clip_plus", r"search\.metric: is clip_plus, which none of evaluate\.scorers measures"),
+    (
+        "evaluate.scorers=[clip, clip]",
+        r"evaluate\.scorers: clip is there twice, and its scores have one name",
+    ),
+    ("infer.scorers=[removal, removal]", r"infer\.scorers: removal is there twice"),
     (
         "search={scheduler: asha, metric: clip_plus}",
-        r"asha ranks by clip_plus, which none of evaluate\.scorers measures: name its scorer there",
+        r"search\.metric: is clip_plus, which none of evaluate\.scorers measures: name its scorer there",
     ),
 ]
 

@@ -35,6 +35,13 @@ def test_a_ray_of_ones_own_answers_to_its_owner_alone() -> None:
     assert (Path.home() / ".ray/auth_token").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.cluster
+@pytest.mark.usefixtures("local_ray")
+def test_a_ray_of_ones_own_gathers_no_metrics() -> None:
+    """Each a word to processes of Ray's, which say nothing of one that they do not know."""
+    assert [node["MetricsExportPort"] for node in ray.nodes()] == [-1]
+
+
 @pytest.mark.parametrize("before", [None, "kept"])
 def test_the_token_is_its_owners(before: str | None, tmp_path: Path) -> None:
     path = tmp_path / "home/.ray/auth_token"

@@ -55,7 +55,7 @@ class Launch:
         self.said: list[str] = []
         self.uri = f"sqlite:///{folder}/{database}"
         self.tracker = Tracker(self.uri, "tiny", self.store, self.said.append)
-        self.tracker.start_sweep("tiny", self.store.root, {})
+        self.tracker.start_sweep("tiny", self.store.root, {}, "clip_plus")
         self.ledger = Ledger(self.store, "tiny", self.tracker, self.said.append)
 
     def start(self, index: int = 0) -> TrialJob:
@@ -64,9 +64,8 @@ class Launch:
         self.ledger.add(trial, run, identity(self.plan, trial, PROMPTS))
         missing: Any = None
         folder, resources = f"tiny/trials/{trial.digest}", self.plan.sweep.resources
-        job = TrialJob(
-            trial, missing, None, "", self.store.root, folder, "", self.plan.sweep.evaluate, resources, {}
-        )
+        evaluate, root = self.plan.sweep.evaluate, self.store.root
+        job = TrialJob(trial, missing, None, "", root, folder, "", evaluate, resources, {}, "clip_plus")
         self.ledger.started(job)
         return job
 
@@ -210,7 +209,7 @@ def test_the_pages_view_of_a_sweep_is_kept_with_it(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     launch.tracker.close("FINISHED")
     tags = launch.tracker.client.get_experiment(launch.tracker.experiment).tags
-    assert json.loads(tags["mlflow.sharedViewState.trials"])["orderByKey"] == "metrics.`attribute_accuracy`"
+    assert json.loads(tags["mlflow.sharedViewState.trials"])["orderByKey"] == "metrics.`clip_plus`"
 
 
 ALTERED: list[tuple[str, str, str]] = [

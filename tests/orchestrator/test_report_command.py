@@ -21,7 +21,7 @@ def record(folder: Path, seeds: int, name: str = "made-up") -> tuple[str, Tracke
     """A sweep of two scales on two backbones, as a launch records it; the last one collapses."""
     uri = f"sqlite:///{folder}/mlflow.db"
     tracker = Tracker(uri, name, Store(str(folder / "results")), print)
-    tracker.start_sweep(name, "somewhere", {})
+    tracker.start_sweep(name, "somewhere", {}, None)
     for place, backbone in enumerate(BACKBONES):
         for arm, scale in enumerate(SCALES):
             for seed in range(seeds):
@@ -76,7 +76,7 @@ def test_a_launch_reads_what_it_has_just_recorded(tmp_path: Path) -> None:
 
 def test_of_two_sweeps_the_newest_is_read_and_what_runs_has_not_ended(tmp_path: Path) -> None:
     uri, tracker = record(tmp_path, 2)
-    tracker.start_sweep("made-up", "elsewhere", {})
+    tracker.start_sweep("made-up", "elsewhere", {}, None)
     run, _ = tracker.start_trial("t", "d", {"backbone": "pixart", "seed": 0}, {"status": "interrupted"})
     tracker.close("KILLED")
     assert run

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.ledger import Entry
@@ -22,9 +23,9 @@ train: {steps: 12, seed: {values: [0, 1, 2]}}
 evaluate: {sheet_prompts: [a circle]}
 """
 SCORES = {
-    "attribute_accuracy": ["accuracy", "75.0 %", "70.0-80.0 %"],
-    "hps_v2.1": ["HPSv2.1", "0.7500", "0.7000-0.8000"],
-    "clip_plus": ["CLIP+", "0.7500", "0.7000-0.8000"],
+    "attribute_accuracy": ["accuracy", "75.0 %", "70.0 to 80.0 %"],
+    "hps_v2.1": ["HPSv2.1", "0.7500", "0.7000 to 0.8000"],
+    "clip_plus": ["CLIP+", "0.7500", "0.7000 to 0.8000"],
 }
 
 
@@ -40,13 +41,13 @@ def trials(tmp_path: Path) -> tuple[Trial, ...]:
 
 def rows(trials: tuple[Trial, ...], metric: str) -> list[dict[str, Any]]:
     """Of two trials that were scored, and one that failed."""
-    fidelity = score("frechet_distance", 9.0)
+    others = [score(other, 0.25) for other in ("frechet_distance", *SCORES) if other != metric]
     scored = [
-        Entry(trial, "run", "finished", scores=[fidelity, score(metric, value)])
+        Entry(trial, "run", "finished", scores=[*others, score(metric, value)])
         for trial, value in zip(trials, (0.75, 0.5), strict=False)
     ]
-    teachers = {trials[0].source: [fidelity, score(metric, 0.875)]}
-    return comparison_rows([*scored, Entry(trials[2], "run", "failed", note="why")], teachers, ())
+    teachers = {trials[0].source: [*others, score(metric, 0.875)]}
+    return comparison_rows([*scored, Entry(trials[2], "run", "failed", note="why")], teachers, (), metric)
 
 
 def words(trials: list[dict[str, Any]]) -> list[str]:
@@ -71,9 +72,35 @@ def test_the_picture_shows_the_score_that_ranks(trials: tuple[Trial, ...], metri
     assert picture is not None
     (axes,) = picture.axes
     assert axes.get_xlabel().startswith(SCORES[metric][0])
-    shown = sorted(float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "o")
-    assert shown == pytest.approx([50, 75] if metric == "attribute_accuracy" else [0.5, 0.75])
-    assert len(axes.get_yticks()) == 2
+    unit = 100 if metric == "attribute_accuracy" else 1
+    for marker, values in (("o", [0.5, 0.75]), ("|", [0.45, 0.55, 0.7, 0.8, 0.875, 0.875])):
+        shown = sorted(
+            float(x) for line in axes.lines if line.get_marker() == marker for x in np.ravel(line.get_xdata())
+        )
+        assert shown == pytest.approx([unit * value for value in values])
+
+
+def test_a_trial_that_is_right_always_is_drawn_too(trials: tuple[Trial, ...]) -> None:
+    made = rows(trials, "attribute_accuracy")
+    made[0] |= {"score": 1.0, "score_high": 1.0 - 1e-16, "score_low": 0.9}
+    assert comparison_picture(made) is not None
+
+
+RANKINGS = [
+    ("[{name: clip, weights: miniature/clip}, attributes]", "", "attribute_accuracy"),
+    ("[{name: clip, weights: miniature/clip}, attributes]", "clip_plus", "clip_plus"),
+    ("[fidelity, {name: clip, weights: miniature/clip}]", "", "clip_plus"),
+    ("[fidelity]", "", None),
+]
+
+
+@pytest.mark.parametrize(("scorers", "named", "metric"), RANKINGS)
+def test_the_first_that_is_measured_ranks_unless_one_is_named(
+    scorers: str, named: str, metric: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    overrides = [f"evaluate.scorers={scorers}", *([f"search.metric={named}"] if named else [])]
+    assert load_sweep(tmp_path / "sweep.yaml", overrides).sweep.ranked_by == metric
 
 
 def test_many_trials_are_drawn_best_first_whatever_ranks(trials: tuple[Trial, ...]) -> None:
@@ -89,6 +116,7 @@ def test_the_view_is_sorted_by_the_score_that_ranks() -> None:
     shown = json.loads(view("hps_v2.1"))
     assert shown["orderByKey"] == shown["selectedColumns"][0] == "metrics.`hps_v2.1`"
     assert r"hps_v2\.1" in shown["chartsSearchFilter"]
+    assert not any("hps" in column for column in json.loads(view(None))["selectedColumns"])
 
 
 def test_a_students_best_strength_is_told_by_what_was_measured(trials: tuple[Trial, ...]) -> None:

@@ -61,7 +61,7 @@ def test_an_experiment_of_another_login_is_told(
         monkeypatch.setenv(f"MLFLOW_TRACKING_{key.upper()}", value)
     tracker = Tracker(stack.uri, "of another", Store(str(tmp_path)), print)
     with pytest.raises(UserError, match=r"refuses .* the experiment 'of another' may be another login's"):
-        tracker.start_sweep("of another", str(tmp_path), {})
+        tracker.start_sweep("of another", str(tmp_path), {}, None)
 
 
 def test_a_login_costs_little(stack: Stack) -> None:
