@@ -1,7 +1,7 @@
-"""The one score that trials are ranked by (`Sweep.ranked_by`), and how it is said."""
+"""The one score that trials are ranked by (`Sweep.ranked_by`), and how it and an arm are said in words."""
 
-from collections.abc import Container, Sequence
-from typing import get_args
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, get_args
 
 from orchestrator.sweep_measured import Headline
 from workloads.scorers.score import Score
@@ -30,3 +30,17 @@ def is_share(metric: str) -> bool:
 def in_words(metric: str, value: float) -> str:
     """The value as people read it."""
     return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4f}"
+
+
+def arm_name(arm: Mapping[str, Any]) -> str:
+    """Kernel and strength of an arm, as `curve.Arm.as_row` gives it."""
+    return "plain" if arm["kind"] == "none" else f"{arm['label']} {arm['strength']:g}"
+
+
+def arm_in_words(arm: Mapping[str, Any]) -> str:
+    """Its name, and the share of what negatives name that is gone there, else how good its pictures are."""
+    found = {score["metric"]: score["value"] for score in arm["scores"]}
+    metric = first_of(AT_STRENGTH, found)
+    if "removal_rate" in found:
+        return f"{arm_name(arm)}: {100 * found['removal_rate']:.0f} % gone"
+    return f"{arm_name(arm)}: {NAMES[metric]} {in_words(metric, found[metric])}" if metric else arm_name(arm)

@@ -10,6 +10,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from orchestrator.headline import arm_name
+
 METRICS = ("removal_rate", "negative_rate", "prompt_accuracy", "clip_plus", "clip_minus")
 """Drawn over strength, of those that were measured, and any HPSv2."""
 MAPPED = {
@@ -146,10 +148,6 @@ def scale_name(interval: str) -> str:
 def arm_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The arms of all rows, in their order."""
     return list(dict.fromkeys(arm_name(arm) for row in rows for arm in row["curve"]))
-
-
-def arm_name(arm: Row) -> str:
-    return "plain" if arm["kind"] == "none" else f"{arm['label']} {arm['strength']:g}"
 
 
 def find(arm: Row, metric: str) -> Mapping[str, Any] | None:

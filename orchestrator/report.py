@@ -21,10 +21,10 @@ from typing import Any
 
 from orchestrator.command import exit_status, make_parser
 from orchestrator.errors import UserError
+from orchestrator.headline import arm_name
 from orchestrator.page import figure, image, table, whole_page
 from orchestrator.plots import (
     MAPPED,
-    arm_name,
     arm_names,
     curve_picture,
     map_picture,

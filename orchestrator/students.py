@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.curve import Arm, best, curve
-from orchestrator.headline import AT_STRENGTH, first_of, headline
+from orchestrator.headline import AT_STRENGTH, arm_in_words, first_of, headline
 from orchestrator.identity import digest
 from orchestrator.infer import InferTrial
 from orchestrator.infer_trial import InferJob
@@ -263,6 +263,4 @@ def _value(entry: Entry, metric: str | None) -> float | None:
 def _found(entry: Entry) -> str:
     if not entry.curve:
         return ""
-    found = {score["metric"]: score["value"] for score in entry.best["scores"]}
-    rates = ", ".join(f"{name} {100 * found[name]:.1f} %" for name in ("removal_rate",) if name in found)
-    return f"best {entry.best['label']} at {entry.best['strength']:g}{' (' + rates + ')' if rates else ''}, "
+    return f"best {arm_in_words(entry.best)}, "

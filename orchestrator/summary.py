@@ -13,7 +13,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.headline import AT_STRENGTH, NAMES, first_of, headline, in_words
+from orchestrator.headline import NAMES, arm_in_words, headline, in_words
 from orchestrator.ledger import Entry
 from orchestrator.meter import Meter
 from orchestrator.plan import Plan
@@ -146,15 +146,4 @@ def _score(row: Mapping[str, Any]) -> str:
 
 
 def _best(row: Mapping[str, Any]) -> str:
-    """The best strength, and the share of what negatives name that is gone there, else another score."""
-    best = row["best"]
-    if not best:
-        return "-"
-    found = {score["metric"]: score["value"] for score in best["scores"]}
-    named = "plain" if best["kind"] == "none" else f"{best['label']} {best['strength']:g}"
-    metric = first_of(AT_STRENGTH, found)
-    if "removal_rate" in found:
-        named += f": {100 * found['removal_rate']:.0f} % gone"
-    elif metric is not None:
-        named += f": {NAMES[metric]} {in_words(metric, found[metric])}"
-    return named
+    return arm_in_words(row["best"]) if row["best"] else "-"
