@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.headline import HEADLINES
 from orchestrator.identity import digest
 from orchestrator.infer import InferPlan, InferTrial, make_infer_plan
 from orchestrator.plan_checks import check_prompts, check_sizes, check_weights
@@ -86,7 +87,9 @@ class Plan:
         """Of the resolved file: the name of the launch."""
         # What came later counts where it is used, so that launches keep their names.
         unused = {"storage", "tracking"} | (set() if self.sweep.arms else {"arms"})
-        return digest(self.sweep.model_dump(mode="json", exclude=unused))[:12]
+        resolved = self.sweep.model_dump(mode="json", exclude=unused)
+        resolved["search"]["metric"] = self.sweep.search.metric or HEADLINES[0]
+        return digest(resolved)[:12]
 
     @property
     def trains_with_negatives(self) -> bool:
