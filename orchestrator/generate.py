@@ -14,9 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from orchestrator.command import exit_status, make_parser
-from orchestrator.errors import UserError
-from orchestrator.identity import digest
+from orchestrator.common.cli import exit_status, make_parser
+from orchestrator.common.digests import digest
+from orchestrator.common.errors import UserError
 
 DATABASE = Path("results/mlflow.db")
 
@@ -65,12 +65,12 @@ def _generate(options: argparse.Namespace) -> None:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {options.out}: cannot be written: {error.strerror or error}") from None
-    from orchestrator.quiet import quieten
+    from orchestrator.common.library_logging import quieten
 
     quieten()
     from orchestrator.tracking import fetch_student
-    from workloads.drawing import Generator
-    from workloads.refusal import NOT_LOADED, why
+    from workloads.backbones.load_errors import NOT_LOADED, why
+    from workloads.students.sampler import Generator
 
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -16,16 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.command import EXIT_USER_ERROR, make_parser, tell
-from orchestrator.errors import UnfinishedError, UserError
-from orchestrator.interruption import interrupt_on_sigterm
-from orchestrator.plan import Plan
-from orchestrator.quiet import quieten
-from orchestrator.secrets import hide_in_tracebacks, without_secrets
+from orchestrator.common.cli import EXIT_USER_ERROR, make_parser, tell
+from orchestrator.common.errors import UnfinishedError, UserError
+from orchestrator.common.library_logging import quieten
+from orchestrator.common.redaction import hide_in_tracebacks, without_secrets
+from orchestrator.common.signals import interrupt_on_sigterm
+from orchestrator.planning.plan import Plan
 
 if TYPE_CHECKING:
-    from orchestrator.capacity import Capacity
-    from orchestrator.storage import Store
+    from orchestrator.common.storage import Store
+    from orchestrator.planning.capacity import Capacity
 
 STORAGE, STORAGE_VARIABLE = "results", "ORCHESTRATOR_STORAGE"
 STORAGE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
@@ -84,9 +84,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from orchestrator.plan import make_plan
-    from orchestrator.plan_cost import check_budget, check_memory
-    from orchestrator.sweep_file import load_sweep
+    from orchestrator.config.sweep_file import load_sweep
+    from orchestrator.planning.estimate import check_budget, check_memory
+    from orchestrator.planning.plan import make_plan
 
     plan = make_plan(load_sweep(options.sweep, options.overrides))
     check_memory(plan)
@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     uri = options.tracking_uri or plan.sweep.tracking.uri
     capacity = None
     if options.cluster is not None:
-        from orchestrator.capacity import read_capacity
+        from orchestrator.planning.capacity import read_capacity
 
         capacity = read_capacity(options.cluster)
         capacity.trials_at_once(plan)
@@ -113,7 +113,7 @@ def _check_root(root: str) -> None:
 
 
 def _print_plan(plan: Plan, root: str, uri: str | None, capacity: "Capacity | None") -> int:
-    from orchestrator.plan_text import plan_text
+    from orchestrator.planning.describe import plan_text
 
     tracking = uri or os.environ.get("MLFLOW_TRACKING_URI") or "SQLite in the storage"
     print(without_secrets(plan_text(plan, root, tracking, capacity)))
@@ -121,8 +121,8 @@ def _print_plan(plan: Plan, root: str, uri: str | None, capacity: "Capacity | No
 
 
 def _launch(plan: Plan, root: str, given_uri: str | None, capacity: "Capacity | None") -> int:
-    from orchestrator.lease import Lease
-    from orchestrator.storage import Store
+    from orchestrator.common.storage import Store
+    from orchestrator.execution.lock import Lease
 
     store = Store(root)
     store.check_writable()
@@ -131,14 +131,14 @@ def _launch(plan: Plan, root: str, given_uri: str | None, capacity: "Capacity | 
 
 
 def _run_sweep(plan: Plan, store: "Store", given_uri: str | None, capacity: "Capacity | None") -> int:
-    from orchestrator.backbones import check_backbones
-    from orchestrator.cluster import connected
+    from orchestrator.execution.ray_cluster import connected
+    from orchestrator.planning.backbone_checks import check_backbones
 
     check_backbones(plan)
-    from orchestrator.capacity import connected_capacity
-    from orchestrator.continuity import check_unaltered
-    from orchestrator.launch import launch
-    from orchestrator.summary import closing_words
+    from orchestrator.execution.launch import launch
+    from orchestrator.planning.capacity import connected_capacity
+    from orchestrator.results.compatibility import check_unaltered
+    from orchestrator.results.summary import closing_words
     from orchestrator.tracking import Tracker, tracking_uri
 
     uri = tracking_uri(given_uri, store)

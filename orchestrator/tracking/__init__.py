@@ -6,12 +6,12 @@ MLflow that is, `runs` records, `models` registers students and fetches them, `c
 `comparison` show what a student and what a sweep came to, `trainings` reads them back.
 """
 
-from orchestrator.tracking.comparison import log_comparison
-from orchestrator.tracking.curves import log_curve
-from orchestrator.tracking.models import fetch_student, name_champion, register_student
-from orchestrator.tracking.runs import Tracker
+from orchestrator.tracking.client import Tracker
+from orchestrator.tracking.history import read_sweep, recorded_trainings
+from orchestrator.tracking.parent_run import log_comparison
+from orchestrator.tracking.registry import fetch_student, name_champion, register_student
 from orchestrator.tracking.server import look_command, tracking_uri
-from orchestrator.tracking.trainings import read_sweep, recorded_trainings
+from orchestrator.tracking.strength_curve import log_curve
 
 __all__ = [
     "Tracker",

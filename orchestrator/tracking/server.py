@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.errors import UserError
-from orchestrator.secrets import without_secrets
-from orchestrator.storage import Store
-from orchestrator.tracking.view import QUERY
+from orchestrator.common.errors import UserError
+from orchestrator.common.redaction import without_secrets
+from orchestrator.common.storage import Store
+from orchestrator.tracking.ui_view import QUERY
 
 DATABASE = "mlflow.db"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import torch
 
 from workloads.attention import AttentionGuidance
-from workloads.backbone import load_backbone
+from workloads.backbones.backbone import load_backbone
+from workloads.backbones.text_encoder import TextEncoder
 from workloads.miniature import TEACHERS, WEIGHTS
-from workloads.settings import AttentionGuidanceSettings
-from workloads.student import decode, generate, load_autoencoder
-from workloads.text import TextEncoder
+from workloads.settings.train import AttentionGuidanceSettings
+from workloads.students.student import decode, generate, load_autoencoder
 
 KERNELS = {
     "plain": AttentionGuidanceSettings(),

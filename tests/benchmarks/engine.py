@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from orchestrator.engine import Engine, prepare_process
+from orchestrator.training.deepspeed_engine import Engine, prepare_process
 from tests.benchmarks.arguments import at_least
 from tests.benchmarks.loops import START, Bench, Ours, make_bench
 

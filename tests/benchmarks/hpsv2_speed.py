@@ -17,7 +17,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from tests.hpsv2_reference import SMALL, package_ready, package_scores, pictures, random_checkpoint
+from tests.support.hpsv2_reference import SMALL, package_ready, package_scores, pictures, random_checkpoint
 from workloads.scorers.hpsv2_package import ARCHITECTURE
 from workloads.scorers.hpsv2_score import HPSv2
 from workloads.scorers.scorer import Request

@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from tests.benchmarks.restated import RestatedLoop, ThreeNetworks
-from tests.workloads.architectures import NAMES, build, conditioning
-from workloads.backbone import Backbone, load_backbone
-from workloads.batch import Batch
-from workloads.conditioning import Conditioning
+from tests.workloads.backbones.architectures import NAMES, build, conditioning
+from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.backbones.conditioning import Conditioning
 from workloads.miniature import WEIGHTS
-from workloads.objectives.objective import STUDENT
+from workloads.objectives.base import STUDENT
+from workloads.objectives.batch import Batch
 from workloads.objectives.pgsb import FAKE_SCORE, PGSB, Draws
-from workloads.settings import LoraSettings, StepSettings, TrainSettings
-from workloads.step import apply_settings, make_engines, train_step
-from workloads.student import new_student
+from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
+from workloads.students.student import new_student
+from workloads.training.step import apply_settings, make_engines, train_step
 
 START = {"unet-epsilon": 300, "unet-v": 500, "pixart": 400}
 LINEAR = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "proj_in", "proj_out", "time_emb_proj")

@@ -16,20 +16,20 @@ import numpy as np
 import psutil
 import torch
 
-from orchestrator import launch
-from orchestrator.capacity import Capacity
-from orchestrator.curve import Arm, best
-from orchestrator.ledger import Entry
-from orchestrator.plan import Plan, make_plan
-from orchestrator.preparation import Shared, how_read
-from orchestrator.prompts import PromptSet
-from orchestrator.shards import ShardSet
-from orchestrator.storage import Store
-from orchestrator.sweep_file import load_sweep
+from orchestrator.common.storage import Store
+from orchestrator.config.sweep_file import load_sweep
+from orchestrator.data.prompt_encoding import PromptSet
+from orchestrator.data.shard_order import ShardSet
+from orchestrator.evaluation.strength_curve import Arm, best
+from orchestrator.execution import launch
+from orchestrator.execution.preparation import Shared, how_read
+from orchestrator.jobs import TrialJob
+from orchestrator.planning.capacity import Capacity
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.results.ledger import Entry
 from orchestrator.tracking import Tracker, log_curve
-from orchestrator.trial_job import TrialJob
 from tests.infra.manifests import REPOSITORY
-from workloads.pictures import contact_sheet
+from workloads.images import contact_sheet
 from workloads.scorers.score import Score
 
 PER_SEED = 6

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from playwright.sync_api import BrowserContext, Error, HttpCredentials, Page, ViewportSize, sync_playwright
 
-from orchestrator.tracking.view import QUERY
+from orchestrator.tracking.ui_view import QUERY
 from tests.benchmarks.arguments import at_least, new_file
 from tests.benchmarks.mlflow_load import Loaded, Pretender, planned
 from tests.infra.tracking.stack import Stack, make_login

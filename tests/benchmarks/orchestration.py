@@ -41,7 +41,7 @@ RESAMPLES = 2000
 PLAIN = """
 import time, torch
 from tests.benchmarks.loops import Ours, make_bench
-from workloads.ema import AverageWeights
+from workloads.students.ema import AverageWeights
 torch.set_num_threads(1)
 bench = make_bench("pixart", %d, "cpu")
 ours = Ours(bench)
@@ -158,7 +158,7 @@ def start_plain(folder: Path, workers: int, samples: int) -> Side:
 
 
 def start_sweep(folder: Path, workers: int, samples: int) -> Side:
-    """The command, with what `tests/inject` puts into its workers to have each step noted."""
+    """The command, with what `tests/support/inject` puts into its workers to have each step noted."""
     noted = folder / "noted"
     noted.mkdir()
     (noted / "faults.json").write_text("[]")

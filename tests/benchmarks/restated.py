@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from workloads.backbone import Backbone
-from workloads.conditioning import Conditioning
+from workloads.backbones.backbone import Backbone
+from workloads.backbones.conditioning import Conditioning
 from workloads.objectives.pgsb import Draws
-from workloads.settings import TrainSettings
+from workloads.settings.train import TrainSettings
 
 
 class RestatedLoop:

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.scale [--sizes 10x4 50x16 200x64] [--seconds 20] [--json FILE]
 
 Each size TRIALSxNODES is a Ray of its own on this machine, of that many nodes with one CPU each, and
-one launch of the real command on it, of which only the training itself is replaced (see `tests/inject`).
+one launch of the real command on it, of which only the training itself is replaced (see `inject`).
 Told are the seconds of the search, beside those that the sleeping alone takes; the driver's CPU
 seconds a trial and its largest memory; and the CPU seconds a trial of Ray's own control (GCS).
 Registering a student is among them. Not told, as these trainings are one process: what workers cost.
@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from tests.benchmarks.arguments import at_least, new_file
-from tests.chaos.harness import INJECT
+from tests.support.chaos import INJECT
 
 REPOSITORY = Path(__file__).parents[2]
 DASHBOARD = 8475

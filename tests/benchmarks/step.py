@@ -26,7 +26,7 @@ from tests.benchmarks.arguments import at_least, new_file
 from tests.benchmarks.loops import LOOPS, Bench, Loop, Ours, make_bench
 from tests.benchmarks.memory import peak_bytes
 from workloads.miniature import TEACHERS
-from workloads.settings import StepSettings
+from workloads.settings.train import StepSettings
 
 WARM_UP, COMPARED = 3, 5
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}

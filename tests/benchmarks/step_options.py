@@ -24,8 +24,8 @@ from tests.benchmarks.loops import Bench, Ours, make_bench
 from tests.benchmarks.memory import peak_bytes
 from tests.benchmarks.step import pairs, two_steps
 from workloads.miniature import TEACHERS
-from workloads.settings import StepSettings
-from workloads.step import PlainEngine
+from workloads.settings.train import StepSettings
+from workloads.training.step import PlainEngine
 
 DEFAULT = "default"
 Figures = dict[str, float]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import Sweep, assert_no_process_left, verdict
+from tests.support.chaos import Sweep, assert_no_process_left, verdict
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from tests.chaos.harness import wait_until
+from tests.support.chaos import wait_until
 
 
 class Server:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from tests.chaos.harness import (
+from tests.support.chaos import (
     CHECKPOINT_EVERY,
     NAME,
     REPOSITORY,

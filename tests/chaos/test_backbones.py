@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import ONE_WORKER, STEPS, SWEEP, Sweep, assert_same_weights, verdict
+from tests.support.chaos import ONE_WORKER, STEPS, SWEEP, Sweep, assert_same_weights, verdict
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.slow]
 NAMES = ("unet-epsilon", "unet-v", "pixart")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.harness import (
+from tests.support.chaos import (
     REPOSITORY,
     Sweep,
     assert_same_weights,

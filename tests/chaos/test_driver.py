@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.chaos.harness import (
+from tests.support.chaos import (
     ONE_WORKER,
     Sweep,
     hold,

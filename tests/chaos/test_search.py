@@ -9,7 +9,7 @@ from threading import Thread
 import psutil
 import pytest
 
-from tests.chaos.harness import SWEEP, Sweep, find_process, recovery, verdict
+from tests.support.chaos import SWEEP, Sweep, find_process, recovery, verdict
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.slow]
 BACKBONES = """backbones:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import ONE_WORKER, Sweep, hold, verdict, wait_until
+from tests.support.chaos import ONE_WORKER, Sweep, hold, verdict, wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
 KILOBYTE = 2**10

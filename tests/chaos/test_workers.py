@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import Sweep, assert_same_weights, recovery, verdict, wait_until
 from tests.chaos.server import Server
+from tests.support.chaos import Sweep, assert_same_weights, recovery, verdict, wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
 HANG_SECONDS = 8

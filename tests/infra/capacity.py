@@ -8,12 +8,12 @@ from typing import Any
 
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from orchestrator.gpus import GPUS
-from orchestrator.plan import DRIVER_CPUS, Plan, make_plan
-from orchestrator.plan_cost import gib, worker_needs
-from orchestrator.preparation import REFERENCE_CPUS
+from orchestrator.config.gpu_specs import GPUS
+from orchestrator.config.sweep_file import load_sweep
+from orchestrator.execution.preparation import REFERENCE_CPUS
+from orchestrator.planning.estimate import gib, worker_needs
+from orchestrator.planning.plan import DRIVER_CPUS, Plan, make_plan
 from orchestrator.run import _parser
-from orchestrator.sweep_file import load_sweep
 from tests.infra.manifests import REPOSITORY, Manifest
 
 IN_IMAGE = Path("/app")

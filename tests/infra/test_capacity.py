@@ -11,8 +11,8 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
-from orchestrator.plan import Plan, make_plan
-from orchestrator.sweep_file import load_sweep
+from orchestrator.config.sweep_file import load_sweep
+from orchestrator.planning.plan import Plan, make_plan
 from tests.infra.capacity import autoscaling_config, capacity_errors, plan_of_entrypoint
 from tests.infra.manifests import (
     CLOUDS,

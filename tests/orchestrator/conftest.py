@@ -10,8 +10,8 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    from orchestrator.cluster import connected
-    from orchestrator.quiet import ENVIRONMENT
+    from orchestrator.common.library_logging import ENVIRONMENT
+    from orchestrator.execution.ray_cluster import connected
 
     os.environ.update(ENVIRONMENT)
     with connected():
@@ -25,7 +25,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def started() -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("orchestrator.cluster.connected", started)
-    monkeypatch.setattr("orchestrator.quiet.quieten", lambda: None)
+    monkeypatch.setattr("orchestrator.execution.ray_cluster.connected", started)
+    monkeypatch.setattr("orchestrator.common.library_logging.quieten", lambda: None)
     monkeypatch.setattr("orchestrator.run.quieten", lambda: None)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

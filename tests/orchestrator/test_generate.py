@@ -9,10 +9,10 @@ import mlflow
 import pytest
 import yaml
 
-from orchestrator.errors import UserError
+from orchestrator.common.errors import UserError
 from orchestrator.generate import _file_name, main
 from orchestrator.tracking import fetch_student, name_champion, register_student
-from tests.planted import plant
+from tests.support.pickle_bomb import plant
 from workloads.miniature import WEIGHTS
 
 URI = "models:/toy-pixart@champion"

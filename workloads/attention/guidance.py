@@ -20,8 +20,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 import workloads.attention.kernels as kernels
-from workloads.conditioning import Conditioning
-from workloads.settings import AttentionGuidanceSettings
+from workloads.backbones.conditioning import Conditioning
+from workloads.settings.train import AttentionGuidanceSettings
 
 CROSS = "attn2"
 """What diffusers calls the cross-attention of a transformer block."""

@@ -25,10 +25,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from workloads.backbones.teacher_pipeline import draw
 from workloads.miniature import WEIGHTS, networks
 from workloads.miniature.judge import Judge, attribute_hits, labels, load_judge
 from workloads.miniature.world import captions, dataset
-from workloads.teacher import draw
 
 PICTURES = 12_000
 CAPTION_DROPOUT = 0.1

@@ -31,12 +31,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workloads.backbone import Backbone, Network
-from workloads.batch import Batch
-from workloads.conditioning import Conditioning, concatenate
-from workloads.guidance import draw_scale, guide
-from workloads.objectives.objective import SPREAD, STUDENT, Objective, Update
-from workloads.settings import TrainSettings
+from workloads.backbones.backbone import Backbone, Network
+from workloads.backbones.conditioning import Conditioning, concatenate
+from workloads.objectives.base import SPREAD, STUDENT, Objective, Update
+from workloads.objectives.batch import Batch
+from workloads.objectives.classifier_free_guidance import draw_scale, guide
+from workloads.settings.train import TrainSettings
 
 
 @dataclass(frozen=True)

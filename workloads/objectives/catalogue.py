@@ -6,13 +6,13 @@ from typing import Any
 
 from diffusers import AutoencoderKL
 
-from workloads.backbone import Backbone
-from workloads.conditioning import Conditioning
+from workloads.backbones.backbone import Backbone
+from workloads.backbones.conditioning import Conditioning
+from workloads.objectives.base import Objective
 from workloads.objectives.boot import BOOT
-from workloads.objectives.objective import Objective
 from workloads.objectives.pgsb import PGSB
-from workloads.settings import StepSettings, TrainSettings
-from workloads.student import load_autoencoder
+from workloads.settings.train import StepSettings, TrainSettings
+from workloads.students.student import load_autoencoder
 
 
 def make_objective(

@@ -21,14 +21,14 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel
 
-from workloads.backbone import Network
-from workloads.batch import Batch
+from workloads.backbones.backbone import Network
+from workloads.backbones.load_errors import NOT_LOADED
 from workloads.miniature import clip_folder
+from workloads.objectives.base import STUDENT, Objective, Update
+from workloads.objectives.batch import Batch
 from workloads.objectives.clip_model import missing, open_clip
 from workloads.objectives.columns import ClipTexts
-from workloads.objectives.objective import STUDENT, Objective, Update
-from workloads.objectives.settings import ClipLossSettings
-from workloads.refusal import NOT_LOADED
+from workloads.settings.objectives import ClipLossSettings
 
 CLIP_LOSS = "clip_loss"
 

@@ -6,10 +6,14 @@ Importing this costs nothing (no torch).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from workloads.encoder_files import clip_digest
-from workloads.settings import TrainSettings
+from huggingface_hub import snapshot_download
+
+from workloads.backbones.text_encoder_files import files_digest
+from workloads.miniature import clip_folder
+from workloads.settings.train import TrainSettings
 
 Maker = Callable[[Sequence[str]], Any]
 """N prompts -> a float tensor (N, W), on the CPU."""
@@ -52,3 +56,21 @@ class ClipTexts:
 def columns_of(train: TrainSettings) -> tuple[Column, ...]:
     """What a training needs."""
     return () if train.clip is None else (ClipTexts(train.clip.model),)
+
+
+def clip_digest(source: str) -> str:
+    """The same of a CLIP model: a folder, a hub id that is in the local cache, or `miniature/clip`.
+
+    Raises:
+        ValueError: it is not on this machine.
+    """
+    folder = Path(clip_folder(source))
+    try:
+        if not folder.is_dir():
+            folder = Path(snapshot_download(source, local_files_only=True))
+        return files_digest(folder, ["."])
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"train.clip: no CLIP model {source!r} on this machine; fetch it with `hf download`: {reason}"
+        ) from None

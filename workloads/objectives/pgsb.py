@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from workloads.attention import nasa
-from workloads.backbone import Backbone, Network
-from workloads.batch import Batch
-from workloads.conditioning import Conditioning, concatenate
-from workloads.guidance import draw_scale, guide
-from workloads.lora import FakeScore, Role
-from workloads.objectives.objective import SPREAD, STUDENT, Auxiliary, Objective, Update
-from workloads.settings import ScoreBatch, TrainSettings
+from workloads.backbones.backbone import Backbone, Network
+from workloads.backbones.conditioning import Conditioning, concatenate
+from workloads.layers.lora import FakeScore, Role
+from workloads.objectives.base import SPREAD, STUDENT, Auxiliary, Objective, Update
+from workloads.objectives.batch import Batch
+from workloads.objectives.classifier_free_guidance import draw_scale, guide
+from workloads.settings.train import ScoreBatch, TrainSettings
 
 FAKE_SCORE = "fake_score"
 Branch = tuple[bool, Conditioning]

@@ -1,7 +1,7 @@
 """From a scorer's name and options in the sweep file to the scorer."""
 
 from workloads.scorers.scorer import Scorer
-from workloads.scorers.settings import ScorerSettings
+from workloads.settings.scorers import ScorerSettings
 
 CLIP_MODEL = "openai/clip-vit-large-patch14"
 CLIP_THRESHOLD = 0.5

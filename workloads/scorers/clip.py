@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
+from workloads.backbones.load_errors import NOT_LOADED, why
+from workloads.images import to_image
 from workloads.miniature import clip_folder
-from workloads.pictures import to_image
-from workloads.refusal import NOT_LOADED, why
 from workloads.scorers.columns import column, mean_of, share_of
 from workloads.scorers.score import Score
 from workloads.scorers.scorer import Measured, Request, Scorer

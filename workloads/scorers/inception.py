@@ -23,8 +23,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from workloads.pictures import to_image
-from workloads.refusal import why
+from workloads.backbones.load_errors import why
+from workloads.images import to_image
 from workloads.scorers.distribution import Moments, frechet_score, precision_recall_scores
 from workloads.scorers.score import Score
 from workloads.scorers.scorer import Measured, Request, Scorer

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import INJECT, Launch, Sweep, assert_no_process_left, wait_until
 from tests.infra.autoscaling.cluster import Cluster
 from tests.infra.autoscaling.jobs import Jobs, copy_of_the_repository
+from tests.support.chaos import INJECT, Launch, Sweep, assert_no_process_left, wait_until
 
 SETTINGS = (
     "resources.workers=1",

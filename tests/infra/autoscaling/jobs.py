@@ -9,9 +9,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.harness import Launch, wait_until
 from tests.infra.autoscaling.cluster import RAY, TOKEN, Cluster
 from tests.infra.manifests import REPOSITORY
+from tests.support.chaos import Launch, wait_until
 
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 

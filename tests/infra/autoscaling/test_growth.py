@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.chaos.harness import CHECKPOINT_EVERY, find_process, recovery, verdict, wait_until
 from tests.infra.autoscaling.conftest import Stage, staged
 from tests.infra.autoscaling.figure import keep
 from tests.infra.autoscaling.machine import ray_cluster
 from tests.infra.manifests import REPOSITORY
+from tests.support.chaos import CHECKPOINT_EVERY, find_process, recovery, verdict, wait_until
 
 pytestmark = pytest.mark.cluster
 PREPARING = 2

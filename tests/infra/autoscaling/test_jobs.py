@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from ray._private.runtime_env.packaging import create_package
 
-from tests.chaos.harness import CHECKPOINT_EVERY, recovery, verdict, wait_until
 from tests.infra.autoscaling.conftest import Stage
 from tests.infra.autoscaling.jobs import OVER, copy_of_the_repository
+from tests.support.chaos import CHECKPOINT_EVERY, recovery, verdict, wait_until
 
 LIMIT = 100 * 2**20
 """Bytes of a working directory that Ray's jobs server takes."""
@@ -33,7 +33,7 @@ def test_the_working_directory_is_small_and_holds_no_junk(tmp_path: Path) -> Non
     create_package(str(code), package, include_gitignore=True)
     carried = _names(package)
     assert carried == {name for name in kept if not name.startswith(LEFT_HERE)}
-    assert {"sweeps/miniature.yaml", "orchestrator/run.py", "workloads/step.py"} <= carried
+    assert {"sweeps/miniature.yaml", "orchestrator/run.py", "workloads/training/step.py"} <= carried
     assert package.stat().st_size < LIMIT / 5, package.stat().st_size
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import verdict, wait_until
 from tests.infra.autoscaling.conftest import Stage, staged
 from tests.infra.autoscaling.figure import keep
 from tests.infra.autoscaling.machine import SOLD_OUT_SECONDS
+from tests.support.chaos import verdict, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SLOW_SECONDS = 75

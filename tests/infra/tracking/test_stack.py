@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import UserError
-from orchestrator.storage import Store
+from orchestrator.common.errors import UserError
+from orchestrator.common.storage import Store
 from orchestrator.tracking import Tracker
 from tests.infra.tracking.stack import Stack
 

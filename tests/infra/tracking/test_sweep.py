@@ -14,10 +14,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.chaos.harness import assert_no_process_left
 from tests.infra.manifests import REPOSITORY
 from tests.infra.tracking.stack import BUCKET, Stack
 from tests.infra.tracking.submission import Head, Job
+from tests.support.chaos import assert_no_process_left
 
 pytestmark = pytest.mark.cluster
 NAME, STEPS = "tracked", 12

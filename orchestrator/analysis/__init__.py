@@ -1,0 +1,1 @@
+"""Statistics over seeds: arms, intervals, rankings, early stopping."""

@@ -1,0 +1,179 @@
+"""Files of a sweep, in a folder or in a bucket, through pyarrow's file systems.
+
+STORAGE/mlflow.db, STORAGE/artifacts/        the embedded tracking (unless a server is given)
+STORAGE/prompts/DIGEST/                      prompt shards, shared by sweeps
+STORAGE/NAME/results/TRIAL.json              what each finished trial came to
+STORAGE/NAME/measured/INFER_TRIAL.parquet    what was measured of a student at one strength
+STORAGE/NAME/pictures/                       of what is not measured yet, or infer.keep_pictures
+STORAGE/NAME/summary.json                    the whole sweep
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from orchestrator.common.errors import UserError
+from orchestrator.common.redaction import refuse_credentials
+
+
+class Store:
+    """A root folder or bucket prefix; all names are relative to it."""
+
+    def __init__(self, root: str) -> None:
+        """`root`: a local path, or a URI that pyarrow opens (s3://, gs://, file://).
+
+        Raises:
+            UserError: it holds credentials or a query, or no file system answers to it.
+        """
+        refuse_credentials("storage", root)
+        if "://" in root and "?" in root:
+            raise UserError(f"storage {root}: no ?query: give the endpoint as AWS_ENDPOINT_URL")
+        self.local = "://" not in root or root.startswith("file://")
+        try:
+            uri = str(Path(root).expanduser().resolve()) if "://" not in root else root
+            self._fs, self._base = fs.FileSystem.from_uri(uri)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"storage {root}: cannot be opened: {error}") from None
+        self.root = uri.rstrip("/")
+
+    def uri(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        found: fs.FileInfo = self._fs.get_file_info(self._path(name))
+        return bool(found.type != fs.FileType.NotFound)
+
+    def read(self, name: str) -> bytes:
+        with self._fs.open_input_stream(self._path(name)) as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Whole or not at all: local files are written aside and renamed."""
+        path = self._path(name)
+        if not self.local:
+            with self._fs.open_output_stream(path) as stream:
+                stream.write(content)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(f"{path}.{os.getpid()}.{threading.get_ident()}.part")
+        try:
+            aside.write_bytes(content)
+            aside.replace(path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Writes `name` unless it is there; false if it is. In a bucket two may both succeed."""
+        if not self.local:
+            free = not self.exists(name)
+            if free:
+                self.write(name, content)
+            return free
+        path = Path(self._path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("xb") as stream:
+                stream.write(content)
+        except FileExistsError:
+            return False
+        return True
+
+    def delete(self, name: str) -> None:
+        """Deletes a file; nothing if it is not there."""
+        if self.exists(name):
+            self._fs.delete_file(self._path(name))
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read(name))
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
+
+    def put_folder(self, folder: Path, name: str) -> None:
+        """Copies the local `folder` to `name`."""
+        self._fs.create_dir(self._path(name), recursive=True)
+        fs.copy_files(str(folder), self._path(name), destination_filesystem=self._fs)
+
+    def folders(self, name: str) -> list[str]:
+        """The names of the folders in the folder `name`, sorted; none if it is not there."""
+        found = self._fs.get_file_info(fs.FileSelector(self._path(name), allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    def files(self, name: str) -> list[str]:
+        """The names, relative to the root, of the files in the folder `name`, sorted."""
+        return sorted(f"{name}/{file}" for file in self.sizes(name))
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """Bytes of each file in the folder `name`, by its name there."""
+        found = self._fs.get_file_info(fs.FileSelector(self._path(name), allow_not_found=True))
+        return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+
+    def move(self, name: str, new: str) -> None:
+        """Renames a file."""
+        self._fs.move(self._path(name), self._path(new))
+
+    def make_folder(self, name: str) -> Path:
+        """The local folder `name`, made if it is not there; for a local storage only."""
+        folder = Path(self._path(name))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def delete_folder(self, name: str) -> None:
+        """Deletes the folder `name` and all in it, if it is there."""
+        if self._fs.get_file_info(self._path(name)).type == fs.FileType.Directory:
+            self._fs.delete_dir(self._path(name))
+
+    def move_folder(self, name: str, new: str) -> None:
+        """Renames a folder: at once in a local storage, file by file in a bucket."""
+        if self.local:
+            os.replace(self._path(name), self._path(new))
+            return
+        with self.folder(name) as copy:
+            self.put_folder(copy, new)
+        self.delete_folder(name)
+
+    @contextmanager
+    def folder(self, name: str, without: Sequence[str] = ()) -> Iterator[Path]:
+        """The folder `name` as a local one: itself, or a temporary copy, `without` these of its entries."""
+        if self.local:
+            yield Path(self._path(name))
+            return
+        with tempfile.TemporaryDirectory() as copy:
+            for entry in self._fs.get_file_info(fs.FileSelector(self._path(name))):
+                if entry.base_name in without:
+                    continue
+                target = Path(copy) / entry.base_name
+                if entry.type == fs.FileType.Directory:
+                    target.mkdir()
+                fs.copy_files(entry.path, str(target), source_filesystem=self._fs)
+            yield Path(copy)
+
+    def check_writable(self) -> None:
+        """Raises UserError if nothing can be written here."""
+        try:
+            self.write(".writable", b"")
+            self.delete(".writable")
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"storage {self.root}: cannot be written: {reason}") from None
+
+    def _path(self, name: str) -> str:
+        # Links inside are followed: whoever may write into a storage may spread it over disks.
+        if {"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name:
+            raise UserError(f"storage {self.root}: {name!r} is no name of a file inside it")
+        return f"{self._base.rstrip('/')}/{name}"
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a local file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

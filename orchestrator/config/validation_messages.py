@@ -1,0 +1,79 @@
+"""What a validation error comes to, for people: which setting, and one line about it."""
+
+import difflib
+import re
+import reprlib
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.config.yaml_source import KeyPath
+
+UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 80
+
+
+def explain(error: ValidationError, root: Any, data: Any) -> tuple[KeyPath, str]:
+    """The path of the setting that is wrong, below `root`, and what is wrong with it.
+
+    Args:
+        error: of validating `data`.
+        root: the model or dataclass that `data` does not fit.
+    """
+    first = _most_telling(error)
+    at = _in_data(first["loc"], data, first["type"] == "missing")
+    if first["type"] in UNKNOWN_KEY:
+        known = [name for name, _ in _members(_model_at(root, at[:-1]))]
+        near = difflib.get_close_matches(str(at[-1])[:64], known, n=1, cutoff=0)
+        return at, "unknown key" + (f"; the nearest valid one is {near[0]!r}" if near else "")
+    if first["type"] == "missing":
+        return at, "this setting is needed and is not there"
+    if first["type"] == "value_error":
+        return _named(root, at, first["msg"].removeprefix("Value error, "))
+    message = re.sub(r"^Assertion failed, ", "", first["msg"])
+    shown = "" if ", not " in message else f", not {SHORT.repr(first['input'])}"
+    return at, f"{message[:1].lower()}{message[1:]}{shown}"
+
+
+def _most_telling(error: ValidationError) -> Any:
+    """A misspelt key rather than the one that is missing in its place."""
+    unknown = [each for each in error.errors() if each["type"] in UNKNOWN_KEY]
+    return (unknown or error.errors())[0]
+
+
+def _in_data(loc: tuple[str | int, ...], data: Any, missing: bool) -> KeyPath:
+    """`loc` without what pydantic adds to it (the branch of a union, say)."""
+    at: list[str | int] = []
+    for part in loc[:-1] if missing else loc:
+        inside = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if inside or (isinstance(data, dict) and part in data):
+            data = data[part]
+            at.append(part)
+    return (*at, loc[-1]) if missing else tuple(at)
+
+
+def _named(root: Any, at: KeyPath, message: str) -> tuple[KeyPath, str]:
+    """A section's own check begins its message with the setting that it is about."""
+    name, _, rest = message.partition(" ")
+    path = name.split(".")
+    known = [known for known, _ in _members(_model_at(root, at))]
+    return ((*at, *path), rest) if path[0] in known else (at, message)
+
+
+def _model_at(root: Any, at: KeyPath) -> Any:
+    """The type of the section at `at`; of a list, that of its items."""
+    for key in at:
+        if isinstance(key, str):
+            root = next((kind for name, kind in _members(root) if name == key), None)
+    return root
+
+
+def _members(model: Any) -> list[tuple[str, Any]]:
+    """Names and types of the settings of a section; of a list, those of its items."""
+    while getattr(model, "__args__", None) and not hasattr(model, "model_fields"):
+        model = model.__args__[0]
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return [(name, info.annotation) for name, info in model.model_fields.items()]
+    return [(item.name, item.type) for item in fields(model)] if is_dataclass(model) else []

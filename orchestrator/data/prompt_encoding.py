@@ -1,0 +1,206 @@
+"""The data stage: prompt files to shards of embeddings, with Ray Data.
+
+Two passes. The first reads and validates rows and cuts the good ones into text shards; the
+second gives each text shard to an actor that holds the text encoder, so that no trainer ever
+loads one. Shards are named by what they depend on, so trials and sweeps share them, and a
+second launch finds them done.
+"""
+
+import io
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from orchestrator.common.digests import digest
+from orchestrator.common.errors import UserError
+from orchestrator.common.storage import Store, file_digest
+from orchestrator.config.schema import Prompts
+from orchestrator.data.prompt_files import list_files, read_rows
+from orchestrator.data.shard_codec import write_shard
+from orchestrator.data.shard_order import ShardSet
+from workloads.miniature.world import captions
+from workloads.objectives.columns import Column
+
+MINIATURE = "miniature:"
+MINIATURE_SEED = 7
+ENCODE_BATCH = 64
+MOST_ENCODERS, SHARDS_PER_ENCODER = 8, 64
+"""Actors of the second pass: each loads the text encoder, so few shards are left to one."""
+DATA_CPUS = 0.25
+"""Asked for by each task of the data stage: it is bound by files more than by processors."""
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Validated prompts, cut into text shards."""
+
+    source: str
+    digest: str
+    """Of the good prompts in order, and of the size of a shard."""
+    folder: str
+    rows: tuple[int, ...]
+    rows_read: int
+    set_aside: int
+
+    @property
+    def prompts(self) -> int:
+        return sum(self.rows)
+
+
+def prepare_prompts(settings: Prompts, store: Store) -> PromptSet:
+    """Pass one: reads, validates and cuts the prompts of `settings`.
+
+    Bad rows go to `set_aside.jsonl` beside the shards, each with file, row and reason.
+
+    Raises:
+        UserError: there is no file, or not one good row in them.
+    """
+    texts, bad = _read(settings)
+    if not texts:
+        example = f"; the first: {bad[0]['file']} row {bad[0]['row']}: {bad[0]['reason']}" if bad else ""
+        raise UserError(f"prompts.source {settings.source}: no usable prompt in {len(bad)} rows{example}")
+    name = digest([texts, settings.rows_per_shard])[:16]
+    folder = f"prompts/{name}"
+    parts = [
+        texts[row : row + settings.rows_per_shard] for row in range(0, len(texts), settings.rows_per_shard)
+    ]
+    rows = tuple(len(part) for part in parts)
+    found = PromptSet(settings.source, name, folder, rows, len(texts) + len(bad), len(bad))
+    sizes = store.sizes(f"{folder}/text")
+    for index, part in enumerate(parts):
+        content = _parquet(pa.table({"prompt": part}))
+        if sizes.get(f"{index:06d}.parquet") != len(content):
+            store.write(f"{folder}/text/{index:06d}.parquet", content)
+    store.write_json(f"{folder}/index.json", asdict(found))
+    store.write(f"{folder}/set_aside.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in bad))
+    return found
+
+
+def encode_prompts(
+    prompts: PromptSet,
+    source: str,
+    encoder: str,
+    store: Store,
+    gpu: bool,
+    columns: Sequence[Column] = (),
+) -> ShardSet:
+    """Pass two: embeddings of every text shard under the text encoder of `source`.
+
+    Args:
+        encoder: digest of that text encoder and of `columns`, which with the prompts names the folder.
+        columns: what else an objective needs of each prompt.
+    """
+    folder = f"{prompts.folder}/{encoder[:16]}"
+    notes = _notes(prompts, folder, store)
+    sizes = store.sizes(folder)
+    # A torn or missing shard is found by its size; the workers compare digests as they read.
+    todo = [
+        shard
+        for shard in range(len(prompts.rows))
+        if shard not in notes or sizes.get(f"{shard:06d}.parquet") != notes[shard]["bytes"]
+    ]
+    if todo:
+        shards = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
+        done = shards.map(
+            EncodeShard,
+            fn_constructor_args=(source, store.root, prompts.folder, folder, tuple(columns)),
+            compute=ray.data.ActorPoolStrategy(size=min(MOST_ENCODERS, -(-len(todo) // SHARDS_PER_ENCODER))),
+            num_cpus=DATA_CPUS,
+            num_gpus=1 if gpu else 0,
+        )
+        done.materialize()
+        notes = _notes(prompts, folder, store)
+    digests = tuple(notes[shard]["sha256"] for shard in range(len(prompts.rows)))
+    return ShardSet(folder, prompts.rows, digests, notes[0]["tokens"], notes[0]["width"])
+
+
+def _notes(prompts: PromptSet, folder: str, store: Store) -> dict[int, dict[str, Any]]:
+    """Of each shard that is done, its digest, bytes and shape."""
+    there = store.sizes(folder)
+    done = [shard for shard in range(len(prompts.rows)) if f"{shard:06d}.json" in there]
+    return {shard: store.read_json(f"{folder}/{shard:06d}.json") for shard in done}
+
+
+class EncodeShard:
+    """A Ray Data actor that holds a text encoder and turns text shards into embeddings."""
+
+    def __init__(
+        self, source: str, root: str, text_folder: str, folder: str, columns: Sequence[Column]
+    ) -> None:
+        import torch
+
+        from workloads.backbones.text_encoder import TextEncoder
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._encoder = TextEncoder(source, device)
+        self._makers = {column.name: column.open(source, device) for column in columns}
+        self._store = Store(root)
+        self._text_folder, self._folder = text_folder, folder
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Encodes the shard that `row` names; its note is written last, and marks it done."""
+        from workloads.backbones.conditioning import concatenate
+
+        name = f"{row['shard']:06d}"
+        table = pq.read_table(io.BytesIO(self._store.read(f"{self._text_folder}/text/{name}.parquet")))
+        texts = table["prompt"].to_pylist()
+        parts = [
+            self._encoder.encode(texts[i : i + ENCODE_BATCH]) for i in range(0, len(texts), ENCODE_BATCH)
+        ]
+        conditioning = concatenate(parts)
+        with tempfile.TemporaryDirectory() as aside:
+            path = Path(aside) / "shard.parquet"
+            more = {name: make(texts) for name, make in self._makers.items()}
+            write_shard(path, texts, conditioning, more)
+            self._store.write(f"{self._folder}/{name}.parquet", path.read_bytes())
+            _, tokens, width = conditioning.embeddings.shape
+            note = {
+                "sha256": file_digest(path),
+                "bytes": path.stat().st_size,
+                "tokens": tokens,
+                "width": width,
+            }
+        self._store.write_json(f"{self._folder}/{name}.json", note)
+        return {"shard": row["shard"]}
+
+
+def _read(settings: Prompts) -> tuple[list[str], list[dict[str, Any]]]:
+    """All good prompts in order, and the bad rows."""
+    if settings.source.startswith(MINIATURE):
+        count = settings.source.removeprefix(MINIATURE)
+        if not count.isdigit() or int(count) == 0:
+            raise UserError(f"prompts.source {settings.source}: write miniature:N, as in miniature:4096")
+        return captions(int(count), MINIATURE_SEED), []
+    files = list_files(settings.source)
+    rows = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
+    rows = rows.flat_map(ReadFile(settings.column), num_cpus=DATA_CPUS)
+    texts, bad = [], []
+    for row in rows.iter_rows():
+        if row["reason"]:
+            bad.append(row)
+        else:
+            texts.append(row["prompt"])
+    return texts, bad
+
+
+class ReadFile:
+    """A Ray Data stage: the rows of a file, in its order."""
+
+    def __init__(self, column: str | None) -> None:
+        self._column = column
+
+    def __call__(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        return (asdict(row) for row in read_rows(item["file"], self._column))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()

@@ -1,0 +1,1 @@
+"""Teacher references, scores of students, and the second search's pictures."""

@@ -1,0 +1,78 @@
+"""Makes a backbone's reference: encodes its prompts, draws and scores with its teacher.
+
+Runs as a Ray task, in a process of its own: only there are a teacher's text encoder and its
+many-step pipeline ever loaded.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from orchestrator.common.storage import Store
+from orchestrator.config.evaluation_schema import Evaluate, Pair
+from orchestrator.evaluation.reference import reference_name, scored_prompts, scores_of
+from orchestrator.planning.inference import InferPlan
+from workloads.backbones.teacher_pipeline import draw, open_pipeline
+from workloads.backbones.text_encoder import TextEncoder
+from workloads.scorers.catalogue import make_scorer
+from workloads.scorers.score import Score
+from workloads.scorers.scorer import Request
+
+
+def make_reference(source: str, evaluate: Evaluate, infer: InferPlan | None, root: str) -> str:
+    """Draws, scores and encodes; returns the name of the file. Done once, then found."""
+    store, name = Store(root), reference_name(source, evaluate, infer)
+    if store.exists(f"{name}.safetensors"):
+        return name
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tensors = _encoded(source, evaluate, infer.pairs if infer else (), device)
+    pipeline = open_pipeline(source, device)
+    teacher = {"steps": evaluate.teacher.steps, "guidance_scale": evaluate.teacher.guidance_scale}
+    sheet = draw(pipeline, evaluate.sheet_prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
+    tensors["teacher_sheet"] = sheet
+    _check_scorers(infer, sheet, device)
+    scores: list[Score] = []
+    if prompts := scored_prompts(evaluate):
+        pictures = draw(pipeline, prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
+        scores = scores_of(pictures, evaluate, device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "reference"
+        save_file(tensors, path, {"scores": json.dumps([asdict(score) for score in scores])})
+        store.write(f"{name}.safetensors", path.read_bytes())
+    return name
+
+
+def _check_scorers(infer: InferPlan | None, sheet: Tensor, device: str) -> None:
+    """Has every scorer of the second search read a picture: now, not after days of training.
+
+    Raises:
+        ValueError: weights are missing, or the backbone's pictures are not what it reads.
+    """
+    for settings in infer.infer.scorers if infer else ():
+        scorer = make_scorer(settings)
+        scorer.load(device)
+        assert infer is not None
+        scorer.measure(sheet[:1], [Request(infer.pairs[0].prompt, infer.pairs[0].negative_prompt)])
+
+
+def _encoded(source: str, evaluate: Evaluate, pairs: Sequence[Pair], device: str) -> dict[str, Tensor]:
+    encoder = TextEncoder(source, device)
+    texts = {"null": [""], "sheet": list(evaluate.sheet_prompts)}
+    if prompts := scored_prompts(evaluate):
+        texts["scored"] = prompts
+    if pairs:
+        negatives = [pair.negative_prompt for pair in pairs]
+        texts["pairs"] = [pair.prompt for pair in pairs]
+        texts["negatives"] = negatives[:1] if len(set(negatives)) == 1 else negatives
+    tensors: dict[str, Tensor] = {}
+    for name, prompts in texts.items():
+        encoded = encoder.encode(prompts).to(torch.device("cpu"), torch.float16)
+        for part, tensor in encoded.parts.items():
+            tensors[name if part == "embeddings" else f"{name}_{part}"] = tensor.contiguous()
+    return tensors

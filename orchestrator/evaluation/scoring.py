@@ -1,0 +1,114 @@
+"""The scoring stage: pictures -> an actor pool of scorers -> what was measured of each.
+
+Every actor loads the weights once and then sees batches of all the arms of a student. What is
+measured of an arm is kept as one file, so that a stage that is interrupted scores only what is
+missing, and a new strength is scored alone.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from PIL import Image
+
+from orchestrator.common.errors import UserError
+from orchestrator.common.storage import Store
+from orchestrator.config.evaluation_schema import Infer
+from orchestrator.evaluation.inference_task import InferJob
+from orchestrator.planning.plan import DRIVER_CPUS
+from workloads.settings.scorers import ScorerSettings
+
+BATCH = 64
+EXAMPLE = "example"
+"""Column of the first picture (PNG) of each pair, for contact sheets; else empty."""
+
+
+class ReadDrawn:
+    """A Ray Data task: the pictures of an arm, from the storage."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Names of files -> their rows."""
+        store = Store(self._root)
+        return pa.concat_tables(
+            pq.read_table(io.BytesIO(store.read(row["file"]))) for row in table.to_pylist()
+        )
+
+
+class Measure:
+    """What an actor of the pool holds: scorers with their weights."""
+
+    def __init__(self, settings: Sequence[ScorerSettings], gpu: bool, pictures: int) -> None:
+        """`pictures`: of each pair, the first of which is kept as an example."""
+        from workloads.scorers.catalogue import make_scorer
+
+        self._pictures = pictures
+        self._scorers = [make_scorer(each) for each in settings]
+        for scorer in self._scorers:
+            scorer.load("cuda" if gpu else "cpu")
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Adds what each scorer measures, as columns SCORER/NAME, and drops the pictures."""
+        import torch
+
+        from workloads.images import from_image
+        from workloads.scorers.scorer import Request
+
+        pngs = batch.pop("png")
+        pictures = torch.stack([from_image(Image.open(io.BytesIO(png))) for png in pngs])
+        first = batch["row"] % self._pictures == 0
+        batch[EXAMPLE] = [png if keep else b"" for png, keep in zip(pngs, first, strict=True)]
+        asked = zip(batch["prompt"], batch["negative_prompt"], batch["style"], strict=True)
+        requests = [Request(str(prompt), str(negative), str(style)) for prompt, negative, style in asked]
+        for scorer in self._scorers:
+            measured = scorer.measure(pictures, requests)
+            batch |= {f"{scorer.name}/{name}": values for name, values in measured.items()}
+        return batch
+
+
+def score(jobs: Sequence[InferJob], infer: Infer, store: Store) -> None:
+    """Measures the arms in `jobs` that have not been, and removes their pictures."""
+    todo = [job for job in jobs if not store.exists(job.measured)]
+    if not todo:
+        return
+    actors = ray.data.ActorPoolStrategy(min_size=1, max_size=_most_actors(infer))
+    measured = (
+        ray.data.from_items([{"file": job.drawn} for job in todo], override_num_blocks=len(todo))
+        # Ray Data's own reader asks for whole CPUs, which trainings may hold for hours.
+        .map_batches(ReadDrawn(store.root), batch_format="pyarrow", num_cpus=0, concurrency=2)
+        .map_batches(
+            Measure,
+            fn_constructor_args=(infer.scorers, infer.gpus > 0, todo[0].pictures),
+            batch_size=BATCH,
+            compute=actors,
+            num_cpus=DRIVER_CPUS,
+            num_gpus=infer.gpus,
+        )
+        .to_pandas()
+    )
+    for job in todo:
+        arm = measured[measured["arm"] == job.infer.digest].sort_values("row")
+        if len(arm) != len(job.pairs) * job.pictures:
+            raise UserError(f"{store.uri(job.drawn)}: holds {len(arm)} pictures; delete it, run again")
+        content = io.BytesIO()
+        pq.write_table(pa.Table.from_pandas(arm.drop(columns="arm"), preserve_index=False), content)
+        store.write(job.measured, content.getvalue())
+        if not infer.keep_pictures:
+            store.delete(job.drawn)
+
+
+def _most_actors(infer: Infer) -> int:
+    """With GPUs as many as they hold; else a quarter of the cores, as trainings need them more."""
+    have = ray.cluster_resources()
+    return max(1, int(have.get("GPU", 0) / infer.gpus if infer.gpus else have.get("CPU", 0) / 4))
+
+
+def load_measured(store: Store, job: InferJob) -> pd.DataFrame:
+    """What was measured of an arm: a row a picture, in the order of the pairs."""
+    return pq.read_table(io.BytesIO(store.read(job.measured))).to_pandas()

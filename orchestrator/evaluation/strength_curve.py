@@ -1,0 +1,140 @@
+"""A student over strength: scores of every arm, what guidance removed, and what it cost.
+
+Arms are compared picture by picture with the plain student's, drawn from the same noise.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from workloads.scorers.catalogue import make_scorer
+from workloads.scorers.score import Score, mean, share
+from workloads.scorers.scorer import Request
+from workloads.settings.scorers import ScorerSettings
+from workloads.settings.train import AttentionGuidanceSettings
+
+SHOWN_OFTEN = 0.3
+"""A pair counts for removal if the plain student shows its negative at least this often."""
+SHOWN = "negative_shown"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One point of a curve."""
+
+    guidance: AttentionGuidanceSettings
+    scores: tuple[Score, ...]
+    pairs: tuple[Mapping[str, Any], ...]
+    """Of each pair: prompt, negative_prompt, and how often its negative is shown, if measured."""
+
+    def score(self, metric: str) -> Score | None:
+        return next((score for score in self.scores if score.metric == metric), None)
+
+    def value(self, metric: str, otherwise: float = 0.0) -> float:
+        found = self.score(metric)
+        return otherwise if found is None else found.value
+
+    def as_row(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "label": self.guidance.label,
+            **asdict(self.guidance),
+            "scores": [asdict(score) for score in self.scores],
+            "pairs": [dict(pair) for pair in self.pairs],
+        }
+
+
+def curve(
+    measured: Sequence[tuple[AttentionGuidanceSettings, pd.DataFrame]], scorers: Sequence[ScorerSettings]
+) -> list[Arm]:
+    """The arms of one student; the first of `measured` is the plain one."""
+    plain = measured[0][1]
+    return [_arm(guidance, table, plain, scorers) for guidance, table in measured]
+
+
+def best(arms: Sequence[Arm], most_lost: float) -> Arm:
+    """The arm that removes most for at most `most_lost` of what the prompt asks for.
+
+    Removal is `removal_rate`; the cost is `accuracy_lost` (or `clip_plus_lost`, relative). If
+    neither was measured, the arm of the highest HPSv2; else the plain student. Equal ones: the
+    least strength.
+    """
+    allowed = [arm for arm in arms if _lost(arm) <= most_lost]
+    preference = [(_merit(arm), -arm.guidance.strength) for arm in allowed]
+    return allowed[preference.index(max(preference))]
+
+
+def _lost(arm: Arm) -> float:
+    return max(arm.value("accuracy_lost"), arm.value("clip_plus_lost"))
+
+
+def _merit(arm: Arm) -> float:
+    removal = arm.score("removal_rate")
+    if removal is not None:
+        return removal.value
+    return next((score.value for score in arm.scores if score.metric.startswith("hps_v")), 0.0)
+
+
+def _arm(
+    guidance: AttentionGuidanceSettings,
+    table: pd.DataFrame,
+    plain: pd.DataFrame,
+    scorers: Sequence[ScorerSettings],
+) -> Arm:
+    scores: list[Score] = []
+    requests = [Request(*row) for row in zip(*(table[key] for key in ASKED), strict=True)]
+    for settings in scorers:
+        prefix = f"{settings.name}/"
+        own = [name for name in table if name.startswith(prefix)]
+        columns = {name.removeprefix(prefix): _array(table, name) for name in own}
+        scores += make_scorer(settings).summarise(columns, requests)
+    return Arm(guidance, (*scores, *_against_plain(table, plain)), tuple(_by_pair(table)))
+
+
+ASKED = ("prompt", "negative_prompt", "style")
+
+
+def _against_plain(table: pd.DataFrame, plain: pd.DataFrame) -> list[Score]:
+    scores = []
+    shown = _column(plain, SHOWN)
+    if shown is not None:
+        rate = shown.groupby(plain["pair"]).transform("mean")
+        before = (rate >= SHOWN_OFTEN) & (shown == 1)
+        gone = (_column(table, SHOWN)[before] == 0).sum()  # type: ignore[index]
+        if before.any():
+            protocol = f"of {before.sum()} pictures whose negative the plain student shows, in " + (
+                f"pairs where it does in {100 * SHOWN_OFTEN:.0f} % or more"
+            )
+            scores.append(share("removal_rate", int(gone), int(before.sum()), protocol))
+    for name, metric in (("asked_hits", "accuracy_lost"), ("clip_plus", "clip_plus_lost")):
+        ours, theirs = _column(table, name), _column(plain, name)
+        if ours is not None and theirs is not None:
+            per = _column(plain, "asked_count") if name == "asked_hits" else theirs
+            lost = ((theirs - ours) / per.mean()).tolist()  # type: ignore[union-attr]
+            scores.append(mean(metric, lost, f"plain student less this one, {len(lost)} pairs of pictures"))
+    return scores
+
+
+def _by_pair(table: pd.DataFrame) -> list[dict[str, Any]]:
+    shown = _column(table, SHOWN)
+    rows = []
+    for _, part in table.groupby("pair", sort=True):
+        row: dict[str, Any] = {key: str(part[key].iloc[0]) for key in ("prompt", "negative_prompt")}
+        if shown is not None:
+            row["negative_rate"] = float(shown[part.index].mean())
+        rows.append(row)
+    return rows
+
+
+def _column(table: pd.DataFrame, name: str) -> "pd.Series[float] | None":
+    """The column that some scorer measured under `name`."""
+    found = [column for column in table if column.endswith(f"/{name}")]
+    return table[found[0]].astype(float) if found else None
+
+
+def _array(table: pd.DataFrame, name: str) -> npt.NDArray[np.float32]:
+    return np.stack(list(table[name])).astype(np.float32)

@@ -1,0 +1,65 @@
+"""Checks of backbones before anything is started: is each one there, whole, and of a known family?"""
+
+from pathlib import Path
+
+from orchestrator.common.errors import UserError
+from orchestrator.common.redaction import refuse_credentials
+from orchestrator.planning.plan import Plan
+from workloads.backbones.families import check_start, family_of
+from workloads.backbones.file_checks import check_files, read_json
+from workloads.miniature import WEIGHTS
+from workloads.objectives.columns import columns_of
+
+
+def check_backbones(plan: Plan) -> None:
+    """Looks at every backbone, at every pipeline that a student starts from, and what objectives need.
+
+    Of what is on the hub only the model index is read; folders are checked as far as can be told
+    without opening weights.
+
+    Raises:
+        UserError: naming the backbone, what is wrong, and what is supported.
+    """
+    try:
+        _check(plan)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _check(plan: Plan) -> None:
+    starts = {(t.train.start_from, t.source) for t in plan.trials if t.train.start_from}
+    sources = dict.fromkeys([t.source for t in plan.trials] + sorted(start for start, _ in starts))
+    for source in sources:
+        refuse_credentials("backbone", source)
+        family_of(source)
+    folders = [source for source in sources if Path(source).is_dir()]
+    for folder in folders:
+        check_files(folder)
+    for start, source in starts:
+        check_start(start, source)
+    for trial in plan.trials:
+        if trial.source in folders and trial.backbone.start_timestep is not None:
+            _check_start(trial.source, trial.backbone.start_timestep)
+    for column in dict.fromkeys(column for trial in plan.trials for column in columns_of(trial.train)):
+        column.digest()
+    # What this package ships fits, and a sweep of it need not wait for diffusers here.
+    own = [folder for folder in folders if WEIGHTS not in Path(folder).parents]
+    if own:
+        _check_shapes(own, starts)
+
+
+def _check_start(source: str, start: int) -> None:
+    steps = read_json(Path(source) / "scheduler/scheduler_config.json", source).get(
+        "num_train_timesteps", 1000
+    )
+    if not isinstance(steps, int) or start >= steps:
+        raise ValueError(f"start_timestep {start} is outside the schedule of {source!r}, 1..{steps}")
+
+
+def _check_shapes(folders: list[str], starts: set[tuple[str, str]]) -> None:
+    from workloads.backbones.shape_checks import check_shapes
+
+    shapes = {folder: check_shapes(folder) for folder in folders}
+    for start, source in starts:
+        if start in shapes and source in shapes and shapes[start] != shapes[source]:
+            raise ValueError(f"student start_from {start!r} has not the shapes of {source!r}")

@@ -1,0 +1,204 @@
+"""What each trial of a plan needs and costs, told before anything is started or opened.
+
+Memory and operations come from a step that is run without content (`memory_estimate`), once for
+each backbone, batch and way of computing it; time, from these operations at an assumed rate.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.common.errors import UserError
+from orchestrator.config.gpu_specs import GPUS, UNNAMED, Gpu
+from orchestrator.planning.plan import Plan, Trial
+from workloads.backbones.architectures import Architecture, architecture_of
+from workloads.settings.train import StepSettings, TrainSettings
+
+ASSUMED_CPU_TFLOPS = 0.02
+"""Sustained by one worker on half a CPU: the order of magnitude that miniatures reach."""
+SECONDS_TO_START = 30
+"""Of a trial, before its first step: processes, imports, engines."""
+
+Change = dict[str, Any]
+LIGHTEST: Change = {"activation_checkpointing": True, "score_batch": "prediction"}
+LIGHTER: tuple[Change, ...] = ({"score_batch": "prediction"}, {"activation_checkpointing": True}, LIGHTEST)
+"""Ways of computing a step in less memory, those that cost least time first."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of one worker, the first, which needs most."""
+
+    bytes: int
+    """The most that it holds at any time."""
+    looking: bool
+    """Whether that is as it draws pictures, not as it trains."""
+    tflop: float
+    """10^12 operations of one step."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one trial."""
+
+    needs: Needs
+    samples_per_second: float
+    """Of all workers."""
+    hours: float
+
+
+def estimate(plan: Plan, trial: Trial) -> Estimate | None:
+    """Memory, speed and time of a trial; None where nothing is known of its network."""
+    needs = worker_needs(plan, trial)
+    if needs is None:
+        return None
+    seconds = needs.tflop / assumed_tflops(plan, trial)
+    hours = (SECONDS_TO_START + seconds * trial.train.steps) / 3600
+    return Estimate(needs, trial.train.batch_size / seconds, hours)
+
+
+def assumed_tflops(plan: Plan, trial: Trial) -> float:
+    """What a worker is taken to sustain, in 10^12 operations a second."""
+    if plan.sweep.budget.assumed_tflops is not None:
+        return plan.sweep.budget.assumed_tflops
+    if not plan.gpus_per_trial:
+        return ASSUMED_CPU_TFLOPS
+    return GPUS[plan.sweep.resources.gpu or UNNAMED].assumed_tflops(_half(plan, trial))
+
+
+def worker_needs(
+    plan: Plan, trial: Trial, rows: int | None = None, step: StepSettings | None = None
+) -> Needs | None:
+    """Of the trial's first worker, or what that needed with `rows` samples or other step settings."""
+    architecture = architecture_of(trial.source)
+    if architecture is None:
+        return None
+    workers = plan.sweep.resources.workers
+    train = trial.train if rows is None else replace(trial.train, batch_size=rows * workers)
+    return _measured(architecture, train, plan, _half(plan, trial), step or plan.sweep.resources.step)
+
+
+def _measured(
+    architecture: Architecture, train: TrainSettings, plan: Plan, half: bool, step: StepSettings
+) -> Needs | None:
+    from workloads.training.memory_estimate import (  # seconds, for torch and diffusers
+        Sharding,
+        StepTask,
+        step_needs,
+    )
+
+    evaluate, workers = plan.sweep.evaluate, plan.sweep.resources.workers
+    task = StepTask(
+        architecture,
+        # Of a setting that changes no shape, all values are one task.
+        train.computed,
+        train.batch_size // workers,
+        half,
+        step,
+        Sharding(workers, buckets=2 if plan.gpus_per_trial else 1),
+        max(len(evaluate.sheet_prompts), evaluate.samples if evaluate.scorers else 0),
+    )
+    try:
+        needs = step_needs(task)
+    except Exception:  # whatever the libraries raise for what a user's config says; told by `backbones`
+        return None
+    return Needs(needs.peak, needs.look > needs.step, needs.operations / 1e12)
+
+
+def _half(plan: Plan, trial: Trial) -> bool:
+    precision = trial.train.precision
+    return precision == "bf16" or (precision == "auto" and plan.gpus_per_trial > 0)
+
+
+def total_hours(plan: Plan) -> float | None:
+    """Of all trials, one after the other; None if any trial's time is unknown."""
+    hours = [None if guess is None else guess.hours for guess in (estimate(plan, t) for t in plan.trials)]
+    known = [each for each in hours if each is not None]
+    return sum(known) if len(known) == len(hours) else None
+
+
+def check_budget(plan: Plan) -> None:
+    """Refuses a sweep whose estimate is above its own budget.
+
+    Raises:
+        UserError: with both figures.
+    """
+    limit = plan.sweep.budget.max_gpu_hours
+    hours = None if limit is None else total_hours(plan)
+    if limit is None or hours is None:
+        return
+    hours *= plan.gpus_per_trial
+    if hours > limit:
+        raise UserError(
+            f"sweep {plan.sweep.name}: about {hours:.0f} GPU-hours, above budget.max_gpu_hours "
+            f"{limit:g}; take fewer trials or steps, or raise the budget"
+        )
+
+
+def check_memory(plan: Plan) -> None:
+    """Refuses a sweep of which a worker needs more than the GPU that `resources.gpu` names has.
+
+    Raises:
+        UserError: with both figures, and what would fit.
+    """
+    name = plan.sweep.resources.gpu
+    if name is None:
+        return
+    gpu = GPUS[name]
+    for trial in plan.trials:
+        needs = worker_needs(plan, trial)
+        if needs is not None and needs.bytes > gpu.usable_bytes:
+            raise UserError(
+                f"trial {trial.name}: a worker needs {gib(needs.bytes)} GiB"
+                f"{' to draw its pictures' if needs.looking else ''}, and of {name}'s {gpu.gibibytes:g} "
+                f"GiB {gib(gpu.usable_bytes)} can be used; {suggestion(plan, trial, gpu)}"
+            )
+
+
+def suggestion(plan: Plan, trial: Trial, gpu: Gpu) -> str:
+    """What to set, in words, so that the trial's workers fit `gpu`."""
+    now = plan.sweep.resources.step
+    least = replace(now, **LIGHTEST)
+    lighter, smaller = _lighter(plan, trial, gpu), _smaller(plan, trial, gpu, now)
+    if lighter or smaller:
+        return ", or ".join(f"{words} fits" for words in (lighter, smaller) if words)
+    if both := _smaller(plan, trial, gpu, least):
+        return f"{_step_words(LIGHTEST)} with {both} fits"
+    needs = worker_needs(plan, trial, rows=1, step=least)
+    why = "its pictures" if needs is not None and needs.looking else "one sample a worker"
+    return f"neither resources.step nor a smaller batch helps, for {why}: take a larger GPU, or more workers"
+
+
+def _lighter(plan: Plan, trial: Trial, gpu: Gpu) -> str | None:
+    """The first way of computing a step that fits at the same batch."""
+    now = plan.sweep.resources.step
+    for change in LIGHTER:
+        step = replace(now, **change)
+        needs = None if step == now else worker_needs(plan, trial, step=step)
+        if needs is not None and needs.bytes <= gpu.usable_bytes:
+            return f"{_step_words(change)} ({gib(needs.bytes)} GiB)"
+    return None
+
+
+def _smaller(plan: Plan, trial: Trial, gpu: Gpu, step: StepSettings) -> str | None:
+    """A smaller batch that fits: by what one sample and what all of them need.
+
+    What a step needs is the largest of its phases, each a line over the batch, so no batch between
+    those two lies above the line through them.
+    """
+    workers = plan.sweep.resources.workers
+    rows = trial.train.batch_size // workers
+    every, one = worker_needs(plan, trial, step=step), worker_needs(plan, trial, rows=1, step=step)
+    if every is None or one is None or one.bytes > gpu.usable_bytes or every.bytes <= gpu.usable_bytes:
+        return None
+    each = (every.bytes - one.bytes) / (rows - 1)
+    fits = 1 + int((gpu.usable_bytes - one.bytes) / each)
+    return f"train.batch_size {fits * workers}"
+
+
+def _step_words(change: Change) -> str:
+    return f"resources.step {{{', '.join(f'{key}: {str(value).lower()}' for key, value in change.items())}}}"
+
+
+def gib(count: float) -> str:
+    """Bytes as gibibytes, for people."""
+    return f"{count / 2**30:.1f}" if count >= 2**30 else f"{count / 2**30:.2f}"

@@ -1,0 +1,137 @@
+"""The second search: every student at every strength of attention guidance, without training.
+
+`arms` expands the sweep's `infer` section; an `InferTrial` is one student at one of them.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from orchestrator.common.digests import digest
+from orchestrator.common.errors import UserError
+from orchestrator.config.evaluation_schema import AttentionGuidance, Infer, Pair
+from orchestrator.config.schema import Range, Values, draw
+from orchestrator.config.sweep_file import SweepFile
+from orchestrator.config.validation_messages import explain
+from workloads.settings.train import AttentionGuidanceSettings
+
+MOST_STRENGTHS = 1000
+PLAIN = AttentionGuidanceSettings()
+
+
+@dataclass(frozen=True)
+class InferPlan:
+    """What is tried on each student: the plain one first, then guidance of rising strength."""
+
+    arms: tuple[AttentionGuidanceSettings, ...]
+    pairs: tuple[Pair, ...]
+    infer: Infer
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        """Of what makes two pictures, and what is measured of them, the same."""
+        return digest([*self.asked, self.infer.pictures, self.seed])
+
+    @property
+    def asked(self) -> list[Any]:
+        """Pairs and scorers, as JSON can hold them."""
+        pairs = [pair.model_dump() for pair in self.pairs]
+        return [pairs, [asdict(scorer) for scorer in self.infer.scorers]]
+
+
+@dataclass(frozen=True)
+class InferTrial:
+    """One student, drawn from at one strength of attention guidance."""
+
+    student: str
+    """Digest of the training that it comes from."""
+    student_name: str
+    guidance: AttentionGuidanceSettings
+    protocol: str
+    """Digest of the pairs, pictures, scorers and seed."""
+
+    @property
+    def digest(self) -> str:
+        return digest([self.student, asdict(self.guidance), self.protocol])[:12]
+
+    @property
+    def name(self) -> str:
+        return f"{self.student_name}-{self.guidance.label}-{self.guidance.strength:g}"
+
+
+def make_infer_plan(file: SweepFile) -> InferPlan | None:
+    """The expanded `infer` section; None if the sweep has none.
+
+    Raises:
+        UserError: a strength or a pair is wrong.
+    """
+    infer = file.sweep.infer
+    if infer is None:
+        return None
+    arms = [PLAIN]
+    for index, entry in enumerate(infer.attention_guidance):
+        for strength in _strengths(file, entry, index):
+            settings = {"kind": entry.kind, "strength": strength, "clip": entry.clip, "blend": entry.blend}
+            arm = file.settings(AttentionGuidanceSettings, settings, ("infer", "attention_guidance", index))
+            if arm.strength == 0 or arm in arms:
+                raise file.error(
+                    ("infer", "attention_guidance", index, "strength"),
+                    f"{strength!r} is there twice, or is 0, the plain student, which is always drawn",
+                )
+            arms.append(arm)
+    return InferPlan(tuple(arms), _pairs(file, infer), infer, file.sweep.evaluate.seed)
+
+
+def _strengths(file: SweepFile, entry: AttentionGuidance, index: int) -> Sequence[object]:
+    """The strengths of one entry, rising: its grid, or `search.samples` draws."""
+    key = ("infer", "attention_guidance", index, "strength")
+    kind = file.swept(entry.strength, key)
+    count = len(kind.values) if isinstance(kind, Values) else file.sweep.search.samples
+    if kind is not None and count > MOST_STRENGTHS:
+        raise file.error(key, f"{count:,} strengths, more than {MOST_STRENGTHS:,}: try fewer")
+    if isinstance(kind, Values):
+        return list(kind.values)
+    if isinstance(kind, Range):
+        rng = random.Random(f"{file.sweep.search.seed}/infer/{index}")
+        return sorted(draw(kind, rng.random()) for _ in range(file.sweep.search.samples))
+    return [entry.strength]
+
+
+def _pairs(file: SweepFile, infer: Infer) -> tuple[Pair, ...]:
+    if not isinstance(infer.pairs, str):
+        pairs = list(infer.pairs)
+    else:
+        pairs = [_pair(infer.pairs, number, line) for number, line in _lines(file, infer.pairs)]
+    if not pairs:
+        raise file.error(("infer", "pairs"), "there are none")
+    return tuple(pairs)
+
+
+def _lines(file: SweepFile, name: str) -> list[tuple[int, str]]:
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise file.error(("infer", "pairs"), f"{name} cannot be read: it is not UTF-8 text") from None
+    except OSError as error:
+        message = f"{name} cannot be read: {error.strerror or error}"
+        raise file.error(("infer", "pairs"), message) from None
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _pair(name: str, number: int, line: str) -> Pair:
+    like = 'a pair is a line of JSON as in {"prompt": "a cat", "negative_prompt": "blurry", "style": "photo"}'
+    try:
+        record = json.loads(line)
+        return Pair.model_validate(record)
+    except ValidationError as error:
+        at, message = explain(error, Pair, record)
+        setting = f"{at[0]}: " if at else ""
+        raise UserError(f"{name}:{number}: {setting}{message}; {like}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{name}:{number}: {like}") from None

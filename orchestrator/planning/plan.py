@@ -1,0 +1,219 @@
+"""What a sweep will do, before it does it: its trials, what each asks for, time and cost."""
+
+import itertools
+import math
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.common.digests import digest
+from orchestrator.config.ranking import HEADLINES
+from orchestrator.config.schema import BackboneEntry, Range, Sweep, Values, draw
+from orchestrator.config.sweep_file import SweepFile
+from orchestrator.planning.checks import check_prompts, check_sizes, check_weights
+from orchestrator.planning.inference import InferPlan, InferTrial, make_infer_plan
+from workloads.miniature import TEACHERS, WEIGHTS
+from workloads.settings.train import TrainSettings
+
+DRIVER_CPUS = 0.15
+"""Asked for by the process of a trial: one that watches over a training, or draws with a student.
+
+The same for both, since Tune then hands a process, its imports done, from one to the next.
+"""
+MINIATURE = "miniature/"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: a backbone and its settings. Its digest is its name everywhere."""
+
+    backbone: BackboneEntry
+    source: str
+    """What the backbone's `model` stands for: a folder or a hub id."""
+    train: TrainSettings
+    prompts: str
+    """The prompts' source and column, as they are part of what the training is."""
+    arm: str = ""
+    """For people, as its settings say what it is; empty where the file names no arms."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two trials the same, as JSON can hold it."""
+        return {
+            "model": self.backbone.model,
+            "start_timestep": self.backbone.start_timestep,
+            "prompts": self.prompts,
+            "train": self.train.identity,
+        }
+
+    @property
+    def digest(self) -> str:
+        return digest(self.identity)[:12]
+
+    @property
+    def interval(self) -> str:
+        low, high = self.train.guidance_interval
+        return f"{low:g}" if low == high else f"{low:g}-{high:g}"
+
+    @property
+    def name(self) -> str:
+        """For people: backbone, arm (or objective and interval), seed, and the digest's beginning."""
+        if self.arm:
+            return f"{self.backbone.name}-{self.arm}-s{self.train.seed}-{self.digest[:4]}"
+        of = "" if self.train.objective == "pgsb" else f"-{self.train.objective}"
+        return f"{self.backbone.name}{of}-k{self.interval}-s{self.train.seed}-{self.digest[:4]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trials of a sweep, in the order of the file."""
+
+    sweep: Sweep
+    trials: tuple[Trial, ...]
+    infer: InferPlan | None
+    """What is tried on each student, if anything is."""
+
+    def infer_trials(self, trial: Trial) -> tuple[InferTrial, ...]:
+        """The second search of one trial's student, the plain student first."""
+        if self.infer is None:
+            return ()
+        protocol = self.infer.digest
+        return tuple(InferTrial(trial.digest, trial.name, arm, protocol) for arm in self.infer.arms)
+
+    @property
+    def digest(self) -> str:
+        """Of the resolved file: the name of the launch."""
+        # What came later counts where it is used, so that launches keep their names.
+        unused = {"storage", "tracking"} | (set() if self.sweep.arms else {"arms"})
+        resolved = self.sweep.model_dump(mode="json", exclude=unused)
+        resolved["search"]["metric"] = self.sweep.search.metric or HEADLINES[0]
+        return digest(resolved)[:12]
+
+    @property
+    def trains_with_negatives(self) -> bool:
+        """Whether any trial is NASA-T."""
+        return any(trial.train.nasa_interval is not None for trial in self.trials)
+
+    @property
+    def cpus_per_trial(self) -> float:
+        return DRIVER_CPUS + self.sweep.resources.workers * self.sweep.resources.cpus_per_worker
+
+    @property
+    def gpus_per_trial(self) -> int:
+        return self.sweep.resources.workers * self.sweep.resources.gpus_per_worker
+
+
+def small_trials_at_once(plan: Plan, cpus: float, gpus: float, trainings: int) -> int:
+    """How many trials of the second search run beside so many trainings; at least one.
+
+    With GPUs one more than they hold, so that Tune always has one to hand a process on to. On
+    CPUs no more than there are cores, less what trainings and one scorer ask for: a small trial
+    is a process that works as long as it lives, however little it asks for.
+    """
+    assert plan.infer is not None
+    infer = plan.infer.infer
+    if infer.gpus:
+        return 1 + int(gpus / infer.gpus)
+    free = cpus - trainings * plan.cpus_per_trial - DRIVER_CPUS
+    return max(1, min(int(cpus), int(free / DRIVER_CPUS + 1e-6)))
+
+
+def make_plan(file: SweepFile) -> Plan:
+    """Expands the swept values of `file` into trials.
+
+    Raises:
+        UserError: a setting of a trial is wrong; two trials are the same, or there are too many;
+            a local file that the sweep reads is not there.
+    """
+    sweep = file.sweep
+    infer = make_infer_plan(file)
+    arms: list[int | None] = [*range(len(sweep.arms))] or [None]
+    places = [(index, arm) for index in range(len(sweep.backbones)) for arm in arms]
+    swept = {place: _swept(file, *place) for place in places}
+    check_sizes(file, [_count(sweep, *each) for each in swept.values()], len(infer.arms) if infer else 0)
+    check_prompts(file)
+    check_weights(file)
+    trials = []
+    for index, arm in places:
+        backbone, source = sweep.backbones[index], _source(file, index)
+        name = "" if arm is None else sweep.arms[arm].name
+        for values in _points(file, index, arm, *swept[index, arm]):
+            settings = file.train_settings(values, index, arm)
+            prompts = _check_trial(file, settings)
+            trials.append(Trial(backbone, source, settings, prompts, name))
+    _check_no_two_the_same(file, trials)
+    return Plan(sweep, tuple(trials), infer)
+
+
+def _check_trial(file: SweepFile, settings: TrainSettings) -> str:
+    """What the trial is trained on: its prompts, as they are part of its identity."""
+    sweep = file.sweep
+    if settings.batch_size % sweep.resources.workers:
+        message = f"{settings.batch_size} cannot be divided among {sweep.resources.workers} workers"
+        raise file.error(("train", "batch_size"), message)
+    prompts = f"{sweep.prompts.source}:{sweep.prompts.column}"
+    if settings.nasa_interval is None:
+        return prompts
+    if sweep.negative_prompts is None:
+        message = "NASA-T needs negative prompts: add a section negative_prompts"
+        raise file.error(("train", "nasa_interval"), message)
+    return f"{prompts} against {sweep.negative_prompts.source}:{sweep.negative_prompts.column}"
+
+
+def _check_no_two_the_same(file: SweepFile, trials: Sequence[Trial]) -> None:
+    seen: dict[str, Trial] = {}
+    for trial in trials:
+        other = seen.setdefault(trial.digest, trial)
+        if other is not trial:
+            section, and_other = ("arms", f" and {other.name}") if trial.arm else ("backbones", "")
+            raise file.error((section,), f"two trials are the same: {trial.name}{and_other}")
+
+
+def _source(file: SweepFile, index: int) -> str:
+    model = file.sweep.backbones[index].model
+    if not model.startswith(MINIATURE):
+        return os.path.realpath(model) if os.path.exists(model) else model
+    name = model.removeprefix(MINIATURE)
+    if name not in TEACHERS:
+        known = ", ".join(MINIATURE + teacher for teacher in TEACHERS)
+        raise file.error(("backbones", index, "model"), f"no {model!r}; there are {known}")
+    return str(WEIGHTS / name)
+
+
+Grid = dict[str, list[Any]]
+Ranges = dict[str, Range]
+
+
+def _swept(file: SweepFile, index: int, arm: int | None) -> tuple[Grid, Ranges]:
+    """The swept settings of one backbone and arm."""
+    grid: Grid = {}
+    ranges: Ranges = {}
+    for key, value in file.train(index, arm).items():
+        kind = file.swept(value, file.train_key(index, arm, (key,)))
+        if isinstance(kind, Values):
+            grid[key] = kind.values
+        elif isinstance(kind, Range):
+            ranges[key] = kind
+    return grid, ranges
+
+
+def _count(sweep: Sweep, grid: Grid, ranges: Ranges) -> int:
+    """How many trials these settings make."""
+    return math.prod(map(len, grid.values())) * (sweep.search.samples if ranges else 1)
+
+
+def _points(
+    file: SweepFile, index: int, arm: int | None, grid: Grid, ranges: Ranges
+) -> Iterator[dict[str, Any]]:
+    """The settings of each trial of one backbone and arm: the grid, times the draws."""
+    sweep, merged = file.sweep, file.train(index, arm)
+    rng = random.Random(f"{sweep.search.seed}/{sweep.backbones[index].name}")
+    draws = [
+        {key: draw(spread, rng.random()) for key, spread in ranges.items()}
+        for _ in range(sweep.search.samples if ranges else 1)
+    ]
+    for combination in itertools.product(*grid.values()):
+        for drawn in draws:
+            yield {**merged, **dict(zip(grid, combination, strict=True)), **drawn}

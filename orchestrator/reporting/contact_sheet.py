@@ -1,0 +1,32 @@
+"""A student's pictures by strength: rows are pairs, columns are the arms of the second search."""
+
+import io
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from orchestrator.config.evaluation_schema import Pair
+from workloads.images import contact_sheet, from_image
+from workloads.settings.train import AttentionGuidanceSettings
+
+
+def strength_sheet(
+    pairs: Sequence[Pair], examples: Sequence[tuple[AttentionGuidanceSettings, Sequence[bytes]]], title: str
+) -> bytes:
+    """A PNG of one picture (PNG) of each pair for each arm, all from the same noise."""
+    columns = {}
+    for guidance, pngs in examples:
+        shown = [from_image(Image.open(io.BytesIO(png))) for png in pngs[: len(pairs)]]
+        columns[column_name(guidance)] = torch.stack(shown)
+    captions = [f"{pair.prompt}; NOT: {pair.negative_prompt}" for pair in pairs]
+    content = io.BytesIO()
+    contact_sheet(captions, columns, title).save(content, "png")
+    return content.getvalue()
+
+
+def column_name(guidance: AttentionGuidanceSettings) -> str:
+    """For people: kernel and strength."""
+    if guidance.kind == "none":
+        return "no guidance"
+    return f"{'extrap.' if guidance.label == 'extrapolation' else guidance.label} {guidance.strength:g}"

@@ -1,0 +1,138 @@
+"""A student's model card: what it is, what it was made of, how well it does and by what measure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.planning.plan import MINIATURE
+from orchestrator.results.ledger import Entry
+from workloads.scorers.score import Score
+from workloads.settings.objectives import IN_WORDS
+
+SAMPLES = "samples.png"
+NEGATIVES = "negative_prompts.png"
+PROMPT, PROMPT_TOY = "a photo of a corgi", "a large red circle"
+FRONT = """---
+base_model: {base}
+base_model_relation: finetune
+license: {licence}
+pipeline_tag: text-to-image
+library_name: diffusers
+tags: [one-step, distillation, pg-sb]
+inference:
+  parameters: {{num_inference_steps: 1, guidance_scale: 1.0}}
+---
+"""
+USE = """
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("FOLDER")
+image = pipeline("{prompt}", num_inference_steps=1, guidance_scale=1.0{more}).images[0]
+```
+
+A negative prompt needs the project that made it (stock pipelines ignore one at guidance scale 1):
+
+```python
+from pathlib import Path
+
+from workloads.students.sampler import Generator
+
+pictures = Generator(Path("FOLDER")).draw("{prompt}", seeds=[0], negative_prompt="{negative}")
+```
+"""
+
+
+def model_card(
+    entry: Entry,
+    prompts: str,
+    teacher: Sequence[Score],
+    negative: str,
+    made_by: Mapping[str, str],
+    base: Path,
+) -> str:
+    """The card in Markdown; `made_by` names sweep and run, `base` is the teacher's folder."""
+    trial, train = entry.trial, entry.trial.train
+    transformer = (base / "transformer").exists()
+    more = ", height=16, width=16" if trial.backbone.model.startswith(MINIATURE) else ""
+    more += ", clean_caption=False, use_resolution_binning=False" if transformer and more else ""
+    more += ", max_sequence_length=16" if transformer and more else ""
+    lines = [
+        FRONT.format(base=trial.backbone.model, licence=licence(trial.backbone.model, base)),
+        f"# {trial.name}: one network call a picture\n",
+        f"A one-step student of `{trial.backbone.model}`, distilled by {IN_WORDS[train.objective]} under "
+        f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"
+        f"{'' if train.clip is None else ', with a clamped CLIP loss'}.\n",
+        f"![Samples beside the teacher]({SAMPLES})\n",
+        USE.format(
+            prompt="a large red circle" if more else "a photo of a corgi", negative=negative, more=more
+        ),
+        "## How it was made\n",
+        *_table({**_making(entry, prompts), **made_by}),
+        f"\nAll settings: `{json.dumps(vars(train), default=vars)}`\n",
+        "## How well it does\n",
+        *_scores(entry.scores, teacher),
+        *(_negatives(entry) if entry.curve else []),
+        "\n## Limits\n",
+        "One step only: more steps do not improve it. It can be no better than its teacher where the "
+        "teacher is wrong, and what a prompt leaves open comes out less varied than the teacher's. "
+        "Scores are of one training seed, on the stated number of pictures.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def licence(model: str, base: Path) -> str:
+    """That of the base model, as its own card says; `other` if it does not."""
+    if model.startswith(MINIATURE):
+        return "apache-2.0"
+    card = base / "README.md"
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()[:60] if card.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("license:")), "other")
+
+
+def _making(entry: Entry, prompts: str) -> dict[str, str]:
+    trial, train = entry.trial, entry.trial.train
+    return {
+        "base model": f"`{trial.backbone.model}`",
+        "prompts": f"`{prompts}`, no pictures",
+        "guidance scale in training": f"{trial.interval} ({train.guided})",
+        "steps, batch, seed": f"{train.steps}, {train.batch_size}, {train.seed}",
+        "training": f"{entry.train_seconds:.0f} s",
+    }
+
+
+def _table(rows: Mapping[str, str]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+
+
+def _scores(scores: Sequence[Score], teacher: Sequence[Score]) -> list[str]:
+    if not scores:
+        return ["No scorer was asked for."]
+    theirs = {score.metric: score.value for score in teacher}
+    rows = [
+        f"| {s.metric} | {s.value:.3f} | {s.low:.3f} to {s.high:.3f} | {s.samples} | "
+        f"{theirs.get(s.metric, float('nan')):.3f} | {s.protocol} |"
+        for s in scores
+    ]
+    head = "| metric | student | 95 % interval | samples | teacher | protocol |"
+    return [head, "|---|---|---|---|---|---|", *rows]
+
+
+def _negatives(entry: Entry) -> list[str]:
+    best = entry.best
+    lines = ["\n## Negative prompts\n", f"![Pairs by strength]({NEGATIVES})\n"]
+    if best["kind"] == "none":
+        lines.append("No strength that was tried removed anything at an allowed cost.\n")
+    else:
+        lines.append(f"By default {best['label']} at strength {best['strength']:g}.\n")
+    lines += [
+        "| guidance | strength | metric | value | 95 % interval | samples |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm in entry.curve:
+        lines += [
+            f"| {arm['label']} | {arm['strength']:g} | {s['metric']} | {s['value']:.3f} | "
+            f"{s['low']:.3f} to {s['high']:.3f} | {s['samples']} |"
+            for s in arm["scores"]
+        ]
+    return lines

@@ -1,0 +1,101 @@
+"""Reading back: the trainings of a sweep, as rows that no more need MLflow."""
+
+import difflib
+import os
+from pathlib import Path
+from threading import Event
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import make_url
+
+from orchestrator.analysis.seed_study import HIGHER_IS_BETTER, Training
+from orchestrator.common.errors import UserError
+from orchestrator.common.redaction import without_secrets
+from orchestrator.tracking.client import CLOSE_SECONDS, PARENT_TAG, Tracker
+
+PAGE = 1000
+PLAIN = ("", "none/", "under_none.")
+"""What a metric's name has before it: nothing, or where the second search drew the plain student."""
+
+
+def read_sweep(uri: str, experiment: str) -> tuple[str, list[Training]]:
+    """The newest sweep that was recorded in `experiment`: its parent run, and its trainings.
+
+    Raises:
+        UserError: no MLflow there, no such experiment, or no sweep in it.
+    """
+    _check_exists(uri)
+    # MLflow's own retries take minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    shown = without_secrets(uri)
+    try:
+        client = MlflowClient(uri)
+        found = _experiment(client, experiment, shown)
+        sweeps = client.search_runs([found], "tags.sweep LIKE '%'", max_results=1)
+        trainings = read_trainings(client, found, sweeps[0].info.run_id) if sweeps else []
+    except MlflowException as error:
+        reason = without_secrets(str(error)).splitlines()[0][:300]
+        raise UserError(f"tracking {shown}: MLflow does not answer: {reason}") from None
+    if not trainings:
+        raise UserError(f"experiment {experiment!r} at {shown}: holds no training of a sweep")
+    return str(sweeps[0].info.run_id), trainings
+
+
+def read_trainings(client: MlflowClient, experiment: str, parent: str) -> list[Training]:
+    """All trainings below a parent run, in the order in which they were recorded first."""
+    query = f"tags.`{PARENT_TAG}` = '{parent}'"
+    runs: list[Run] = []
+    page, more = None, True
+    while more:
+        some = client.search_runs([experiment], query, max_results=PAGE, page_token=page)
+        runs += some
+        page, more = some.token, bool(some.token)
+    runs.sort(key=lambda run: (run.info.start_time, run.info.run_name))
+    return [_training(client, run) for run in runs if "seed" in run.data.params]
+
+
+def recorded_trainings(tracker: Tracker) -> list[Training]:
+    """The trainings of a launch, when all is recorded that was given; none if MLflow is down for long."""
+    recorded = Event()
+    tracker.then(recorded.set)
+    if not recorded.wait(CLOSE_SECONDS):
+        return []
+    return tracker.ask(lambda: read_trainings(tracker.client, tracker.experiment, tracker.parent))
+
+
+def _training(client: MlflowClient, run: Run) -> Training:
+    histories: dict[str, list[float]] = {}
+    for metric in HIGHER_IS_BETTER:
+        name = next((p + metric for p in PLAIN if p + metric in run.data.metrics), None)
+        if name is not None:
+            looks = sorted(client.get_metric_history(run.info.run_id, name), key=lambda each: each.step)
+            histories[metric] = [each.value for each in looks]
+    params, tags = dict(run.data.params), run.data.tags
+    # Its end is one of ours, or it did not end: MLflow keeps the tag of a run that is taken up again.
+    status = tags.get("status", "") if run.info.status in ("FINISHED", "FAILED") else ""
+    return Training(run.info.run_name, params["backbone"], int(params["seed"]), params, status, histories)
+
+
+def _check_exists(uri: str) -> None:
+    """MLflow would make an empty database where there is none."""
+    if uri.startswith("sqlite"):
+        database = make_url(uri).database
+        if not database or not Path(database).is_file():
+            raise UserError(
+                f"tracking {uri}: there is no such database; give --tracking-uri, as in "
+                f"sqlite:///results/mlflow.db or http://HOST:PORT"
+            )
+
+
+def _experiment(client: MlflowClient, name: str, shown: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage != "deleted":
+        return str(found.experiment_id)
+    names = [each.name for each in client.search_experiments()]
+    near = difflib.get_close_matches(name[:64], names, n=1, cutoff=0)
+    state = "was deleted" if found is not None else "is not there"
+    raise UserError(
+        f"experiment {name!r} at {shown}: {state}" + (f"; the nearest name is {near[0]!r}" if near else "")
+    )

@@ -1,0 +1,114 @@
+"""Students as registered MLflow models: putting them there, and fetching them."""
+
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import yaml
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+
+import workloads
+from orchestrator.common.errors import UserError
+from orchestrator.common.redaction import without_secrets
+
+CODE = Path(__file__).with_name("student_model.py")
+CHAMPION = "champion"
+IDENTITY_TAG = "identity"
+"""Of a version: digest of the second search that its defaults come from."""
+NEEDS = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "sentencepiece",
+    "pandas",
+    "mlflow",
+)
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            ColSpec(DataType.string, "prompt"),
+            ColSpec(DataType.string, "negative_prompt", required=False),
+            ColSpec(DataType.long, "seed", required=False),
+            ColSpec(DataType.double, "strength", required=False),
+        ]
+    ),
+    outputs=Schema([ColSpec(DataType.binary, "png")]),
+)
+
+
+def register_student(
+    run: str, folder: Path, name: str, example: tuple[str, str, float], identity: str
+) -> str:
+    """Logs the pipeline `folder` as a model of `run` and registers it; returns models:/NAME/VERSION.
+
+    `example` is a prompt, a negative prompt and a strength, kept as the model's input example.
+    What happens inside a worker is stored with the model, so that it loads without this project.
+    A version that was registered with the same `identity` is found again.
+    """
+    client = MlflowClient()
+    for known in client.search_model_versions(f"run_id = '{run}'"):
+        if known.name == name and known.tags.get(IDENTITY_TAG) == identity:
+            return f"models:/{name}/{known.version}"
+    prompt, negative, strength = example
+    row = {"prompt": [prompt], "negative_prompt": [negative], "seed": [0], "strength": [strength]}
+    with tempfile.TemporaryDirectory() as copy, mlflow.start_run(run_id=run, log_system_metrics=False):
+        package = Path(copy) / "workloads"
+        ignored = shutil.ignore_patterns("__pycache__", "weights", "gallery")
+        shutil.copytree(Path(workloads.__file__).parent, package, ignore=ignored)
+        logged = mlflow.pyfunc.log_model(
+            name="student",
+            python_model=str(CODE),
+            artifacts={"pipeline": str(folder)},
+            code_paths=[str(package)],
+            signature=SIGNATURE,
+            input_example=pd.DataFrame(row),
+            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in NEEDS],
+        )
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    # Apart from logging it, since only so the tag is there as soon as the version is.
+    tags = {IDENTITY_TAG: identity}
+    made = client.create_model_version(name, logged.model_uri, run, tags, model_id=logged.model_id)
+    return f"models:/{name}/{made.version}"
+
+
+def name_champion(uri: str, tags: dict[str, str]) -> None:
+    """Gives the registered student models:/NAME/VERSION the alias `champion`, and its tags."""
+    name, number = uri.removeprefix("models:/").split("/")
+    client = MlflowClient()
+    client.set_registered_model_alias(name, CHAMPION, number)
+    for key, value in tags.items():
+        client.set_model_version_tag(name, number, key, value)
+
+
+def fetch_student(uri: str, tracking: str, into: Path) -> Path:
+    """Downloads the registered student `uri` below `into`; returns its pipeline folder.
+
+    The code that is stored with the model is not run.
+
+    Raises:
+        UserError: no such model there, or one that is no student.
+    """
+    mlflow.set_tracking_uri(tracking)
+    try:
+        model = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(into)))
+    except (MlflowException, OSError) as error:
+        reason = without_secrets(str(error)).splitlines()[0][:200]
+        raise UserError(f"model {uri} at {tracking}: cannot be fetched: {reason}") from None
+    try:
+        description = yaml.safe_load((model / "MLmodel").read_text())
+        pipeline: Path = model / description["flavors"]["python_function"]["artifacts"]["pipeline"]["path"]
+    except (OSError, yaml.YAMLError, LookupError, TypeError) as error:
+        raise UserError(f"model {uri}: is no student of this project: {error!r}") from None
+    inside = model.resolve()
+    if not all(path.resolve().is_relative_to(inside) for path in (pipeline, *model.rglob("*"))):
+        raise UserError(f"model {uri}: names files outside its own folder, and is not opened")
+    return pipeline

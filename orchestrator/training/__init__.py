@@ -1,0 +1,1 @@
+"""What a training group does inside its workers: engines, checkpoints, metrics, watchdog."""

@@ -1,0 +1,1 @@
+"""Checkpoints: the manifest, the tensors, and the store that holds them."""

@@ -1,0 +1,74 @@
+"""Storage, checkpoints' digests, and where the tracking is."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.common.errors import UserError
+from orchestrator.common.redaction import without_secrets
+from orchestrator.common.storage import Store
+from orchestrator.results.ledger import last_line
+from orchestrator.tracking.server import look_command, tracking_uri
+
+
+def test_what_is_written_is_read_and_nothing_is_left_beside(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write_json("a/b.json", {"x": 1})
+    assert store.read_json("a/b.json") == {"x": 1}
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
+    assert not store.exists("a/c.json")
+
+
+def test_a_folder_travels(tmp_path: Path) -> None:
+    (tmp_path / "from/sub").mkdir(parents=True)
+    (tmp_path / "from/sub/file").write_text("text")
+    store = Store(str(tmp_path / "store"))
+    store.put_folder(tmp_path / "from", "to")
+    with store.folder("to") as folder:
+        assert (folder / "sub/file").read_text() == "text"
+
+
+def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"storage .*: cannot be written: "):
+        Store(str(tmp_path / "file")).check_writable()
+
+
+def test_tracking_is_embedded_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = Store(str(tmp_path))
+    assert tracking_uri(None, store) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking_uri("http://host:5000", store) == "http://host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other")
+    assert tracking_uri(None, store) == "http://other"
+    with pytest.raises(UserError, match=r"tracking.uri ftp://host: give http"):
+        tracking_uri("ftp://host", store)
+
+
+def test_secrets_are_not_shown() -> None:
+    uri = "postgresql://me:secret@db:5432/mlflow"
+    assert without_secrets(uri) == "postgresql://***@db:5432/mlflow"
+    assert "secret" not in look_command(uri, "1")
+    assert look_command("http://mlflow:5000", "3") == (
+        "open http://mlflow:5000/#/experiments/3/runs?viewStateShareKey=trials"
+    )
+
+
+def test_the_line_of_a_traceback_that_matters() -> None:
+    text = 'Traceback (most recent call last):\n  File "x.py", line 1\nValueError: no such thing\n\n'
+    assert last_line(text) == "ValueError: no such thing"
+
+
+def test_a_copy_of_a_folder_can_do_without_parts(tmp_path: Path) -> None:
+    """As of a bucket, which this folder stands for: the other parts are not fetched."""
+    store = Store(str(tmp_path))
+    for name in ("model_index.json", "vae/a", "vae/deep/b", "text_encoder/c"):
+        store.write(f"student/{name}", name.encode())
+    store.local = False
+    for without, missing in (((), set()), (("text_encoder",), {"text_encoder/c"})):
+        with store.folder("student", without=without) as copy:
+            found = {
+                str(path.relative_to(copy)): path.read_text() for path in copy.rglob("*") if path.is_file()
+            }
+        assert copy != tmp_path / "student" and set(found) == set(found.values())
+        assert found.keys() == {"model_index.json", "vae/a", "vae/deep/b", "text_encoder/c"} - missing

@@ -1,0 +1,157 @@
+"""The sweep file: shipped ones load and plan, wrong ones are told off in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.common.errors import UserError
+from orchestrator.config.sweep_file import load_sweep
+from orchestrator.planning.describe import plan_text
+from orchestrator.planning.estimate import check_budget
+from orchestrator.planning.plan import make_plan
+from tests.support.cli import MINIMAL
+
+REPOSITORY = Path(__file__).parents[3]
+SHIPPED = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_files_load_and_plan(path: Path) -> None:
+    plan = make_plan(load_sweep(path))
+    assert f"trials on {len(plan.sweep.backbones)} backbones" in plan_text(plan, "x", "y")
+
+
+def test_the_shipped_miniature_is_three_backbones_with_a_control_each() -> None:
+    plan = make_plan(load_sweep(REPOSITORY / "sweeps/miniature.yaml"))
+    by_backbone: dict[str, list[tuple[float, float]]] = {}
+    for trial in plan.trials:
+        by_backbone.setdefault(trial.backbone.name, []).append(trial.train.guidance_interval)
+    assert len(by_backbone) == 3
+    for (low, high), (fixed, same) in by_backbone.values():
+        assert low < high and fixed == same == (low + high) / 2
+
+
+def test_a_setting_of_all_trainings_is_set_for_all(tmp_path: Path) -> None:
+    """Also where a backbone or an arm has its own; a later override of one backbone alone stays."""
+
+    def steps(name: str, *overrides: str) -> set[tuple[str, int]]:
+        trials = make_plan(load_sweep(REPOSITORY / f"sweeps/{name}.yaml", list(overrides))).trials
+        return {(trial.backbone.name, trial.train.steps) for trial in trials}
+
+    names = {name for name, _ in steps("miniature")}
+    assert len({count for _, count in steps("miniature")}) > 1
+    assert steps("miniature", "train.steps=7") == {(name, 7) for name in names}
+    one = steps("miniature", "train.steps=7", "backbones.pixart.train.steps=9")
+    assert one == {(name, 9 if name == "pixart" else 7) for name in names}
+
+    text = MINIMAL + "arms:\n- {name: a, train: {seed: 1}}\n- {name: b, train: {seed: 2, null_rate: 0.5}}\n"
+    trials = make_plan(load_sweep(write(tmp_path, text), ["train.null_rate=0.25"])).trials
+    assert [(trial.train.seed, trial.train.null_rate) for trial in trials] == [(1, 0.25), (2, 0.25)]
+    with pytest.raises(UserError, match=r"--set train\.steps=x: backbones\.0\.train\.steps: "):
+        make_plan(load_sweep(REPOSITORY / "sweeps/miniature.yaml", ["train.steps=x"]))
+
+
+WRONG = [
+    ("train:\n  steps: 10", "train:\n  stepz: 10", r":6: train.stepz: unknown key; the nearest .* 'steps'"),
+    ("steps: 10", "steps: ten", r":6: train.steps: .*integer.*not 'ten'"),
+    ("steps: 10", "guidance_interval: [4, 1]", r":6: train.guidance_interval: .*: low is above high"),
+    ("name: tiny\n", "", r"sweep.yaml: name: this setting is needed"),
+    ("name: tiny\n", "name: tiny\nname: big\n", r":2: the key 'name' stands here twice"),
+    ("name: tiny", "name: [tiny", r"sweep.yaml:\d+: not valid YAML"),
+    ("miniature/pixart", "miniature/pixel", r":4: backbones.0.model: no 'miniature/pixel'; there are"),
+    ("steps: 10", "steps: {min: 5, max: 1}", r"train.steps: .*needs min < max"),
+    ("steps: 10", "seed: {values: []}", r"train.seed.values: .*at least 1 item"),
+    ("steps: 10", "seed: {values: [1, 1]}", r"two trials are the same"),
+    ("tiny", "ti/ny", r":1: name: .*pattern"),
+    ("sheet_prompts", "sheet_promts", r":8: evaluate.sheet_promts: unknown key; .* 'sheet_prompts'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "message"), WRONG, ids=[new.strip()[:24] for _, new, _ in WRONG])
+def test_wrong_files(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in MINIMAL
+    with pytest.raises(UserError, match=message) as caught:
+        make_plan(load_sweep(write(tmp_path, MINIMAL.replace(old, new, 1))))
+    assert "\n" not in str(caught.value)
+
+
+OVERRIDES = [
+    ("train.steps", r"write --set key=value"),
+    ("train.steps=[", r"not valid YAML"),
+    ("backbones.nobody.model=x", r"no 'nobody' in backbones: \['pixart'\]"),
+    ("train.steps=abc", r"^--set train.steps=abc: train.steps: "),
+    ("nonsense=1", r"^--set nonsense=1: nonsense: unknown key"),
+    ("name.first=1", r"is not a section"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), OVERRIDES)
+def test_wrong_overrides(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_plan(load_sweep(write(tmp_path, MINIMAL), [override]))
+
+
+def test_overrides_reach_into_lists_by_name(tmp_path: Path) -> None:
+    overrides = ["backbones.pixart.start_timestep=500", "train.lora.rank=4"]
+    trial = make_plan(load_sweep(write(tmp_path, MINIMAL), overrides)).trials[0]
+    assert trial.backbone.start_timestep == 500 and trial.train.lora.rank == 4
+
+
+def test_grid_and_draws_multiply_and_are_seeded(tmp_path: Path) -> None:
+    overrides = [
+        "train.seed={values: [0, 1]}",
+        "train.learning_rate={min: 1.0e-6, max: 1.0e-4, distribution: log_uniform}",
+        "search.samples=3",
+    ]
+    plan, again = (make_plan(load_sweep(write(tmp_path, MINIMAL), overrides)) for _ in range(2))
+    assert len(plan.trials) == 6
+    assert all(1e-6 <= trial.train.learning_rate <= 1e-4 for trial in plan.trials)
+    assert len({trial.train.learning_rate for trial in plan.trials}) == 3
+    assert [t.digest for t in plan.trials] == [t.digest for t in again.trials]
+
+
+def test_a_trial_is_named_by_what_it_trains_not_by_how_it_is_watched(tmp_path: Path) -> None:
+    def digest(*overrides: str) -> str:
+        return make_plan(load_sweep(write(tmp_path, MINIMAL), list(overrides))).trials[0].digest
+
+    assert digest() == digest("evaluate.samples=8") == digest("resources.workers=2")
+    assert digest() != digest("train.seed=1")
+
+
+def test_batch_that_workers_cannot_share(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="64 cannot be divided among 3 workers"):
+        make_plan(load_sweep(write(tmp_path, MINIMAL), ["resources.workers=3"]))
+
+
+def test_budget_refuses_what_it_cannot_pay() -> None:
+    plan = make_plan(load_sweep(REPOSITORY / "sweeps/backbones.yaml", ["budget.max_gpu_hours=10"]))
+    with pytest.raises(UserError, match=r"about \d+ GPU-hours, above budget.max_gpu_hours 10"):
+        check_budget(plan)
+
+
+def test_the_command_tells_mistakes_fast_and_starts_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL.replace("steps", "stepz"))
+    began = os.times().children_user
+    command = [sys.executable, "-m", "orchestrator.run", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {path}:6: train.stepz: unknown key")
+    assert done.stderr.count("\n") == 1
+    assert os.times().children_user - began < 10
+
+
+def test_the_command_refuses_a_backbone_that_is_not_there(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL.replace("miniature/pixart", str(tmp_path)))
+    command = [sys.executable, "-m", "orchestrator.run", str(path), "--storage", str(tmp_path / "s")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert "no diffusers pipeline there" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,53 @@
+"""What trials share of a backbone is read as it was written, in a family with all there can be."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from orchestrator.common.storage import Store
+from orchestrator.config.evaluation_schema import Evaluate, Teacher
+from orchestrator.evaluation.make_reference import make_reference
+from orchestrator.evaluation.reference import load_reference, scored_prompts, scores_of
+from tests.support import tiny_sdxl
+from workloads.backbones.text_encoder import TextEncoder
+from workloads.miniature.world import named_attributes, random_scene, render
+
+
+def test_pooled_embeddings_are_kept(tmp_path: Path) -> None:
+    source, store = str(tmp_path / "teacher"), str(tmp_path / "results")
+    tiny_sdxl.save(Path(source))
+    evaluate = Evaluate(sheet_prompts=["a red circle", "a blue cross"], scorers=[], teacher=Teacher(steps=2))
+    reference = load_reference(Store(store), make_reference(source, evaluate, None, store))
+    encoder = TextEncoder(source)
+    for read, prompts in ((reference.null, [""]), (reference.sheet, list(evaluate.sheet_prompts))):
+        for name, part in encoder.encode(prompts).parts.items():
+            torch.testing.assert_close(read.parts[name].float(), part, rtol=1e-3, atol=1e-3)
+    assert reference.teacher_sheet.shape == (2, 3, 16, 16)
+
+
+MINIATURE_CLIP = {"name": "clip", "weights": "miniature/clip"}
+
+
+def test_a_scorer_of_any_picture_sees_the_sheets_prompts_in_turn() -> None:
+    """More pictures than it sees at once; each beside its own prompt."""
+    prompts = ["a large red circle", "a large blue cross"]
+    evaluate = Evaluate.model_validate({"sheet_prompts": prompts, "samples": 70, "scorers": [MINIATURE_CLIP]})
+    assert scored_prompts(evaluate) == prompts * 35
+    rng = random.Random(0)
+    scenes = [replace(random_scene(rng), **named_attributes(prompt)) for prompt in prompts * 35]
+    pictures = torch.from_numpy(np.stack([render(scene, rng) for scene in scenes]))
+    (score,) = scores_of(pictures, evaluate, "cpu")
+    (swapped,) = scores_of(pictures.roll(1, 0), evaluate, "cpu")
+    assert (score.metric, score.samples) == ("clip_plus", 70)
+    assert score.low > swapped.high
+
+
+def test_what_was_measured_by_a_scorer_without_options_keeps_its_name() -> None:
+    """The digest of a reference, and what is kept with a result, are of this."""
+    scorers = ["attributes", MINIATURE_CLIP]
+    evaluate = Evaluate.model_validate({"sheet_prompts": ["a circle"], "scorers": scorers})
+    assert evaluate.model_dump(mode="json")["scorers"] == scorers
+    assert evaluate.headlines == ["attribute_accuracy", "clip_plus"]

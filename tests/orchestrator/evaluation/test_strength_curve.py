@@ -1,0 +1,81 @@
+"""Curves over strength: what counts as removed, what it cost, and which strength is best."""
+
+import pandas as pd
+import pytest
+
+from orchestrator.evaluation.strength_curve import Arm, best, curve
+from orchestrator.reporting.strength_figures import curve_picture, map_picture
+from workloads.scorers.score import Score, mean, share
+from workloads.settings.scorers import ScorerSettings
+from workloads.settings.train import AttentionGuidanceSettings
+
+PLAIN = AttentionGuidanceSettings()
+
+
+def table(shown: list[float], hits: list[int]) -> pd.DataFrame:
+    """Two pairs of five pictures; each prompt asks for two attributes."""
+    rows = range(len(shown))
+    return pd.DataFrame(
+        {
+            "row": list(rows),
+            "pair": [row // 5 for row in rows],
+            "prompt": [f"p{row // 5}" for row in rows],
+            "negative_prompt": [f"n{row // 5}" for row in rows],
+            "style": "",
+            "removal/negative_shown": shown,
+            "removal/asked": [hit / 2 for hit in hits],
+            "removal/asked_hits": hits,
+            "removal/asked_count": [2] * len(shown),
+        }
+    )
+
+
+def test_removal_is_counted_picture_by_picture_where_the_plain_student_errs_often() -> None:
+    plain = table([1, 1, 1, 1, 0, 1, 0, 0, 0, 0], [2] * 10)
+    guided = table([0, 0, 0, 1, 1, 1, 1, 1, 1, 1], [2] * 8 + [1, 1])
+    arms = curve(
+        [(PLAIN, plain), (AttentionGuidanceSettings("nasa", 1.0), guided)], [ScorerSettings("removal")]
+    )
+    removal = arms[1].score("removal_rate")
+    # The first pair is shown in 4 of 5 and counts: 3 of those 4 are gone. The second, 1 of 5, does not.
+    assert removal is not None and (removal.value, removal.samples) == (0.75, 4)
+    assert arms[0].value("removal_rate") == 0.0
+    lost = arms[1].score("accuracy_lost")
+    assert lost is not None and lost.value == pytest.approx(0.1) and lost.low < 0.1 < lost.high
+    assert arms[1].value("negative_rate") == 0.7
+    assert [pair["negative_rate"] for pair in arms[1].pairs] == [0.4, 1.0]
+
+
+def arm(kind: str, strength: float, removal: float, lost: float) -> Arm:
+    settings = AttentionGuidanceSettings(kind, strength)  # type: ignore[arg-type]
+    scores = (share("removal_rate", round(100 * removal), 100, "p"), mean("accuracy_lost", [lost], "p"))
+    return Arm(settings, scores, ())
+
+
+def test_the_best_removes_most_at_an_allowed_cost_and_is_no_stronger_than_needed() -> None:
+    plain = arm("none", 0.0, 0.0, 0.0)
+    weak, good, strong = arm("nasa", 0.5, 0.6, 0.0), arm("nasa", 1.0, 0.9, 0.04), arm("nasa", 2.0, 1.0, 0.2)
+    assert best([plain, weak, good, strong], 0.05) is good
+    assert best([plain, weak, good, strong], 0.01) is weak
+    assert best([plain, strong], 0.05) is plain
+    equal = arm("nag", 4.0, 0.9, 0.0)
+    assert best([plain, equal, good], 0.05) is good
+
+
+def test_plots_show_what_was_measured() -> None:
+    arms = [arm("none", 0.0, 0.0, 0.0), arm("nasa", 0.5, 0.6, 0.0), arm("nag", 2.0, 0.4, 0.0)]
+    rows = [one.as_row() for one in arms]
+    figure = curve_picture(rows, "title")
+    assert figure is not None
+    lines = {container.get_label(): container for container in figure.axes[0].containers}
+    assert set(lines) == {"nasa", "nag"}
+    assert lines["nasa"].lines[0].get_ydata().tolist() == [0.0, 0.6]
+    comparison = [{"backbone": "unet", "interval": "1-5", "curve": rows}]
+    heat = map_picture(comparison)
+    assert heat is not None
+    assert heat.axes[0].images[0].get_array().tolist() == [[0.0, 60.0, 40.0]]
+    assert map_picture([{"backbone": "unet", "interval": "3", "curve": []}]) is None
+
+
+def test_scores_of_a_metric_that_was_not_measured_are_none() -> None:
+    assert Arm(PLAIN, (Score("m", 1.0, 1, 1.0, 1.0, "p"),), ()).score("removal_rate") is None

@@ -1,0 +1,33 @@
+"""What a launch tells the workers of a training."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.common.storage import Store
+from orchestrator.execution.launch import checkpoints_uri
+
+FOLDER = "tiny/trials/abc"
+
+
+@pytest.mark.parametrize("bucket", ["s3://bucket/mlflow/1/abc/artifacts", "gs://bucket/1/abc/artifacts"])
+def test_checkpoints_are_with_mlflows_artifacts_where_workers_reach_them(bucket: str, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for artifacts in (f"{tmp_path}/artifacts/1/abc/artifacts", bucket):
+        assert checkpoints_uri(artifacts, store, FOLDER) == artifacts
+
+
+@pytest.mark.parametrize(
+    "artifacts",
+    [
+        "mlflow-artifacts:/1/abc/artifacts",
+        "https://mlflow/1/abc/artifacts",
+        "dbfs:/databricks/mlflow/1/abc/artifacts",
+        "/job/working/folder/mlruns/1/abc/artifacts",
+        "file:///job/working/folder/mlruns/1/abc/artifacts",
+    ],
+)
+def test_checkpoints_are_in_the_storage_where_workers_do_not(artifacts: str, tmp_path: Path) -> None:
+    """A folder of the driver's machine is another one on each node, and gone with a submitted job."""
+    store = Store(str(tmp_path))
+    assert checkpoints_uri(artifacts, store, FOLDER) == f"{tmp_path}/{FOLDER}"

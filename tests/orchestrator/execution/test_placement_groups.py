@@ -1,0 +1,52 @@
+"""What a training group holds after the death of the process that started it, on a real Ray."""
+
+import time
+
+import pytest
+import ray
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from orchestrator.execution.placement_groups import give_back, my_bundles
+
+pytestmark = pytest.mark.cluster
+CPUS = 0.5
+
+
+class Worker:
+    """Of a training group."""
+
+    def bundles(self) -> str:
+        return my_bundles()
+
+
+class Trial:
+    """Starts a group of one."""
+
+    def start(self) -> str:
+        group = placement_group([{"CPU": CPUS}])
+        ray.get(group.ready())
+        place = PlacementGroupSchedulingStrategy(group)
+        worker = ray.remote(num_cpus=CPUS)(Worker)
+        self.worker = worker.options(scheduling_strategy=place).remote()
+        found: str = ray.get(self.worker.bundles.remote())
+        return found
+
+
+def free_cpus() -> float:
+    return float(ray.available_resources().get("CPU", 0.0))
+
+
+def test_what_a_dead_trial_held_is_given_back(local_ray: None) -> None:
+    before = free_cpus()
+    trial = ray.remote(num_cpus=0)(Trial).remote()
+    bundles = ray.get(trial.start.remote())
+    ray.kill(trial)
+    time.sleep(3)
+    assert free_cpus() == pytest.approx(before - CPUS), "Ray gives it back by itself: `bundles` is needless"
+    give_back(bundles)
+    deadline = time.monotonic() + 90
+    while free_cpus() < before:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    give_back(bundles)

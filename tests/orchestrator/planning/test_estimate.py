@@ -1,0 +1,212 @@
+"""A sweep that cannot fit is refused before anything starts, with what would; the plan says what it needs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed
+
+from orchestrator.common.errors import UserError
+from orchestrator.config.gpu_specs import GPUS, RESERVED, Gpu
+from orchestrator.config.sweep_file import load_sweep
+from orchestrator.planning.describe import plan_text
+from orchestrator.planning.estimate import assumed_tflops, check_memory, estimate, worker_needs
+from orchestrator.planning.plan import Plan, make_plan
+from tests.benchmarks.memory import peak_bytes
+from tests.support.cli import refused
+from tests.support.process_group import start_workers
+from tests.workloads.training.test_memory_estimate import LORA, miniature, texts
+from workloads.backbones.backbone import load_backbone
+from workloads.miniature import WEIGHTS
+from workloads.objectives.base import STUDENT
+from workloads.objectives.batch import Batch
+from workloads.objectives.catalogue import make_objective
+from workloads.settings.train import StepSettings, TrainSettings
+from workloads.students.ema import AverageWeights
+from workloads.students.student import new_student
+from workloads.training.memory_estimate import Sharding, StepTask, step_needs
+from workloads.training.step import train_step
+
+REPOSITORY = Path(__file__).parents[3]
+BACKBONES = REPOSITORY / "sweeps/backbones.yaml"
+CHECKPOINTING = "resources.step.activation_checkpointing=true"
+
+
+def planned(*overrides: str) -> Plan:
+    return make_plan(load_sweep(BACKBONES, list(overrides)))
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_refused_in_one_line_before_anything_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says = (
+        r"trial sd15-\S+: a worker needs 6\d\.\d GiB, and of A100-40GB's 39 GiB 35\.9 can be used; "
+        r"resources\.step \{activation_checkpointing: true\} \(\d\d\.\d GiB\) fits, "
+        r"or train\.batch_size \d+ fits$"
+    )
+    for more in (["--plan"], ["--storage", str(tmp_path / "results")]):
+        refused(capsys, says, str(BACKBONES), *more, "--set", "train.batch_size=256")
+    assert not (tmp_path / "results").exists()
+
+
+def miniature_sweep(*overrides: str) -> Plan:
+    """Of one transformer of a few MB, on a GPU that is as small."""
+    common = [
+        "resources.gpus_per_worker=1",
+        "resources.gpu=L4",
+        "evaluate.scorers=[]",
+        "train.precision=fp32",
+    ]
+    common.append("backbones=[{name: pixart, model: miniature/pixart}]")
+    return make_plan(load_sweep(REPOSITORY / "sweeps/miniature.yaml", [*common, *overrides]))
+
+
+def with_megabytes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setitem(GPUS, "L4", Gpu(count * 1e6 / 2**30 / (1 - RESERVED), 121, 30.3))
+
+
+def test_what_is_suggested_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_megabytes(monkeypatch, 200)
+    with pytest.raises(UserError) as caught:
+        check_memory(miniature_sweep("train.batch_size=128"))
+    assert "resources.step {activation_checkpointing: true} (" in str(caught.value)
+    check_memory(miniature_sweep("train.batch_size=128", CHECKPOINTING))
+    found = re.search(r"or train\.batch_size (\d+) fits$", str(caught.value))
+    assert found
+    check_memory(miniature_sweep(f"train.batch_size={found[1]}"))
+    with pytest.raises(UserError):
+        check_memory(miniature_sweep(f"train.batch_size={int(found[1]) * 3 // 2}"))
+
+
+def test_checkpointing_and_a_smaller_batch_where_neither_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_megabytes(monkeypatch, 150)
+    with pytest.raises(UserError) as caught:
+        check_memory(miniature_sweep("train.batch_size=2048", "evaluate.sheet_prompts=[a circle]"))
+    found = re.search(r"train\.batch_size (\d+) fits$", str(caught.value))
+    assert found
+    check_memory(miniature_sweep(f"train.batch_size={found[1]}", "evaluate.sheet_prompts=[a circle]"))
+
+
+def test_a_gpu_that_is_too_small_whatever_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_megabytes(monkeypatch, 20)
+    says = "neither resources.step nor a smaller batch helps, for .*: take a larger GPU, or more workers$"
+    with pytest.raises(UserError, match=says):
+        check_memory(miniature_sweep())
+
+
+def test_pictures_may_need_more_than_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned("backbones=[{name: x, model: PixArt-alpha/PixArt-XL-2-512x512}]", CHECKPOINTING)
+    needs = worker_needs(plan, plan.trials[0], rows=1)
+    assert needs is not None and needs.looking
+    monkeypatch.setitem(GPUS, "A100-40GB", Gpu(needs.bytes * 0.99 / 2**30, 312, 19.5))
+    with pytest.raises(UserError, match=r"neither .* helps, for its pictures: take a larger GPU"):
+        check_memory(plan)
+
+
+def test_the_shipped_sweep_fits_both_machines() -> None:
+    check_memory(planned())
+    check_memory(planned("resources.gpu=H200", "resources.workers=1"))
+
+
+def test_samples_a_second_are_counted_operations_at_an_assumed_rate() -> None:
+    plan = planned()
+    trial = plan.trials[0]
+    guess = estimate(plan, trial)
+    assert guess is not None
+    assert assumed_tflops(plan, trial) == pytest.approx(0.3 * 312)
+    # Nine forward passes of 0.803e12 and the adapters', for each of four GPUs (anchors: 13.0 a second).
+    assert guess.samples_per_second / 4 == pytest.approx(13.0, rel=0.05)
+    assert guess.hours == pytest.approx(60_000 * 64 / guess.samples_per_second / 3600, rel=0.01)
+    slower = planned("budget.assumed_tflops=46.8")
+    again = estimate(slower, slower.trials[0])
+    assert again is not None and again.samples_per_second == pytest.approx(guess.samples_per_second / 2)
+    assert "budget.assumed_tflops, 46.8 TFLOP/s" in plan_text(slower, "x", "y")
+
+
+def test_float32_is_not_reckoned_at_the_rate_of_bf16() -> None:
+    plan = planned("train.precision=fp32")
+    assert assumed_tflops(plan, plan.trials[0]) == pytest.approx(0.3 * 19.5)
+
+
+def test_a_backbone_that_nothing_is_known_of_is_planned_with_gaps() -> None:
+    plan = planned("backbones.sd15.model=nobody/nothing")
+    check_memory(plan)
+    text = plan_text(plan, "x", "y")
+    assert re.search(r"sd15-\S+ .* \?  +\?  +\?", text) and "time: unknown" in text
+
+
+MACHINES = {
+    "4 x A100-40GB": (),
+    "1 x H200": ("resources.gpu=H200", "resources.workers=1", "budget.price_per_gpu_hour=3.5"),
+}
+
+
+def test_the_readme_shows_the_refusal() -> None:
+    with pytest.raises(UserError) as caught:
+        check_memory(planned("train.batch_size=256"))
+    readme = " ".join((REPOSITORY / "README.md").read_text().split())
+    assert str(caught.value).partition(": ")[2] in readme
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_readme_shows_the_plans(machine: str) -> None:
+    text = plan_text(planned(*MACHINES[machine]), "x", "y")
+    readme = (REPOSITORY / "README.md").read_text()
+    shown = readme.split(f"{machine}:\n\n```text\n")[1].split("```")[0].splitlines()
+    assert len(shown) == len(planned().trials) + 2
+    for line in shown:
+        assert line in text.splitlines(), line
+
+
+TRAIN = TrainSettings(batch_size=8, lora=LORA)
+BUCKET = 100_000
+"""Gradients gathered before they are reduced: few, as DeepSpeed's usual buckets would be all there is."""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+def test_real_engines_hold_what_was_planned(
+    half: bool, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = start_workers(workers, _train_sharded, tmp_path, half)
+    monkeypatch.setattr("workloads.training.memory_estimate.BUCKET_ELEMENTS", BUCKET)
+    step_needs.cache_clear()
+    task = StepTask(miniature("pixart"), TRAIN, 4, half, StepSettings(), Sharding(workers, buckets=1))
+    needs = step_needs(task)
+    step_needs.cache_clear()
+    wait()
+    assert needs.peak == pytest.approx(int((tmp_path / "peak").read_text()), rel=0.05)
+
+
+def _train_sharded(rank: int, folder: str, half: bool) -> None:
+    """One worker; rank 0 writes the measured peak of two steps, engines and average included."""
+    from orchestrator.training import deepspeed_engine as engine
+
+    usual = engine._config
+    as_on_gpus = {"reduce_bucket_size": BUCKET, "contiguous_gradients": True, "reduce_scatter": True}
+    if distributed.get_world_size() > 1:
+        engine._config = lambda *given: _with(usual(*given), "zero_optimization", as_on_gpus)
+    engine.prepare_process()
+    peak = peak_bytes(lambda: _two_steps(engine.Engine, half))
+    if rank == 0:
+        (Path(folder) / "peak").write_text(str(peak))
+
+
+def _with(config: dict[str, Any], section: str, more: dict[str, Any]) -> dict[str, Any]:
+    return {**config, section: {**config[section], **more}}
+
+
+def _two_steps(make: Any, half: bool) -> None:
+    backbone = load_backbone(str(WEIGHTS / "pixart"), dtype=torch.bfloat16 if half else torch.float32)
+    student = new_student(backbone)
+    objective = make_objective(backbone, texts(backbone, 1), TRAIN)
+    networks = {STUDENT: student, **{name: each.module for name, each in objective.auxiliary.items()}}
+    engines = {name: make(network, 1e-4, TRAIN) for name, network in networks.items()}
+    average = AverageWeights(engines[STUDENT].weights, TRAIN.ema_decay)
+    for step in (1, 2):
+        draws = objective.draw(8, torch.Generator().manual_seed(step))[:4]
+        train_step(objective, engines, Batch(texts(backbone, 4)), draws)
+        average.update(engines[STUDENT].weights, step)

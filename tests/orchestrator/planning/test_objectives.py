@@ -1,0 +1,115 @@
+"""Objectives in a sweep file: how they are named, what is refused, and that older trials keep their names."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config.sweep_file import load_sweep
+from orchestrator.planning.describe import plan_text
+from orchestrator.planning.estimate import worker_needs
+from orchestrator.planning.plan import Plan, Trial, make_plan
+from tests.support.cli import SWEEP, refused, written
+from workloads.settings.objectives import BootSettings, ClipLossSettings
+from workloads.settings.train import LoraSettings
+
+BEFORE = "88bc602bc899"
+"""Digest of the trial of `SWEEP` at a time when PG-SB was the only objective."""
+CLIP = "train.clip={model: miniature/clip}"
+
+
+def plan(folder: Path, *overrides: str) -> Plan:
+    return make_plan(load_sweep(Path(written(folder)), list(overrides)))
+
+
+def only(folder: Path, *overrides: str) -> Trial:
+    (trial,) = plan(folder, *overrides).trials
+    return trial
+
+
+def test_what_was_trained_before_keeps_its_name(tmp_path: Path) -> None:
+    for same in ("seed=0", "objective=pgsb", "clip=null", "student_lora=null", "boot={step_size: 0.04}"):
+        assert only(tmp_path, f"train.{same}").digest == BEFORE
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["train.objective=boot", CLIP, "train.student_lora={rank: 4}", "train.fake_score_interval=[1, 2]",
+     "train.weighting=dmd"],
+)  # fmt: skip
+def test_every_new_setting_makes_another_training(tmp_path: Path, change: str) -> None:
+    assert only(tmp_path, change).digest != BEFORE
+
+
+def test_settings_of_boot_are_part_of_what_it_is(tmp_path: Path) -> None:
+    one = only(tmp_path, "train.objective=boot")
+    other = only(tmp_path, "train.objective=boot", "train.boot={step_size: 0.1}")
+    assert one.digest != other.digest and "-boot-" in one.name
+    assert other.train.boot == BootSettings(0.1)
+
+
+def test_published_names_are_settings(tmp_path: Path) -> None:
+    """As published where the file does not say otherwise, and what the file says where it does."""
+    swiftbrush = only(tmp_path, "train.objective=swiftbrush").train
+    assert (swiftbrush.objective, swiftbrush.guidance_interval) == ("pgsb", (4.5, 4.5))
+    assert (swiftbrush.lora.rank, swiftbrush.lora.alpha, swiftbrush.clip) == (64, 108, None)
+    second = only(tmp_path, "train.objective=swiftbrush_v2", "train.guidance_interval=[2, 3]").train
+    assert second.clip == ClipLossSettings("openai/clip-vit-base-patch32", 0.35, 0.1, 1)
+    assert second.student_lora == LoraSettings(256, 512.0)
+    assert second.guidance_interval == (2, 3)
+    by_hand = only(tmp_path, "train.guidance_interval=[4.5, 4.5]", "train.lora={alpha: 108}")
+    assert by_hand.digest == only(tmp_path, "train.objective=swiftbrush").digest
+
+
+def test_objectives_are_swept_as_any_setting(tmp_path: Path) -> None:
+    trials = plan(tmp_path, "train.objective={values: [pgsb, swiftbrush, boot]}").trials
+    assert [t.train.objective for t in trials] == ["pgsb", "pgsb", "boot"]
+    assert len({t.digest for t in trials}) == 3
+
+
+def test_the_plan_tells_what_an_objective_makes_no_use_of(tmp_path: Path) -> None:
+    shared = "train.objective={values: [pgsb, boot]}", "train.null_rate=0.3", "train.weighting=dmd"
+    assert "objective boot: makes no use of weighting, null_rate" in plan_text(
+        plan(tmp_path, *shared), "", ""
+    )
+    assert "makes no use" not in plan_text(plan(tmp_path, shared[0]), "", "")
+    assert "makes no use" not in plan_text(plan(tmp_path, *shared[1:]), "", "")
+
+
+BOOT = "train.objective=boot"
+REFUSED = [
+    (["train.objective=gan"], r"train.objective: is 'gan', which is none of pgsb, swiftbrush, "),
+    ([BOOT, CLIP], r"train.clip: is a setting of the objective pgsb, but objective is boot"),
+    ([BOOT, "train.nasa_interval=[0, 1]"], r"train.nasa_interval: is a setting of the objective pgsb"),
+    ([BOOT, "train.boot={step_size: 1}"], r"train.boot.step_size: must be above 0 and below 1"),
+    ([BOOT, "train.boot={boundary_weight: 0}"], r"train.boot.boundary_weight: must be above 0"),
+    (["train.boot={step_size: 0.1}"], r"train.boot: has settings of the objective boot"),
+    (["train.clip={margin: 2}"], r"train.clip.margin: must be at least -1 and at most 1, not 2"),
+    (["train.clip={every: 0}"], r"train.clip.every: must be at least 1"),
+    (["train.clip={weigth: 1}"], r"train.clip.weigth: unknown key; the nearest valid one is 'weight'"),
+    (["train.clip={model: nobody/no-such-clip}"], r"train.clip: no CLIP model 'nobody/no-such-clip'"),
+    (["train.fake_score_interval=[3, 1]"], r"train.fake_score_interval: \[3.0, 1.0\]: needs 0 <= low"),
+    (["train.fake_score_interval=[1, 3]", "train.guided=teacher"], r"but guided is teacher"),
+    (["train.student_lora={rank: 0}"], r"train.student_lora.rank: must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "says"), REFUSED, ids=str)
+def test_what_makes_no_sense_is_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], says: str
+) -> None:
+    options = [each for override in overrides for each in ("--set", override)]
+    storage = ["--storage", str(tmp_path / "out")]
+    refused(capsys, says, written(tmp_path, SWEEP), *options, *storage)
+
+
+def test_memory_is_planned_for_what_each_objective_holds(tmp_path: Path) -> None:
+    """BOOT has no adapters' optimiser; a CLIP loss decodes and sees; a student's adapter spares moments."""
+    arms = {"pgsb": [], "boot": [BOOT], "clip": [CLIP], "lora": ["train.student_lora={rank: 4}"]}
+    found = {}
+    for name, overrides in arms.items():
+        planned = plan(tmp_path, *overrides)
+        needs = worker_needs(planned, planned.trials[0])
+        assert needs is not None
+        found[name] = needs
+    assert found["clip"].bytes > found["pgsb"].bytes > found["lora"].bytes
+    assert found["clip"].tflop > found["pgsb"].tflop != found["boot"].tflop

@@ -1,0 +1,259 @@
+"""Attention guidance against an independent derivation, and what must not change or must."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from workloads.attention import AttentionGuidance
+from workloads.attention.guidance import cross_attention
+from workloads.attention.kernels import nag, nasa
+from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.text_encoder import TextEncoder
+from workloads.miniature import TEACHERS, WEIGHTS
+from workloads.settings.train import AttentionGuidanceSettings
+from workloads.students.defaults import save_defaults
+from workloads.students.sampler import Generator
+from workloads.students.student import generate, new_student, save_student
+
+PROMPTS = ["a large red circle", "a tiny blue square on a white background", "a cross"]
+NEGATIVES = ["red", "a white background", "a large green cross at the top on a grey background"]
+KERNELS = [
+    AttentionGuidanceSettings("nasa", 0.6),
+    AttentionGuidanceSettings("nag", 3.0),
+    AttentionGuidanceSettings("nag", 0.7, clip=0, blend=1),
+]
+
+
+def by_hand(layer: Attention, hidden: Tensor, kinds: dict[str, tuple[Tensor, Tensor | None]]) -> Any:
+    """Z+ and Z- of a layer, sample by sample and head by head, padding left out, in float64."""
+    weight: Callable[[nn.Linear], Tensor] = lambda linear: linear.weight.detach().double()  # noqa: E731
+    out = {}
+    for kind, (context, mask) in kinds.items():
+        rows = []
+        for sample, (states, query_states) in enumerate(zip(context.double(), hidden.double(), strict=True)):
+            kept = states if mask is None else states[mask[sample].bool()]
+            q, k, v = (
+                source @ weight(linear).T + (0 if linear.bias is None else linear.bias.detach().double())
+                for source, linear in ((query_states, layer.to_q), (kept, layer.to_k), (kept, layer.to_v))
+            )
+            width = q.shape[-1] // layer.heads
+            heads = []
+            for head in range(layer.heads):
+                cut = slice(head * width, (head + 1) * width)
+                logits = q[:, cut] @ k[:, cut].T / width**0.5
+                heads.append((logits.exp() / logits.exp().sum(-1, keepdim=True)) @ v[:, cut])
+            rows.append(torch.cat(heads, -1))
+        out[kind] = torch.stack(rows)
+    return out
+
+
+def guided_by_hand(positive: Tensor, negative: Tensor, settings: AttentionGuidanceSettings) -> Tensor:
+    """The papers' formulas, token by token."""
+    if settings.kind == "nasa":
+        return positive - settings.strength * negative
+    out = torch.empty_like(positive)
+    for place in [(b, q) for b in range(positive.shape[0]) for q in range(positive.shape[1])]:
+        plus, minus = positive[place], negative[place]
+        steered = plus * (1 + settings.strength) - settings.strength * minus
+        if settings.clip:
+            ratio = steered.abs().sum() / plus.abs().sum()
+            steered = steered * min(ratio.item(), settings.clip) / ratio
+        out[place] = settings.blend * steered + (1 - settings.blend) * plus
+    return out
+
+
+@pytest.mark.parametrize("settings", KERNELS, ids=lambda s: s.label)
+@pytest.mark.parametrize("teacher", ["unet-v", "pixart"])
+def test_a_layer_agrees_with_an_independent_derivation(
+    teacher: str, settings: AttentionGuidanceSettings
+) -> None:
+    source = str(WEIGHTS / teacher)
+    backbone, encoder = load_backbone(source), TextEncoder(source)
+    prompts, negatives = encoder.encode(PROMPTS), encoder.encode(NEGATIVES)
+    network = backbone.network
+    project = getattr(network, "caption_projection", None) or (lambda states: states)
+    layer = cross_attention(network)[1]
+    hidden = torch.randn(3, 5, layer.to_q.in_features, generator=torch.Generator().manual_seed(1))
+    contexts = {
+        "plus": (project(prompts.embeddings).detach(), prompts.mask),
+        "minus": (project(negatives.embeddings).detach(), negatives.mask),
+    }
+    both = by_hand(layer, hidden, contexts)
+    steered = guided_by_hand(both["plus"], both["minus"], settings).float()
+    expected = layer.to_out[0](steered)
+    bias = None if prompts.mask is None else (1 - prompts.mask[:, None, :].float()) * -10_000
+    with torch.no_grad(), AttentionGuidance(network, negatives, settings):
+        seen = layer(hidden, encoder_hidden_states=contexts["plus"][0], attention_mask=bias)
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
+
+
+def drawn(
+    backbone: Backbone, encoder: TextEncoder, guidance: AttentionGuidance | None, rows: list[int]
+) -> Tensor:
+    noise = torch.randn(3, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    prompts = encoder.encode([PROMPTS[row] for row in rows])
+    return generate(backbone, backbone.network, noise[rows], prompts, guidance)
+
+
+@pytest.fixture(scope="module", params=TEACHERS)
+def student(request: pytest.FixtureRequest) -> tuple[Backbone, TextEncoder]:
+    source = str(WEIGHTS / request.param)
+    return load_backbone(source, start_timestep=400), TextEncoder(source)
+
+
+def test_strength_zero_is_the_plain_student_bit_for_bit(student: tuple[Backbone, TextEncoder]) -> None:
+    backbone, encoder = student
+    processors = [layer.processor for layer in cross_attention(backbone.network)]
+    plain = drawn(backbone, encoder, None, [0, 1, 2])
+    negatives = encoder.encode(NEGATIVES)
+    for settings in (AttentionGuidanceSettings(), AttentionGuidanceSettings("nasa", 0.0)):
+        with AttentionGuidance(backbone.network, negatives, settings):
+            assert [layer.processor for layer in cross_attention(backbone.network)] == processors
+        off = AttentionGuidance(backbone.network, negatives, settings)
+        assert torch.equal(drawn(backbone, encoder, off, [0, 1, 2]), plain)
+
+
+@pytest.mark.parametrize("settings", KERNELS, ids=lambda s: s.label)
+def test_guidance_changes_the_picture_and_is_taken_out_again(
+    student: tuple[Backbone, TextEncoder], settings: AttentionGuidanceSettings
+) -> None:
+    backbone, encoder = student
+    plain = drawn(backbone, encoder, None, [0, 1, 2])
+    guidance = AttentionGuidance(backbone.network, encoder.encode(NEGATIVES), settings)
+    assert (drawn(backbone, encoder, guidance, [0, 1, 2]) - plain).abs().max() > 0.05
+    assert torch.equal(drawn(backbone, encoder, None, [0, 1, 2]), plain)
+    with pytest.raises(RuntimeError), guidance:
+        raise RuntimeError
+    assert torch.equal(drawn(backbone, encoder, None, [0, 1, 2]), plain)
+
+
+@pytest.mark.parametrize("settings", KERNELS, ids=lambda s: s.label)
+def test_neither_order_nor_company_nor_padding_matter(
+    student: tuple[Backbone, TextEncoder], settings: AttentionGuidanceSettings
+) -> None:
+    backbone, encoder = student
+    negatives = encoder.encode(NEGATIVES)
+    together = drawn(backbone, encoder, AttentionGuidance(backbone.network, negatives, settings), [0, 1, 2])
+    order = [2, 0, 1]
+    shuffled = AttentionGuidance(backbone.network, negatives.select(torch.tensor(order)), settings)
+    torch.testing.assert_close(
+        drawn(backbone, encoder, shuffled, order), together[order], rtol=1e-3, atol=1e-4
+    )
+    alone = AttentionGuidance(backbone.network, negatives[slice(1, 2)], settings)
+    torch.testing.assert_close(drawn(backbone, encoder, alone, [1]), together[1:2], rtol=1e-3, atol=1e-4)
+    if negatives.mask is not None:
+        garbage = torch.where(negatives.mask.bool()[..., None], negatives.embeddings, torch.tensor(7.0))
+        padded = AttentionGuidance(backbone.network, Conditioning(garbage, negatives.mask), settings)
+        assert torch.equal(drawn(backbone, encoder, padded, [0, 1, 2]), together)
+
+
+def test_one_negative_for_all_and_smaller_batches_change_nothing(
+    student: tuple[Backbone, TextEncoder],
+) -> None:
+    backbone, encoder = student
+    negative, settings = encoder.encode(NEGATIVES[:1]), KERNELS[0]
+    noise = torch.randn(3, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    prompts = encoder.encode(PROMPTS)
+    pictures = [
+        generate(backbone, backbone.network, noise, prompts, guidance, batch)
+        for guidance, batch in (
+            (AttentionGuidance(backbone.network, negative, settings), 3),
+            (AttentionGuidance(backbone.network, negative, settings), 2),
+            (AttentionGuidance(backbone.network, negative.select(torch.zeros(3).long()), settings), 2),
+        )
+    ]
+    for other in pictures[1:]:
+        torch.testing.assert_close(other, pictures[0], rtol=1e-3, atol=1e-4)
+
+
+def test_another_strength_compiles_nothing_anew(student: tuple[Backbone, TextEncoder]) -> None:
+    backbone, encoder = student
+    compiled: list[int] = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        compiled.append(1)
+        return graph.forward
+
+    torch._dynamo.reset()
+    network = torch.compile(backbone.network, backend=count)
+    negative = encoder.encode(NEGATIVES)
+    guidance = AttentionGuidance(backbone.network, negative, KERNELS[0])
+    noise = torch.randn(3, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    prompts = encoder.encode(PROMPTS)
+    with torch.no_grad(), guidance:
+        first = backbone.one_step(network, noise, prompts)
+        graphs = len(compiled)
+        guidance.steering.strength.fill_(0.1)
+        second = backbone.one_step(network, noise, prompts)
+    assert len(compiled) == graphs > 0
+    assert not torch.equal(first, second)
+
+
+def test_norms_of_queries_and_keys_serve_both_branches() -> None:
+    """A layer with QK-norm: the guided result with negative = prompt is (1 - alpha) of the plain one."""
+    layer = Attention(16, cross_attention_dim=8, heads=2, dim_head=8, qk_norm="layer_norm")
+    network = nn.Module()
+    network.attn2 = layer
+    generator = torch.Generator().manual_seed(0)
+    hidden, context = (torch.randn(2, n, w, generator=generator) for n, w in ((5, 16), (3, 8)))
+    with torch.no_grad():
+        layer.to_out[0].bias.zero_()
+        plain = layer(hidden, encoder_hidden_states=context)
+        with AttentionGuidance(network, Conditioning(context), AttentionGuidanceSettings("nasa", 0.25)):
+            guided = layer(hidden, encoder_hidden_states=context)
+    torch.testing.assert_close(guided, 0.75 * plain, rtol=1e-4, atol=1e-5)
+
+
+def test_the_bias_of_the_output_counts_once() -> None:
+    positive = torch.randn(2, 3, 4)
+    assert torch.equal(nasa(positive, torch.zeros_like(positive), torch.tensor(0.5)), positive)
+    torch.testing.assert_close(
+        nag(positive, positive, torch.tensor(9.0), 2.5, 0.4), positive, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_saved_student_draws_with_its_default_strength(tmp_path: Path) -> None:
+    backbone = load_backbone(str(WEIGHTS / "pixart"), start_timestep=400)
+    save_student(backbone, new_student(backbone), tmp_path / "student")
+    save_defaults(tmp_path / "student", KERNELS[0])
+    generator = Generator(tmp_path / "student")
+    assert generator.defaults == KERNELS[0]
+    default = generator.draw("a circle", [3], "green")
+    assert torch.equal(default, generator.draw("a circle", [3], "green", KERNELS[0].strength))
+    assert torch.equal(default, Generator(tmp_path / "student").draw("a circle", [3], "green"))
+    plain = generator.draw("a circle", [3])
+    assert torch.equal(plain, generator.draw("a circle", [3], "green", 0.0))
+    assert not torch.equal(plain, default)
+
+
+def test_the_folder_with_a_default_opens_with_stock_diffusers(tmp_path: Path) -> None:
+    backbone = load_backbone(str(WEIGHTS / "unet-v"), start_timestep=500)
+    save_student(backbone, new_student(backbone), tmp_path / "student")
+    save_defaults(tmp_path / "student", KERNELS[0])
+    assert type(DiffusionPipeline.from_pretrained(tmp_path / "student")).__name__ == "StableDiffusionPipeline"
+
+
+def test_a_network_without_cross_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match="no cross-attention that can be guided"):
+        AttentionGuidance(nn.Linear(2, 2), Conditioning(torch.zeros(1, 1, 2)), KERNELS[0])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "nasa", "strength": -1.0},
+        {"kind": "nasa", "strength": 0.5, "clip": 1.0},
+        {"kind": "none", "strength": 0.5},
+        {"kind": "nag", "strength": 0.5, "blend": 0.0},
+    ],
+)
+def test_settings_that_would_be_ignored_are_errors(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"strength|blend"):
+        AttentionGuidanceSettings(**values)

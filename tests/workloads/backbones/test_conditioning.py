@@ -1,0 +1,48 @@
+"""Whatever is done to a batch of prompts is done to all that goes with them."""
+
+import torch
+
+from workloads.backbones.conditioning import Conditioning, concatenate
+
+
+def batch(*numbers: int) -> Conditioning:
+    """Prompts told apart by a number, in every part."""
+    rows = torch.tensor(numbers)
+    embeddings = rows.float().view(-1, 1, 1).expand(-1, 3, 2)
+    return Conditioning(embeddings, rows.view(-1, 1).expand(-1, 3), rows.float().view(-1, 1).expand(-1, 4))
+
+
+def numbers(conditioning: Conditioning) -> list[int]:
+    """Of each prompt its number, on which all parts agree."""
+    assert list(conditioning.parts) == ["embeddings", "mask", "pooled"]
+    rows = [part.flatten(1).long() for part in conditioning.parts.values()]
+    assert all((part == rows[0][:, :1]).all() for part in rows)
+    return rows[0][:, 0].tolist()
+
+
+def test_rows_keep_their_parts() -> None:
+    assert numbers(batch(1, 2, 3)[1:]) == [2, 3]
+    assert numbers(batch(1, 2, 3).select(torch.tensor([2, 0, 2]))) == [3, 1, 3]
+    assert numbers(batch(7).expand(3)) == [7, 7, 7]
+    assert numbers(concatenate([batch(1), batch(2, 3)])) == [1, 2, 3]
+    assert len(batch(1, 2, 3)) == 3
+
+
+def test_replacing_takes_every_part() -> None:
+    where = torch.tensor([False, True, True])
+    assert numbers(batch(1, 2, 3).replace(where, batch(7))) == [1, 7, 7]
+    assert numbers(batch(1, 2, 3).replace(where, batch(7, 8, 9))) == [1, 8, 9]
+
+
+def test_a_mask_keeps_its_type() -> None:
+    moved = batch(1, 2).to(torch.device("cpu"), torch.bfloat16)
+    assert {name: part.dtype for name, part in moved.parts.items()} == {
+        "embeddings": torch.bfloat16,
+        "mask": torch.long,
+        "pooled": torch.bfloat16,
+    }
+
+
+def test_what_a_family_lacks_stays_absent() -> None:
+    plain = Conditioning(torch.zeros(2, 3, 4))
+    assert list(concatenate([plain, plain])[:1].parts) == ["embeddings"]

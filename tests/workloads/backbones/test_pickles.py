@@ -1,0 +1,176 @@
+"""What a user names as weights may be a trap: it is refused with its reason, and nothing of it runs."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPConfig
+
+from tests.support.hpsv2_reference import SMALL, random_checkpoint
+from tests.support.pickle_bomb import Planted, plant
+from workloads.backbones.backbone import load_backbone
+from workloads.backbones.teacher_pipeline import open_pipeline
+from workloads.backbones.text_encoder import TextEncoder
+from workloads.miniature import WEIGHTS
+from workloads.scorers import inception
+from workloads.scorers.clip import ClipAgreement
+from workloads.scorers.hpsv2_score import HPSv2
+from workloads.scorers.inception import InceptionFid
+from workloads.students.student import load_autoencoder, save_student
+
+FORMS = ("torch", "legacy", "pickle")
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    return tmp_path / "ran"
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(WEIGHTS / "unet-v", tmp_path / "teacher"))
+
+
+def pickled(folder: Path, mark: Path) -> None:
+    """Puts traps in the place of the safetensors of a component, under all names that are looked for."""
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    for name in ("diffusion_pytorch_model.bin", "pytorch_model.bin", "model.bin"):
+        plant(folder / name, mark)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_trap_is_one(form: str, tmp_path: Path, mark: Path) -> None:
+    plant(tmp_path / "weights.pt", mark, form)
+    if form == "pickle":
+        np.load(tmp_path / "weights.pt", allow_pickle=True)
+    else:
+        torch.load(tmp_path / "weights.pt", weights_only=False)
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_hpsv2(form: str, tmp_path: Path, mark: Path) -> None:
+    random_checkpoint(SMALL, "v2.1", tmp_path, torch.float32)
+    plant(tmp_path / "weights.pt", mark, form)
+    with pytest.raises(ValueError, match=r"weights.pt does not hold weights.* a pickle .* could run code"):
+        HPSv2("v2.1", str(tmp_path / "weights.pt"), SMALL).load()
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_inception(form: str, tmp_path: Path, mark: Path) -> None:
+    plant(tmp_path / "net.pt", mark, form)
+    np.savez(tmp_path / "real.npz", mu=np.zeros(2), sigma=np.eye(2))
+    with pytest.raises(ValueError, match=r"net.pt is not https://.*, by its SHA-256"):
+        InceptionFid(str(tmp_path / "net.pt"), str(tmp_path / "real.npz")).load()
+    assert not mark.exists()
+
+
+def test_a_network_that_is_not_the_known_one_is_not_run(tmp_path: Path) -> None:
+    """TorchScript holds no Python, but what it does when it is opened is its own affair."""
+
+    class Other(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    torch.jit.save(torch.jit.script(Other()), str(tmp_path / "net.pt"))
+    (tmp_path / "pictures").mkdir()
+    shutil.copy(WEIGHTS.parent / "gallery/teachers.png", tmp_path / "pictures")
+    with pytest.raises(ValueError, match="by its SHA-256"):
+        inception.write_reference(tmp_path / "net.pt", tmp_path / "pictures", tmp_path / "real.npz")
+
+
+def test_reference_of_fid(tmp_path: Path, mark: Path) -> None:
+    (tmp_path / "net.pt").write_bytes(b"")
+    trap = np.array([Planted(mark)], dtype=object)
+    np.savez(tmp_path / "object.npz", features=trap)
+    plant(tmp_path / "bare.npz", mark, "pickle")
+    for name in ("object.npz", "bare.npz"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read \(.* a pickle .* could run code"):
+            InceptionFid(str(tmp_path / "net.pt"), str(tmp_path / name)).load()
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04torn")
+    np.save(tmp_path / "array.npy", np.zeros(2))
+    for name in ("torn.npz", "array.npy"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+            InceptionFid(str(tmp_path / "net.pt"), str(tmp_path / name)).load()
+    assert not mark.exists()
+
+
+def test_clip(tmp_path: Path, mark: Path) -> None:
+    CLIPConfig().save_pretrained(tmp_path / "clip")
+    pickled(tmp_path / "clip", mark)
+    with pytest.raises(ValueError, match=r"no CLIP model with safetensors .* a pickle could run code"):
+        ClipAgreement(str(tmp_path / "clip")).load()
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_every_part_of_a_backbone(part: str, teacher: Path, mark: Path) -> None:
+    pickled(teacher / part, mark)
+    opens: dict[str, Callable[[str], object]] = {
+        "unet": load_backbone, "vae": load_autoencoder, "text_encoder": TextEncoder,
+    }  # fmt: skip
+    for opened in (opens[part], open_pipeline):
+        with pytest.raises((ValueError, OSError), match="safetensors"):
+            opened(str(teacher))
+    assert not mark.exists()
+
+
+def test_a_safety_checker_is_no_way_in(teacher: Path, mark: Path) -> None:
+    change(teacher / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+    CLIPConfig().save_pretrained(teacher / "safety_checker")
+    pickled(teacher / "safety_checker", mark)
+    with pytest.raises(ValueError, match=r"cannot be opened: .* a pickle could run code"):
+        open_pipeline(str(teacher))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
+def test_an_index_that_names_a_pickle(part: str, teacher: Path, mark: Path) -> None:
+    weights = teacher / f"{part}.safetensors"
+    weights.unlink()
+    plant(weights.with_name("trap.bin"), mark)
+    index = {"metadata": {}, "weight_map": {"conv_in.weight": "trap.bin"}}
+    weights.with_name(f"{weights.name}.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"cannot be opened"):
+        open_pipeline(str(teacher))
+    with pytest.raises(ValueError, match=r"cannot be read"):
+        (load_backbone if part.startswith("unet") else TextEncoder)(str(teacher))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("place", ["pipeline", "component", "community"])
+def test_code_that_comes_with_a_teacher_is_not_run(place: str, teacher: Path, mark: Path) -> None:
+    code = f"import os\nos.mkdir({str(mark)!r})\nclass Mine: pass\n"
+    if place == "pipeline":
+        change(teacher / "model_index.json", _class_name=["mine", "Mine"])
+        (teacher / "mine.py").write_text(code)
+    elif place == "component":
+        change(teacher / "model_index.json", unet=["mine", "Mine"])
+        (teacher / "unet/mine.py").write_text(code)
+    else:
+        # Where diffusers looks for a pipeline when it is told of none.
+        (teacher / "None.py").write_text(code)
+    with pytest.raises(ValueError, match="cannot be opened: it brings code of its own, which is not run"):
+        open_pipeline(str(teacher))
+    assert not mark.exists()
+
+
+def test_a_students_folder_takes_over_neither_pickles_nor_programs(
+    teacher: Path, tmp_path: Path, mark: Path
+) -> None:
+    plant(teacher / "text_encoder/pytorch_model.bin", mark)
+    (teacher / "vae/mine.py").write_text("")
+    backbone = load_backbone(str(teacher))
+    save_student(backbone, backbone.network, tmp_path / "student")
+    files = {path.suffix for path in (tmp_path / "student").rglob("*") if path.is_file()}
+    assert files <= {".safetensors", ".json", ".txt", ".md"} and ".safetensors" in files
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))

@@ -1,0 +1,80 @@
+"""Compiled blocks: all of them, in every role, and with or without what the backward pass needs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from tests.workloads.backbones import architectures
+from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.layers.transformer_blocks import compile_blocks
+from workloads.miniature import TEACHERS, WEIGHTS
+from workloads.objectives.batch import Batch
+from workloads.objectives.pgsb import PGSB
+from workloads.settings.train import TrainSettings
+from workloads.students.student import new_student
+from workloads.training.step import each_network, make_engines, train_step
+
+PARTITIONED = "aot_eager_decomp_partition"
+"""torch's backend that decides what is kept as the usual one does, and compiles nothing."""
+
+
+def narrow(name: str) -> Backbone:
+    """A published UNet with a tenth of its channels, at latents of 16 x 16."""
+    backbone = architectures.build(name)
+    config = dict(backbone.config)
+    channels = [width // 10 for width in config["block_out_channels"]]
+    config |= {"block_out_channels": channels, "norm_num_groups": 8, "sample_size": 16}
+    network: nn.Module = UNet2DConditionModel.from_config(config)
+    return replace(backbone, network=network.requires_grad_(False).eval())
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_torch_gives_up_on_no_block_of_a_published_backbone(name: str) -> None:
+    """It does so in silence, but for a warning, and the rest of the training runs uncompiled."""
+    torch.manual_seed(0)
+    backbone, train = narrow(name), TrainSettings(batch_size=2)
+    student = new_student(backbone)
+    objective = PGSB(backbone, architectures.conditioning(backbone, 1, "cpu"), train)
+    for network, _ in each_network(student, objective):
+        compile_blocks(network, backend="eager")
+    torch._dynamo.reset()
+    prompts = architectures.conditioning(backbone, 2, "cpu")
+    draws = objective.draw(2, torch.Generator().manual_seed(0))
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        losses = train_step(objective, make_engines(student, objective, train), Batch(prompts), draws)
+    assert losses.isfinite().all()
+
+
+def kept(network: nn.Module, backbone: Backbone) -> tuple[int, list[Tensor]]:
+    """Bytes that a forward pass leaves for the backward pass, but for weights; and the gradients."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    found: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    torch.manual_seed(0)
+    prompts = architectures.conditioning(backbone, 4, "cpu")
+    noise = torch.randn(4, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        latents = backbone.one_step(network, noise, prompts)
+    latents.square().mean().backward()  # type: ignore[no-untyped-call]
+    return sum(found.values()), [p.grad for p in network.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_compiled_blocks_that_keep_nothing_keep_less(name: str) -> None:
+    backbone = load_backbone(str(WEIGHTS / name))
+    torch.manual_seed(0)
+    plain, compiled = new_student(backbone), new_student(backbone)
+    compile_blocks(compiled, keep=False, backend=PARTITIONED)
+    torch._dynamo.reset()
+    (most, expected), (least, found) = kept(plain, backbone), kept(compiled, backbone)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    assert least < 0.8 * most

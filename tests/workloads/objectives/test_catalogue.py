@@ -1,0 +1,176 @@
+"""Every objective, on every miniature, through the one seam: whole steps, and that something is learnt."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from workloads.attention import nasa
+from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.text_encoder import TextEncoder
+from workloads.miniature import CLIP, TEACHERS, WEIGHTS
+from workloads.miniature.world import captions
+from workloads.objectives.base import SPREAD, STUDENT, Objective
+from workloads.objectives.batch import Batch
+from workloads.objectives.catalogue import make_objective
+from workloads.objectives.columns import columns_of
+from workloads.objectives.pgsb import FAKE_SCORE, PGSB
+from workloads.scorers.attributes import AttributeAccuracy
+from workloads.settings.objectives import ClipLossSettings
+from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
+from workloads.students.ema import AverageWeights, copy_weights
+from workloads.students.student import decode, generate, load_autoencoder, new_student
+from workloads.training.step import apply_settings, make_engines, train_step
+
+START = {"unet-epsilon": 300, "unet-v": 500, "pixart": 400}
+LORA = LoraSettings(8, 8, ("all",))
+PLAIN = TrainSettings(batch_size=4, learning_rate=1e-4, fake_score_learning_rate=2e-3, lora=LORA)
+ARMS = {
+    "pgsb": PLAIN,
+    "asymmetric": replace(PLAIN, guidance_interval=(3.0, 3.0), fake_score_interval=(1.0, 1.0)),
+    "dmd": replace(PLAIN, weighting="dmd", guided="teacher", guidance_interval=(3.0, 3.0)),
+    "swiftbrush": replace(PLAIN, guidance_interval=(4.5, 4.5)),
+    "swiftbrush_v2": replace(
+        PLAIN,
+        guidance_interval=(4.5, 4.5),
+        clip=ClipLossSettings(CLIP, margin=0.9, weight=1.0),
+        student_lora=LoraSettings(16, 32, ("to_q", "to_k", "to_v", "to_out.0")),
+    ),
+    "boot": replace(PLAIN, objective="boot", guidance_interval=(3.0, 3.0)),
+}
+
+
+class Training:
+    """A student of one miniature, and what it is trained with."""
+
+    def __init__(self, teacher: str, train: TrainSettings, step: StepSettings = StepSettings()) -> None:  # noqa: B008
+        torch.manual_seed(train.seed)
+        source, self.train = str(WEIGHTS / teacher), train
+        self.backbone: Backbone = load_backbone(source, start_timestep=START[teacher])
+        self.encoder = TextEncoder(source)
+        self.student: Any = new_student(self.backbone, train.start_from, train.student_lora)
+        self.objective: Objective[Any] = make_objective(self.backbone, self.encoder.encode([""]), train, step)
+        apply_settings(self.student, self.objective, step)
+        self.engines = make_engines(self.student, self.objective, train)
+        self.average = AverageWeights(self.engines[STUDENT].weights, train.ema_decay)
+
+    def steps(self, count: int) -> Tensor:
+        """What each step tells, (count, L)."""
+        rows, generator = self.train.batch_size, torch.Generator().manual_seed(self.train.seed)
+        prompts, told = captions(count * rows, 5), []
+        for step in range(1, count + 1):
+            texts = prompts[(step - 1) * rows : step * rows]
+            draws = self.objective.draw(rows, generator)
+            told.append(train_step(self.objective, self.engines, self.batch(texts), draws, step))
+            self.average.update(self.engines[STUDENT].weights, step)
+        return torch.stack(told)
+
+    def batch(self, texts: list[str]) -> Batch:
+        """As the data stage makes it."""
+        source = self.backbone.source
+        columns = {c.name: c.open(source, "cpu")(texts) for c in columns_of(self.train)}
+        assert {name: c.shape[1] for name, c in columns.items()} == self.objective.columns
+        return Batch(self.encoder.encode(texts), columns=columns)
+
+    def accuracy(self, pictures: int = 128) -> float:
+        """Of the averaged student's attributes."""
+        student, prompts = copy.deepcopy(self.student), AttributeAccuracy.prompts(pictures)
+        copy_weights(self.average.weights, student)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn((pictures, *self.backbone.latent_shape), generator=generator)
+        latents = generate(self.backbone, student, noise, self.encoder.encode(prompts))
+        drawn = decode(load_autoencoder(self.backbone.source), latents)
+        return AttributeAccuracy().score(drawn, prompts)[0].value
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_whole_steps_on_every_miniature(teacher: str, arm: str) -> None:
+    """All that is to be trained is, and nothing else; what is told has its names."""
+    training = Training(teacher, ARMS[arm])
+    frozen = [p.detach().clone() for p in training.backbone.network.parameters() if not p.requires_grad]
+    networks = {name: engine.module for name, engine in training.engines.items()}
+    before = {name: [p.detach().clone() for p in network.parameters()] for name, network in networks.items()}
+    told = training.steps(2)
+    assert told.shape == (2, len(training.objective.losses)) and told.isfinite().all()
+    assert {"student_loss", SPREAD} <= set(training.objective.losses)
+    for name, network in networks.items():
+        for parameter, old in zip(network.parameters(), before[name], strict=True):
+            # An adapter begins with an upper half of zeros, so its lower half has no gradient at first.
+            assert torch.equal(parameter, old) or parameter.requires_grad
+        moved = [not torch.equal(p, old) for p, old in zip(network.parameters(), before[name], strict=True)]
+        assert sum(moved) > 0.9 * sum(p.requires_grad for p in network.parameters()), name
+    now = [p for p in training.backbone.network.parameters() if not p.requires_grad]
+    assert all(torch.equal(a, b) for a, b in zip(now, frozen, strict=True))
+
+
+@pytest.mark.parametrize("arm", ["swiftbrush_v2", "boot"])
+def test_recomputed_activations_train_the_same_weights(arm: str) -> None:
+    found = []
+    for settings in (StepSettings(), StepSettings(activation_checkpointing=True)):
+        training = Training("pixart", ARMS[arm], settings)
+        training.steps(2)
+        found.append([p for p in training.student.parameters() if p.requires_grad])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
+def test_boot_learns() -> None:
+    train = replace(ARMS["boot"], batch_size=16, learning_rate=3e-4, ema_decay=0.9)
+    training = Training("pixart", train)
+    before = training.accuracy()
+    told = training.steps(30)
+    assert told[-5:, 0].mean() < 0.5 * told[:5, 0].mean()
+    assert training.accuracy() > before + 0.05
+
+
+def test_the_clip_loss_has_pictures_agree_with_their_prompts() -> None:
+    """More than those of the same training in which it weighs nothing."""
+    train = replace(ARMS["swiftbrush_v2"], batch_size=16, learning_rate=3e-3)
+    assert train.clip is not None
+    without = replace(train, clip=replace(train.clip, weight=1e-6))
+    ends = [Training("pixart", arm).steps(24)[-8:, -1].mean() for arm in (train, without)]
+    assert ends[0] < ends[1] - 0.04
+
+
+def test_every_update_of_pgsb_is_bit_for_bit_the_one_by_hand() -> None:
+    """The seam adds nothing: losses and weights as by the loop that knew PG-SB alone, under NASA-T too."""
+    train = replace(PLAIN, nasa_interval=(0.2, 0.8), fake_score_updates=2, guided="teacher")
+    ours, theirs = Training("pixart", train), Training("pixart", train)
+    generator = torch.Generator().manual_seed(3)
+    negatives, prompts = (ours.encoder.encode(captions(4, seed)) for seed in (1, 2))
+    draws = ours.objective.draw(4, generator)
+    told = train_step(ours.objective, ours.engines, Batch(prompts, negatives), draws)
+    expected = by_hand(theirs, prompts, negatives, draws)
+    assert torch.equal(told, expected)
+    for name, engine in ours.engines.items():
+        assert_equal(engine.module, theirs.engines[name].module)
+
+
+def by_hand(training: Training, prompts: Conditioning, negatives: Conditioning, draws: Any) -> Tensor:
+    """One step, written out for PG-SB."""
+    objective, student, fake = training.objective, training.engines[STUDENT], training.engines[FAKE_SCORE]
+    assert isinstance(objective, PGSB)
+    with nasa(student, negatives, draws.strength):
+        latents = objective.backbone.one_step(student, draws.start, prompts)
+        frozen = latents.detach()
+        noisy = objective.backbone.schedule.add_noise(frozen, draws.noise, draws.timestep)
+        scales = (draws.scale, draws.scale)
+        teacher, drawn = objective.scores(noisy, prompts, draws.timestep, scales, negatives)
+        _, sigma = objective.backbone.schedule.alpha_sigma(draws.timestep)
+        gradient = torch.nan_to_num(sigma.square() * (teacher - drawn))
+        student_loss = 0.5 * (latents - (frozen - gradient)).square().mean()
+        student.step(student_loss)
+    for update in draws.fake_score:
+        fake_loss = objective.fake_score_loss(fake, frozen, prompts, update)
+        fake.step(fake_loss)
+    gap, spread = (teacher - drawn).square().mean().sqrt(), frozen.std(dim=0, correction=0).mean()
+    return torch.stack([student_loss, fake_loss, gap, spread]).detach()
+
+
+def assert_equal(network: nn.Module, other: nn.Module) -> None:
+    for (name, ours), theirs in zip(network.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name

@@ -1,0 +1,259 @@
+"""PG-SB against an independent float64 re-derivation, for each prediction type.
+
+The derivation here shares nothing with the objective: two separate networks, the adapter merged
+into the weights of the second, four separate forward passes, and the gradient as the inner
+product of the score difference with the student's Jacobian.
+"""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from workloads.attention import nasa
+from workloads.backbones.backbone import Backbone
+from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.families import FAMILIES
+from workloads.backbones.noise_schedule import NoiseSchedule, Prediction
+from workloads.layers.lora import AdaptedLayer
+from workloads.objectives.pgsb import PGSB
+from workloads.settings.train import LoraSettings, TrainSettings
+
+BATCH = 4
+LORA = LoraSettings(rank=3, alpha=5.0, targets=("all",))
+
+
+def tiny_unet(seed: int) -> UNet2DConditionModel:
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=4,
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        mid_block_type=None,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        cross_attention_dim=6,
+    ).double()
+
+
+class Bench:
+    """A backbone, a student that differs from it, and a fake score that has learnt something."""
+
+    def __init__(self, prediction: Prediction, **settings: object) -> None:
+        teacher = tiny_unet(0).requires_grad_(False).eval()
+        self.teacher = copy.deepcopy(teacher)
+        schedule = NoiseSchedule(torch.linspace(0.999, 0.01, 1000, dtype=torch.float64), prediction)
+        self.backbone = Backbone("tiny", FAMILIES[0], teacher, schedule, start_timestep=700)
+        self.student = tiny_unet(1)
+        torch.manual_seed(2)
+        self.prompts = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
+        self.null = Conditioning(torch.randn(1, 3, 6, dtype=torch.float64))
+        train = TrainSettings(lora=LORA, **settings)  # type: ignore[arg-type]
+        self.objective = PGSB(self.backbone, self.null, train)
+        self.fake_score = self.objective.fake_score
+        for parameter in self.fake_score.parameters():
+            nn.init.normal_(parameter, std=0.2)
+        torch.set_default_dtype(torch.float64)
+        self.draws = self.objective.draw(BATCH, torch.Generator().manual_seed(3))
+        torch.set_default_dtype(torch.float32)
+
+    def merged(self) -> UNet2DConditionModel:
+        """The fake score as a network of its own: the adapter multiplied out into its weights."""
+        network: UNet2DConditionModel = copy.deepcopy(self.teacher)
+        for name, layer in self.backbone.network.named_modules():
+            if isinstance(layer, AdaptedLayer):
+                down, up = layer.down.get_parameter("weight"), layer.up.get_parameter("weight")
+                product = up.flatten(1) @ down.flatten(1)
+                weight = network.get_submodule(name).get_parameter("weight")
+                weight.data += product.view_as(weight) * 5.0 / 3
+        return network
+
+    def epsilon(self, network: nn.Module, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        out: Tensor = network(x, t, text).sample
+        a = self.backbone.schedule.alpha_bar[t][:, None, None, None]
+        if self.backbone.schedule.prediction == "epsilon":
+            return out
+        if self.backbone.schedule.prediction == "v_prediction":
+            x0 = a.sqrt() * x - (1 - a).sqrt() * out
+        else:
+            x0 = out
+        noise: Tensor = (x - a.sqrt() * x0) / (1 - a).sqrt()
+        return noise
+
+    def drawn_by_hand(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The student's pictures x_0, their noisy x_t (no gradient), and alpha_bar at t."""
+        draws, a = self.draws, self.backbone.schedule.alpha_bar
+        eps = self.epsilon(self.student, draws.start, torch.full((BATCH,), 700), self.prompts.embeddings)
+        x0 = (draws.start - (1 - a[700]).sqrt() * eps) / a[700].sqrt()
+        at = a[draws.timestep][:, None, None, None]
+        return x0, (at.sqrt() * x0 + (1 - at).sqrt() * draws.noise).detach(), at
+
+
+PREDICTIONS: list[Prediction] = ["epsilon", "v_prediction", "sample"]
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("guided", ["both", "teacher", "fake_score"])
+@pytest.mark.parametrize("weighting", ["sigma_squared", "uniform", "dmd"])
+def test_student_gradient_is_the_weighted_score_difference(
+    prediction: Prediction, guided: str, weighting: str
+) -> None:
+    check_student_gradient(Bench(prediction, guided=guided, weighting=weighting))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_fake_score_may_have_a_scale_of_its_own(prediction: Prediction) -> None:
+    bench = Bench(prediction, guidance_interval=(2.0, 6.0), fake_score_interval=(0.5, 1.5))
+    teacher, fake = bench.draws.scale, bench.draws.fake_scale
+    assert teacher.min() >= 2 and fake.max() <= 1.5 and len(set(fake.tolist())) == BATCH
+    check_student_gradient(bench)
+
+
+def check_student_gradient(bench: Bench) -> None:
+    """Against the inner product of the weighted difference with the student's Jacobian."""
+    settings = bench.objective.settings
+    outcome = bench.objective.student_loss(bench.student, bench.prompts, bench.draws)
+    ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
+
+    draws = bench.draws
+    x0, xt, at = bench.drawn_by_hand()
+    null = bench.null.embeddings.expand(BATCH, -1, -1)
+
+    def guided_score(network: nn.Module, on: bool, scale: Tensor) -> Tensor:
+        k = scale[:, None, None, None]
+        conditional = bench.epsilon(network, xt, draws.timestep, bench.prompts.embeddings)
+        unconditional = bench.epsilon(network, xt, draws.timestep, null)
+        return (1 - k) * unconditional + k * conditional if on else conditional
+
+    with torch.no_grad():
+        teacher = guided_score(bench.teacher, settings.guided != "fake_score", draws.scale)
+        fake = guided_score(bench.merged(), settings.guided != "teacher", draws.fake_scale)
+        if settings.weighting == "dmd":
+            # As DMD2's code has it: from the pictures of both, sample by sample.
+            real, drawn = ((xt - (1 - at).sqrt() * e) / at.sqrt() for e in (teacher, fake))
+            gradient = torch.stack(
+                [(d - r) / (x - r).abs().mean() for x, r, d in zip(x0, real, drawn, strict=True)]
+            )
+        else:
+            gradient = (1 - at if settings.weighting == "sigma_squared" else 1) * (teacher - fake)
+    expected = torch.autograd.grad((gradient * x0).sum() / x0.numel(), list(bench.student.parameters()))
+    for got, want in zip(ours, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+    assert any(want.abs().max() > 1e-6 for want in expected)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_fake_score_loss(prediction: Prediction) -> None:
+    bench = Bench(prediction, null_rate=0.5)
+    draws = bench.draws.fake_score[0]
+    assert draws.null.any() and not draws.null.all()
+    torch.manual_seed(4)
+    latents = torch.randn(BATCH, 4, 4, 4, dtype=torch.float64)
+    ours = bench.objective.fake_score_loss(bench.fake_score, latents, bench.prompts, draws)
+    text = bench.prompts.embeddings.clone()
+    text[draws.null] = bench.null.embeddings[0]
+    a = bench.backbone.schedule.alpha_bar[draws.timestep][:, None, None, None]
+    xt = a.sqrt() * latents + (1 - a).sqrt() * draws.noise
+    error = bench.epsilon(bench.merged(), xt, draws.timestep, text) - draws.noise
+    torch.testing.assert_close(ours, (a * error**2).mean(), rtol=1e-10, atol=0)
+
+
+def test_training_the_fake_score_leaves_the_teacher_alone() -> None:
+    bench = Bench("epsilon")
+    latents = torch.randn(BATCH, 4, 4, 4, dtype=torch.float64)
+    loss = bench.objective.fake_score_loss(
+        bench.fake_score, latents, bench.prompts, bench.draws.fake_score[0]
+    )
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None for p in bench.fake_score.parameters())
+    torch.optim.SGD(bench.fake_score.parameters(), 0.1).step()
+    x, t = torch.randn(BATCH, 4, 4, 4, dtype=torch.float64), torch.full((BATCH,), 300)
+    now = bench.backbone.epsilon(bench.backbone.network, x, t, bench.prompts)
+    torch.testing.assert_close(
+        now, bench.epsilon(bench.teacher, x, t, bench.prompts.embeddings), rtol=0, atol=0
+    )
+
+
+def test_expected_gradient_is_linear_in_the_scale() -> None:
+    """The gradient at a random scale averages to that at its mean: why sweeps carry a control."""
+    bench = Bench("epsilon")
+    x, t = bench.draws.start, bench.draws.timestep
+
+    def gap(scale: float) -> Tensor:
+        k = torch.full((BATCH,), scale, dtype=torch.float64)
+        teacher, fake = bench.objective.scores(x, bench.prompts, t, (k, k))
+        return teacher - fake
+
+    torch.testing.assert_close((gap(1.0) + gap(5.0)) / 2, gap(3.0), rtol=1e-9, atol=1e-12)
+
+
+def test_draws_of_a_worker_are_its_rows_of_the_global_draws() -> None:
+    bench = Bench("epsilon", guidance_interval=(1.0, 5.0))
+    part = bench.draws[slice(1, 3)]
+    assert torch.equal(part.start, bench.draws.start[1:3])
+    assert torch.equal(part.fake_score[0].noise, bench.draws.fake_score[0].noise[1:3])
+    assert len(set(bench.draws.scale.tolist())) == BATCH
+    assert bench.draws.scale.min() >= 1 and bench.draws.scale.max() <= 5
+
+
+def test_one_scale_for_a_batch() -> None:
+    bench = Bench("epsilon", guidance_per="batch")
+    assert len(set(bench.draws.scale.tolist())) == 1
+
+
+class ByHand:
+    """NASA as an attention processor, with explicit softmax, one negative prompt a sample."""
+
+    def __init__(self, negative: Tensor, strength: Tensor) -> None:
+        self.negative, self.strength = negative, strength
+
+    def __call__(self, attn: Any, hidden: Tensor, encoder_hidden_states: Tensor, **_: object) -> Tensor:
+        def read(text: Tensor) -> Tensor:
+            q, k, v = (
+                part.reshape(*part.shape[:2], attn.heads, -1)
+                for part in (attn.to_q(hidden), attn.to_k(text), attn.to_v(text))
+            )
+            weight = (torch.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5).softmax(-1)
+            return torch.einsum("bhqk,bkhd->bqhd", weight, v).flatten(2)
+
+        out: Tensor = attn.to_out[0](read(encoder_hidden_states) - self.strength * read(self.negative))
+        return out
+
+
+@pytest.mark.parametrize("guided", ["both", "teacher"])
+def test_nasa_t_guides_the_teacher_against_negatives_and_the_student_by_attention(guided: str) -> None:
+    """SNOOPI v3, sec. 5.3: the fake score goes without; gradients pass through the negative branch."""
+    bench = Bench("epsilon", guided=guided, nasa_interval=(0.2, 0.9))
+    negatives = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
+    draws = bench.draws
+    assert 0.2 <= draws.strength <= 0.9
+    with nasa(bench.student, negatives, draws.strength):
+        outcome = bench.objective.student_loss(bench.student, bench.prompts, draws, negatives)
+        ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
+
+    plain = dict(bench.student.attn_processors)
+    by_hand = {
+        k: ByHand(negatives.embeddings, draws.strength) if "attn2" in k else p for k, p in plain.items()
+    }
+    bench.student.set_attn_processor(by_hand)
+    x0, xt, at = bench.drawn_by_hand()
+    k = draws.scale[:, None, None, None]
+    null = bench.null.embeddings.expand(BATCH, -1, -1)
+
+    def score(network: nn.Module, against: Tensor | None) -> Tensor:
+        conditional = bench.epsilon(network, xt, draws.timestep, bench.prompts.embeddings)
+        if against is None:
+            return conditional
+        return (1 - k) * bench.epsilon(network, xt, draws.timestep, against) + k * conditional
+
+    with torch.no_grad():
+        fake = score(bench.merged(), null if guided == "both" else None)
+        gap = score(bench.teacher, negatives.embeddings) - fake
+    expected = torch.autograd.grad(((1 - at) * gap * x0).sum() / x0.numel(), list(bench.student.parameters()))
+    for got, want in zip(ours, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,114 @@
+"""A saved student is an ordinary pipeline that draws in one step what the trainer draws."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+
+from workloads.backbones.backbone import load_backbone
+from workloads.backbones.noise_schedule import NoiseSchedule
+from workloads.backbones.teacher_pipeline import call_arguments
+from workloads.backbones.text_encoder import TextEncoder
+from workloads.backbones.text_encoder_files import encoder_digest
+from workloads.miniature import TEACHERS, WEIGHTS
+from workloads.settings.train import LoraSettings, TrainSettings
+from workloads.students.ema import AverageWeights, copy_weights
+from workloads.students.student import CALL, generate, new_student, one_step_scheduler, save_student
+from workloads.training.step import PlainEngine
+
+PROMPTS = ["a large red circle", "a tiny blue square on a white background"]
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_the_stock_pipeline_draws_the_students_picture(teacher: str, tmp_path: Path) -> None:
+    source = str(WEIGHTS / teacher)
+    backbone = load_backbone(source, start_timestep=700)
+    student = new_student(backbone).eval()
+    save_student(backbone, student, tmp_path / "student")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "student")
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    calls = []
+    network = getattr(pipeline, backbone.family.network)
+    network.register_forward_hook(lambda *_: calls.append(1))
+    stock = pipeline(PROMPTS, latents=noise, output_type="latent", **CALL, **call_arguments(pipeline)).images
+    ours = generate(backbone, student, noise, TextEncoder(source).encode(PROMPTS))
+    torch.testing.assert_close(stock, ours, rtol=0, atol=0.02)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("start", [400, 700, 999])
+def test_the_one_step_scheduler_keeps_the_schedule(teacher: str, start: int) -> None:
+    source = str(WEIGHTS / teacher)
+    scheduler = one_step_scheduler(source, start)
+    scheduler.set_timesteps(1)
+    assert scheduler.timesteps.tolist() == [start]
+    full = NoiseSchedule.from_config(dict(DDIMScheduler.load_config(source, subfolder="scheduler")))
+    torch.testing.assert_close(scheduler.alphas_cumprod, full.alpha_bar[: start + 1], rtol=1e-4, atol=1e-6)
+
+
+def test_both_unets_share_a_text_encoder() -> None:
+    digests = {teacher: encoder_digest(str(WEIGHTS / teacher)) for teacher in TEACHERS}
+    assert digests["unet-epsilon"] == digests["unet-v"] != digests["pixart"]
+
+
+def test_the_average_follows_and_is_restored() -> None:
+    network = torch.nn.Linear(2, 2)
+    weights = dict(network.named_parameters())
+    average = AverageWeights(weights, decay=0.5)
+    first = average.weights["weight"].clone()
+    with torch.no_grad():
+        network.weight += 1
+    average.update(weights, step=100)
+    torch.testing.assert_close(average.weights["weight"], first + 0.5)
+    other = AverageWeights(dict(torch.nn.Linear(2, 2).named_parameters()), decay=0.5)
+    other.load(average.weights)
+    copy_weights(other.weights, network)
+    torch.testing.assert_close(network.weight, first + 0.5)
+
+
+def test_a_student_of_another_family_is_refused() -> None:
+    backbone = load_backbone(str(WEIGHTS / "unet-v"))
+    with pytest.raises(ValueError, match=r"is not of .* family"):
+        new_student(backbone, str(WEIGHTS / "pixart"))
+
+
+def test_a_start_that_predicts_something_else_is_refused() -> None:
+    """Same family, same shapes: its output would be taken for what it is not."""
+    backbone = load_backbone(str(WEIGHTS / "unet-v"))
+    with pytest.raises(ValueError, match=r"unet-epsilon' predicts 'epsilon', its teacher .* 'v_prediction'"):
+        new_student(backbone, str(WEIGHTS / "unet-epsilon"))
+
+
+def test_a_teachers_other_files_are_not_saved_with_it(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(WEIGHTS / "unet-v", teacher)
+    (teacher / "onnx").mkdir()
+    extra = ("all-in-one.safetensors", "onnx/model.onnx", "vae/diffusion_pytorch_model.fp16.safetensors")
+    for file in extra:
+        (teacher / file).write_bytes(b"large")
+    (teacher / "LICENSE").write_text("terms")
+    backbone = load_backbone(str(teacher))
+    save_student(backbone, new_student(backbone), tmp_path / "student")
+    kept = {str(path.relative_to(tmp_path / "student")) for path in (tmp_path / "student").rglob("*")}
+    assert not kept & {*extra, "onnx"}
+    assert kept >= {"LICENSE", "vae/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json"}
+
+
+def test_a_student_with_an_adapter_is_saved_as_any_other(tmp_path: Path) -> None:
+    """With its averaged weights; the stock pipeline draws what it draws."""
+    backbone = load_backbone(str(WEIGHTS / "pixart"), start_timestep=400)
+    student = new_student(backbone, lora=LoraSettings(4, 8, ("to_q", "to_v"))).eval()
+    average = AverageWeights(PlainEngine(student, 1e-4, TrainSettings()).weights, decay=0.5)
+    assert all(".down." in name or ".up." in name for name in average.weights)
+    copy_weights({name: weight + 0.1 for name, weight in average.weights.items()}, student)
+    save_student(backbone, student, tmp_path / "student")
+    saved = load_backbone(str(tmp_path / "student"), start_timestep=400)
+    noise = torch.randn(2, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    prompts = TextEncoder(backbone.source).encode(PROMPTS)
+    ours, theirs = (generate(backbone, network, noise, prompts) for network in (student, saved.network))
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=0.02)
+    assert (theirs - generate(backbone, backbone.network, noise, prompts)).abs().max() > 0.1

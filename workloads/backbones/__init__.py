@@ -1,0 +1,1 @@
+"""Teachers of every supported family: files, networks, text encoders, noise schedules."""

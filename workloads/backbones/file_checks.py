@@ -1,0 +1,132 @@
+"""The folder of a backbone, checked without torch and without its weights: is all there, and whole?
+
+Takes milliseconds; `backbone_shapes` then builds the networks and looks whether the weights fit.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from workloads.backbones.families import Family, family_of
+from workloads.backbones.safetensors_header import Shapes, tensor_shapes
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+
+
+def check_files(source: str) -> None:
+    """Checks all that a sweep opens of the folder `source`.
+
+    Raises:
+        ValueError: a component is missing, of another class, pickled or cut short.
+    """
+    family = family_of(source)
+    folder = Path(source)
+    index = read_json(folder / "model_index.json", source)
+    for part, classes in components(family).items():
+        listed = index.get(part)
+        if not isinstance(listed, list) or len(listed) != 2 or listed[1] is None:
+            raise ValueError(f"backbone {source!r}: its model_index.json lists no {part}")
+        _check_class(source, part, listed[1], classes)
+        if part in family.tokenizers:
+            _check_tokenizer(folder / part, source)
+            continue
+        config = read_json(folder / part / config_name(part), source)
+        _check_class(source, part, config.get("_class_name"), classes)
+        if part != "scheduler":
+            weight_shapes(source, part)
+
+
+def components(family: Family) -> dict[str, tuple[str, ...]]:
+    """The parts of a pipeline that a sweep opens, and the classes that they may be of; none: any."""
+    return {
+        family.network: family.network_classes,
+        **{part: (kind,) for part, kind in family.text_encoders},
+        "vae": ("AutoencoderKL",),
+        "scheduler": (),
+        **dict.fromkeys(family.tokenizers, ()),
+    }
+
+
+def config_name(part: str) -> str:
+    """The file that holds a component's config."""
+    return "scheduler_config.json" if part == "scheduler" else "config.json"
+
+
+def read_json(path: Path, source: str) -> dict[str, Any]:
+    """A JSON object of a backbone's folder.
+
+    Raises:
+        ValueError: it is not there, or is none.
+    """
+    name = path.relative_to(source).as_posix()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"backbone {source!r}: its {name} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"backbone {source!r}: its {name} is not valid JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"backbone {source!r}: its {name} is no JSON object")
+    return found
+
+
+def weight_shapes(source: str, part: str) -> Shapes:
+    """Names and shapes of a component's weights.
+
+    Raises:
+        ValueError: there are none, they are no safetensors, or cut short.
+    """
+    shapes: Shapes = {}
+    for file in _weight_files(source, part):
+        try:
+            shapes |= tensor_shapes(file)
+        except OSError as error:
+            raise ValueError(f"backbone {source!r}: {file} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"backbone {source!r}: {error}") from None
+    return shapes
+
+
+def _weight_files(source: str, part: str) -> list[Path]:
+    folder = Path(source) / part
+    transformers = part.startswith("text_encoder")
+    name = f"{'model' if transformers else 'diffusion_pytorch_model'}.safetensors"
+    if (folder / name).exists():
+        return [folder / name]
+    index = folder / f"{name}.index.json"
+    if index.exists():
+        shards = read_json(index, source).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+            raise ValueError(f"backbone {source!r}: its {part}/{index.name} has no weight_map")
+        return [folder / shard for shard in sorted(set(shards.values()))]
+    raise ValueError(f"backbone {source!r}: its {part} has no {name}{_instead(folder)}")
+
+
+def _instead(folder: Path) -> str:
+    """What is there in place of the weights, and what to do about it."""
+    names = sorted(path.name for path in folder.iterdir())
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    variants = [name for name in names if name.endswith(".safetensors")]
+    if variants:
+        return f" but {variants[0]}: rename it"
+    if pickles:
+        return (
+            f" but {pickles[0]}, a pickle, which may run any code when it is opened: if you trust it, load "
+            f"the pipeline with diffusers and save it with save_pretrained(..., safe_serialization=True)"
+        )
+    return ""
+
+
+def _check_class(source: str, part: str, found: object, classes: tuple[str, ...]) -> None:
+    if classes and found is not None and found not in classes:
+        raise ValueError(f"backbone {source!r}: its {part} is a {found}; supported is {classes[0]}")
+
+
+def _check_tokenizer(folder: Path, source: str) -> None:
+    present = [name for name in TOKENIZERS if (folder / name).exists()]
+    if not present:
+        raise ValueError(f"backbone {source!r}: its tokenizer has none of {', '.join(TOKENIZERS)}")
+    for name in present:
+        if name.endswith(".json"):
+            read_json(folder / name, source)

@@ -1,0 +1,1 @@
+"""Parts that are put into a network: LoRA adapters, compiled and recomputed blocks."""

@@ -1,0 +1,1 @@
+"""Settings of a training and of its scorers, with their published defaults; imports no torch."""

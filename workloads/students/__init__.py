@@ -1,0 +1,1 @@
+"""One-step students: initialisation, sampling, saving, averaging and merging."""

@@ -1,0 +1,1 @@
+"""One training step on one worker, and the memory that it needs."""
