@@ -69,14 +69,14 @@ def _generate(options: argparse.Namespace) -> None:
 
     quieten()
     from orchestrator.tracking import fetch_student
-    from workloads.backbones.load_errors import NOT_LOADED, why
+    from workloads.backbones.load_errors import NOT_LOADED, describe
     from workloads.students.sampler import Generator
 
     with tempfile.TemporaryDirectory() as folder:
         try:
             student = Generator(fetch_student(options.model, tracking, Path(folder)))
         except NOT_LOADED as error:
-            raise UserError(f"model {options.model} cannot be opened: {why(error)}") from None
+            raise UserError(f"model {options.model} cannot be opened: {describe(error)}") from None
     negative = options.negative_prompt
     for prompt in options.prompt:
         for seed in range(options.seed, options.seed + options.count):

@@ -15,7 +15,7 @@ INTERRUPTED, PRUNED = "the sweep is interrupted", "stopped by the scheduler"
 
 
 @dataclass(frozen=True)
-class TrialJob:
+class TrainingJob:
     """One trial, and where its inputs and outputs are."""
 
     trial: Trial
@@ -68,7 +68,7 @@ class TrialJob:
         return f"{self.folder}/student"
 
     @property
-    def look_steps(self) -> frozenset[int]:
+    def eval_steps(self) -> frozenset[int]:
         """The steps after which the student is looked at, evenly spaced, the last at the end."""
-        steps, times = self.trial.train.steps, self.evaluate.times
-        return frozenset(round(steps * (index + 1) / times) for index in range(times))
+        steps, count = self.trial.train.steps, self.evaluate.evaluations
+        return frozenset(round(steps * (index + 1) / count) for index in range(count))

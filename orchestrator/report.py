@@ -20,7 +20,7 @@ from pathlib import Path
 from orchestrator.analysis.seed_study import study
 from orchestrator.common.cli import exit_status, make_parser
 from orchestrator.common.errors import UserError
-from orchestrator.common.redaction import without_secrets
+from orchestrator.common.redaction import redact
 from orchestrator.reporting.html import whole_page
 from orchestrator.reporting.study_report import study_parts
 
@@ -52,7 +52,7 @@ def _write(experiment: str, given_uri: str | None, folder: Path) -> None:
     uri = tracking_uri(given_uri, Store(STORAGE))
     parent, trainings = read_sweep(uri, experiment)
     found = study(trainings)
-    about = {"experiment": experiment, "tracking": without_secrets(uri), "parent_run": parent}
+    about = {"experiment": experiment, "tracking": redact(uri), "parent_run": parent}
     where = html.escape(f"Experiment {experiment} at {about['tracking']}, parent run {parent}.")
     page = whole_page(experiment, [f"<h1>{html.escape(experiment)}</h1><p>{where}</p>", *study_parts(found)])
     try:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from orchestrator.common.cli import EXIT_USER_ERROR, make_parser, tell
 from orchestrator.common.errors import UnfinishedError, UserError
 from orchestrator.common.library_logging import quieten
-from orchestrator.common.redaction import hide_in_tracebacks, without_secrets
+from orchestrator.common.redaction import redact, redact_tracebacks
 from orchestrator.common.signals import interrupt_on_sigterm
 from orchestrator.planning.plan import Plan
 
@@ -34,7 +34,7 @@ EXIT_FAILED_TRIALS, EXIT_INTERRUPTED = 1, 130
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    hide_in_tracebacks()
+    redact_tracebacks()
     interrupt_on_sigterm()
     # Before any library is imported: some read their settings then.
     quieten()
@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> int:
         from orchestrator.planning.capacity import read_capacity
 
         capacity = read_capacity(options.cluster)
-        capacity.trials_at_once(plan)
+        capacity.max_concurrent_trials(plan)
     return _print_plan(plan, root, uri, capacity) if options.plan else _launch(plan, root, uri, capacity)
 
 
@@ -113,20 +113,20 @@ def _check_root(root: str) -> None:
 
 
 def _print_plan(plan: Plan, root: str, uri: str | None, capacity: "Capacity | None") -> int:
-    from orchestrator.planning.describe import plan_text
+    from orchestrator.planning.describe import describe_plan
 
     tracking = uri or os.environ.get("MLFLOW_TRACKING_URI") or "SQLite in the storage"
-    print(without_secrets(plan_text(plan, root, tracking, capacity)))
+    print(redact(describe_plan(plan, root, tracking, capacity)))
     return 0
 
 
 def _launch(plan: Plan, root: str, given_uri: str | None, capacity: "Capacity | None") -> int:
     from orchestrator.common.storage import Store
-    from orchestrator.execution.lock import Lease
+    from orchestrator.execution.lock import SweepLock
 
     store = Store(root)
     store.check_writable()
-    with Lease(store, plan.sweep.name), _storage_errors():
+    with SweepLock(store, plan.sweep.name), _storage_errors():
         return _run_sweep(plan, store, given_uri, capacity)
 
 
@@ -137,12 +137,12 @@ def _run_sweep(plan: Plan, store: "Store", given_uri: str | None, capacity: "Cap
     check_backbones(plan)
     from orchestrator.execution.launch import launch
     from orchestrator.planning.capacity import connected_capacity
-    from orchestrator.results.compatibility import check_unaltered
+    from orchestrator.results.compatibility import check_resumable
     from orchestrator.results.summary import closing_words
     from orchestrator.tracking import Tracker, tracking_uri
 
     uri = tracking_uri(given_uri, store)
-    check_unaltered(plan, store, None)
+    check_resumable(plan, store, None)
     tracker = Tracker(uri, plan.sweep.name, store, _say)
     _say(f"sweep {plan.sweep.name}: {len(plan.trials)} trials; starting Ray")
     with connected():
@@ -152,7 +152,7 @@ def _run_sweep(plan: Plan, store: "Store", given_uri: str | None, capacity: "Cap
 
 
 def _say(line: str) -> None:
-    print(without_secrets(line), flush=True)
+    print(redact(line), flush=True)
 
 
 @contextmanager

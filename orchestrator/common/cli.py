@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.redaction import hide_in_tracebacks, without_secrets
+from orchestrator.common.redaction import redact, redact_tracebacks
 
 EXIT_USER_ERROR = 2
 
@@ -23,7 +23,7 @@ def make_parser(name: str, doc: str | None, end: str = "") -> argparse.ArgumentP
 
 def exit_status(work: Callable[[], None]) -> int:
     """Does `work`; 0, or 2 and one line without secrets if the user has something to mend."""
-    hide_in_tracebacks()
+    redact_tracebacks()
     try:
         work()
     except UserError as error:
@@ -34,4 +34,4 @@ def exit_status(work: Callable[[], None]) -> int:
 
 def tell(error: UserError) -> None:
     """One line, without secrets."""
-    print(f"error: {without_secrets(str(error))}", file=sys.stderr)
+    print(f"error: {redact(str(error))}", file=sys.stderr)

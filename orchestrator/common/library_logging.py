@@ -28,7 +28,7 @@ ENVIRONMENT = {
     # A trial's workers are given more, as their CPUs allow: see `trial`.
     "OMP_NUM_THREADS": "1",
 }
-CHATTY = (
+NOISY_LOGGERS = (
     "ray",
     "ray.data",
     "ray.tune",
@@ -40,7 +40,7 @@ CHATTY = (
     "httpx",
     "sqlalchemy",
 )
-TOLD_BY_US = ("ray.tune", "mlflow", "alembic", "sqlalchemy")
+RERAISED_BY_US = ("ray.tune", "mlflow", "alembic", "sqlalchemy")
 """What they log as an error they raise as well, and the search or the tracking room tells of it in a line."""
 
 
@@ -54,5 +54,5 @@ def quieten() -> None:
 def silence() -> None:
     """Turns the libraries' own logs down to errors in this process."""
     warnings.simplefilter("ignore")
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.CRITICAL if name in TOLD_BY_US else logging.ERROR)
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL if name in RERAISED_BY_US else logging.ERROR)

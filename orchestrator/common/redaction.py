@@ -45,7 +45,7 @@ _PARAMETER = re.compile(
 )
 
 
-def without_secrets(text: str) -> str:
+def redact(text: str) -> str:
     """`text` with every credential in it replaced by ***."""
     text = _USER.sub(f"://{HIDDEN}@", _PASSWORD.sub(f"://{HIDDEN}@", text))
     text = _PARAMETER.sub(rf"\1={HIDDEN}", text)
@@ -56,14 +56,14 @@ def without_secrets(text: str) -> str:
     return text
 
 
-def without_secrets_in(value: Any) -> Any:
+def redact_json(value: Any) -> Any:
     """The same for every text in a structure as JSON has them."""
     if isinstance(value, str):
-        return without_secrets(value)
+        return redact(value)
     if isinstance(value, dict):
-        return {key: without_secrets_in(item) for key, item in value.items()}
+        return {key: redact_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [without_secrets_in(item) for item in value]
+        return [redact_json(item) for item in value]
     return value
 
 
@@ -75,13 +75,13 @@ def refuse_credentials(setting: str, uri: str) -> None:
     """
     if "://" in uri and (_PASSWORD.search(uri) or _PARAMETER.search(uri)):
         raise UserError(
-            f"{setting} {without_secrets(uri)}: holds credentials, which would get into files and logs; "
+            f"{setting} {redact(uri)}: holds credentials, which would get into files and logs; "
             f"give them by the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             f"GOOGLE_APPLICATION_CREDENTIALS, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
         )
 
 
-def hide_in_tracebacks() -> None:
+def redact_tracebacks() -> None:
     """From now on an error that nobody catches is printed without credentials."""
     sys.excepthook = _print_without_secrets
 
@@ -89,4 +89,4 @@ def hide_in_tracebacks() -> None:
 def _print_without_secrets(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

@@ -23,7 +23,7 @@ def interrupt_at_once() -> None:
 
 
 @contextmanager
-def asked_first() -> Iterator[threading.Event]:
+def defer_first_interrupt() -> Iterator[threading.Event]:
     """Within, the first signal only sets the event; a second one raises KeyboardInterrupt."""
     asked = threading.Event()
 

@@ -84,7 +84,7 @@ class Evaluate(Strict):
     `fidelity` is there, else of the sheet's prompts in turn."""
     seed: Seed = 0
     """Of the noise; the same for every trial, so that sheets and scores compare."""
-    times: Positive = 5
+    evaluations: Positive = 5
     """How often in a training: contact sheets and scores, evenly spaced, the last at its end."""
     sheet_prompts: Annotated[list[Text], Field(min_length=1, max_length=32)]
     """The rows of the contact sheets."""
@@ -135,7 +135,7 @@ class Infer(Strict):
     """What is measured of these pictures."""
     sheet_pairs: Positive = 8
     """Rows of the contact sheet: the first pairs."""
-    most_lost: Annotated[float, Field(ge=0, le=1)] = 0.05
+    max_accuracy_loss: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Attribute accuracy that the best strength may cost; see `champion` in the README."""
     keep_pictures: bool = False
     """Whether pictures stay in the storage when they have been scored."""

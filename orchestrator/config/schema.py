@@ -111,15 +111,15 @@ class Resources(Strict):
     """How a step is computed; what it computes differs by rounding alone."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 0.7
     """Logical CPUs; leave 0.3 of a CPU a trial for its driver, and for students that are drawn."""
-    trials_at_once: Positive | None = None
+    max_concurrent_trials: Positive | None = None
     """By default as many as the cluster can hold."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times that a trial's group is started again from its last checkpoint."""
     checkpoint_every: Positive = 500
     """Steps between checkpoints: what an interruption can cost."""
-    checkpoints_kept: Positive = 2
+    keep_checkpoints: Positive = 2
     """The newest so many stay, and the one whose student scored best."""
-    hang_seconds: Annotated[float, Field(gt=0)] = 900
+    hang_timeout_s: Annotated[float, Field(gt=0)] = 900
     """A training none of whose steps ends for so long is started again from its last checkpoint;
     the first step of a start may take two minutes whatever this says."""
 

@@ -40,7 +40,7 @@ def missing_shard(store: Store, shards: ShardSet) -> str | None:
     return next((name for name in names if name not in there), None)
 
 
-def begun(batches: Iterator[Batch]) -> Iterator[Batch]:
+def prefetch_first(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The same batches, of which the first is on its way from now on: the reader's process takes seconds."""
     pool = ThreadPoolExecutor(1)
     first = pool.submit(lambda: list(islice(batches, 1)))

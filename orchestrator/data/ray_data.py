@@ -31,7 +31,7 @@ def _enough(context: Any, state: Any, running: int = 0) -> bool:
     return ready + running >= enough
 
 
-class Paced(ExecutionCallback):  # type: ignore[misc]
+class ThrottleCallback(ExecutionCallback):  # type: ignore[misc]
     """Rests between two looks of the executor at its tasks.
 
     While it may start no task and none runs (the consumer is slower than the reader, or the
@@ -49,7 +49,7 @@ class Paced(ExecutionCallback):  # type: ignore[misc]
             time.sleep(PAUSE_SECONDS)
 
 
-class ReadAhead(BackpressurePolicy):  # type: ignore[misc]
+class PrefetchLimit(BackpressurePolicy):  # type: ignore[misc]
     """Starts no task while enough lies ready for the consumer."""
 
     def can_add_input(self, op: Any) -> bool:
@@ -69,6 +69,8 @@ def prepare_data_context(blocks_ahead: float = math.inf) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    context.custom_execution_callback_classes = [Paced]
+    context.custom_execution_callback_classes = [ThrottleCallback]
     context.set_config(AHEAD, blocks_ahead)
-    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, ReadAhead])
+    context.set_config(
+        ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, PrefetchLimit]
+    )

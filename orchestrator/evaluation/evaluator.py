@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from orchestrator.common.storage import Store
 from orchestrator.evaluation.reference import Reference, scores_of
-from orchestrator.jobs import Metrics, TrialJob
+from orchestrator.jobs import Metrics, TrainingJob
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.conditioning import Conditioning
 from workloads.images import contact_sheet
@@ -29,7 +29,7 @@ class Evaluation:
 
     def __init__(
         self,
-        job: TrialJob,
+        job: TrainingJob,
         backbone: Backbone,
         student: nn.Module,
         reference: Reference,

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Pair
-from orchestrator.planning.inference import InferTrial
+from orchestrator.planning.inference import InferenceTrial
 
 
 @dataclass(frozen=True)
-class InferJob:
-    """An `InferTrial`, and where its inputs and outputs are."""
+class InferenceJob:
+    """An `InferenceTrial`, and where its inputs and outputs are."""
 
-    infer: InferTrial
+    infer: InferenceTrial
     pairs: tuple[Pair, ...]
     pictures: int
     seed: int
@@ -49,7 +49,7 @@ UNSEEN = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "safety_
 """Parts of a student that pictures of encoded prompts do without, T5 among them: gigabytes from a bucket."""
 
 
-def draw(job: InferJob) -> int:
+def draw(job: InferenceJob) -> int:
     """Draws and writes the pictures, unless they are there; returns how many there are."""
     # Here, so that the driver, which makes jobs, does not load diffusers whole.
     from orchestrator.evaluation.reference import load_reference

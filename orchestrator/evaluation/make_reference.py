@@ -17,7 +17,7 @@ from torch import Tensor
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate, Pair
 from orchestrator.evaluation.reference import reference_name, scored_prompts, scores_of
-from orchestrator.planning.inference import InferPlan
+from orchestrator.planning.inference import InferencePlan
 from workloads.backbones.teacher_pipeline import draw, open_pipeline
 from workloads.backbones.text_encoder import TextEncoder
 from workloads.scorers.catalogue import make_scorer
@@ -25,7 +25,7 @@ from workloads.scorers.score import Score
 from workloads.scorers.scorer import Request
 
 
-def make_reference(source: str, evaluate: Evaluate, infer: InferPlan | None, root: str) -> str:
+def make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None, root: str) -> str:
     """Draws, scores and encodes; returns the name of the file. Done once, then found."""
     store, name = Store(root), reference_name(source, evaluate, infer)
     if store.exists(f"{name}.safetensors"):
@@ -48,7 +48,7 @@ def make_reference(source: str, evaluate: Evaluate, infer: InferPlan | None, roo
     return name
 
 
-def _check_scorers(infer: InferPlan | None, sheet: Tensor, device: str) -> None:
+def _check_scorers(infer: InferencePlan | None, sheet: Tensor, device: str) -> None:
     """Has every scorer of the second search read a picture: now, not after days of training.
 
     Raises:

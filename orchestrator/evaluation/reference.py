@@ -16,7 +16,7 @@ from torch import Tensor
 from orchestrator.common.digests import digest
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate
-from orchestrator.planning.inference import InferPlan
+from orchestrator.planning.inference import InferencePlan
 from workloads.backbones.conditioning import Conditioning
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.catalogue import make_scorer
@@ -47,9 +47,9 @@ class Reference:
     teacher_scores: tuple[Score, ...]
 
 
-def reference_name(source: str, evaluate: Evaluate, infer: InferPlan | None) -> str:
+def reference_name(source: str, evaluate: Evaluate, infer: InferencePlan | None) -> str:
     """The file of a backbone's reference in the storage."""
-    asked = [evaluate.model_dump(mode="json", exclude={"times"}), infer.asked if infer else None]
+    asked = [evaluate.model_dump(mode="json", exclude={"evaluations"}), infer.asked if infer else None]
     return f"references/{digest([source, *asked])[:16]}"
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Infer
-from orchestrator.evaluation.inference_task import InferJob
+from orchestrator.evaluation.inference_task import InferenceJob
 from orchestrator.planning.plan import DRIVER_CPUS
 from workloads.settings.scorers import ScorerSettings
 
@@ -72,7 +72,7 @@ class Measure:
         return batch
 
 
-def score(jobs: Sequence[InferJob], infer: Infer, store: Store) -> None:
+def score(jobs: Sequence[InferenceJob], infer: Infer, store: Store) -> None:
     """Measures the arms in `jobs` that have not been, and removes their pictures."""
     todo = [job for job in jobs if not store.exists(job.measured)]
     if not todo:
@@ -109,6 +109,6 @@ def _most_actors(infer: Infer) -> int:
     return max(1, int(have.get("GPU", 0) / infer.gpus if infer.gpus else have.get("CPU", 0) / 4))
 
 
-def load_measured(store: Store, job: InferJob) -> pd.DataFrame:
+def load_measured(store: Store, job: InferenceJob) -> pd.DataFrame:
     """What was measured of an arm: a row a picture, in the order of the pairs."""
     return pq.read_table(io.BytesIO(store.read(job.measured))).to_pandas()

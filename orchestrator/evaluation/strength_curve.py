@@ -56,14 +56,14 @@ def curve(
     return [_arm(guidance, table, plain, scorers) for guidance, table in measured]
 
 
-def best(arms: Sequence[Arm], most_lost: float) -> Arm:
-    """The arm that removes most for at most `most_lost` of what the prompt asks for.
+def best(arms: Sequence[Arm], max_accuracy_loss: float) -> Arm:
+    """The arm that removes most for at most `max_accuracy_loss` of what the prompt asks for.
 
     Removal is `removal_rate`; the cost is `accuracy_lost` (or `clip_plus_lost`, relative). If
     neither was measured, the arm of the highest HPSv2; else the plain student. Equal ones: the
     least strength.
     """
-    allowed = [arm for arm in arms if _lost(arm) <= most_lost]
+    allowed = [arm for arm in arms if _lost(arm) <= max_accuracy_loss]
     preference = [(_merit(arm), -arm.guidance.strength) for arm in allowed]
     return allowed[preference.index(max(preference))]
 

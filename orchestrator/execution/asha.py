@@ -11,10 +11,10 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from orchestrator.common.storage import Store
 from orchestrator.config.schema import Search
-from orchestrator.jobs import PRUNED, TrialJob
+from orchestrator.jobs import PRUNED, TrainingJob
 
 
-class Pruner(ASHAScheduler):  # type: ignore[misc]
+class PruneByRequest(ASHAScheduler):  # type: ignore[misc]
     """ASHA (Li et al. 2020) over the share of a trial's own steps, as trials differ in length."""
 
     def __init__(self, settings: Search, metric: str | None, store: Store) -> None:
@@ -36,7 +36,7 @@ class Pruner(ASHAScheduler):  # type: ignore[misc]
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Never stops a trial; tells its workers to end."""
         job = trial.config["job"]
-        if not isinstance(job, TrialJob) or trial.trial_id in self._told:
+        if not isinstance(job, TrainingJob) or trial.trial_id in self._told:
             return str(TrialScheduler.CONTINUE)
         decision = super().on_trial_result(controller, trial, result)
         if decision == TrialScheduler.STOP and not result.get("finished"):

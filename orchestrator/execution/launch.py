@@ -12,21 +12,21 @@ from typing import Any
 
 from orchestrator.analysis.seed_study import has_seeds, study
 from orchestrator.common.errors import UnfinishedError
-from orchestrator.common.redaction import without_secrets, without_secrets_in
+from orchestrator.common.redaction import redact, redact_json
 from orchestrator.common.storage import Store
 from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.evaluation.reference import load_reference
-from orchestrator.execution.preparation import how_read, prepare
-from orchestrator.execution.search import Books, search
-from orchestrator.jobs import TrialJob
+from orchestrator.execution.preparation import encoding_key, prepare
+from orchestrator.execution.search import LaunchState, search
+from orchestrator.jobs import TrainingJob
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.plan import Plan, Trial
 from orchestrator.reporting.strength_figures import pictured
 from orchestrator.reporting.sweep_report import report
-from orchestrator.results.budget import Meter
-from orchestrator.results.compatibility import check_unaltered, identity
+from orchestrator.results.budget import GpuHourBudget
+from orchestrator.results.compatibility import check_resumable, identity
 from orchestrator.results.ledger import Ledger
-from orchestrator.results.students import Students, crown
+from orchestrator.results.students import Students, assign_champion_aliases
 from orchestrator.results.summary import comparison_rows, summary
 from orchestrator.tracking import Tracker, log_comparison, recorded_trainings
 
@@ -49,7 +49,7 @@ def launch(
         KeyboardInterrupt: the user ended it; running trials are left to be taken up again.
     """
     began = time.monotonic()
-    capacity.trials_at_once(plan)
+    capacity.max_concurrent_trials(plan)
     try:
         result = _Launch(plan, store, tracker, capacity, say).run(began)
     except BaseException:
@@ -69,9 +69,9 @@ class _Launch:
         self._plan, self._store, self._tracker, self._capacity = plan, store, tracker, capacity
         self._say = say
         self._shared = prepare(plan, store, say)
-        check_unaltered(plan, store, self._shared.prompts)
+        check_resumable(plan, store, self._shared.prompts)
         self._ledger = Ledger(store, plan.sweep.name, tracker, say)
-        self._meter = Meter(plan, store)
+        self._meter = GpuHourBudget(plan, store)
         references = self._shared.references
         self._teachers = {
             source: load_reference(store, name).teacher_scores for source, name in references.items()
@@ -104,11 +104,11 @@ class _Launch:
         for entry in [entry for entry in ledger.entries.values() if entry.status == "finished"]:
             students.ready(entry.trial)
         if todo or students.waiting:
-            at_once = self._capacity.trials_at_once(plan)
+            at_once = self._capacity.max_concurrent_trials(plan)
             ledger.say(f"searching: {len(todo)} trainings, {at_once} at once")
-            search(plan, todo, Books(ledger, students, self._meter), at_once)
+            search(plan, todo, LaunchState(ledger, students, self._meter), at_once)
 
-    def _job(self, trial: Trial) -> TrialJob:
+    def _job(self, trial: Trial) -> TrainingJob:
         """What the trial's workers are told, and its run in MLflow."""
         plan, store, shared = self._plan, self._store, self._shared
         run, artifacts = self._tracker.start_trial(
@@ -117,9 +117,9 @@ class _Launch:
         self._tracker.log_prompts(run, shared.prompts.source, shared.prompts.digest, shared.prompts.prompts)
         self._ledger.add(trial, run, identity(plan, trial, shared.prompts))
         folder = f"{plan.sweep.name}/trials/{trial.digest}"
-        job = TrialJob(
+        job = TrainingJob(
             trial,
-            shared.shards[how_read(trial)],
+            shared.shards[encoding_key(trial)],
             shared.negatives[trial.source] if trial.train.nasa_interval is not None else None,
             shared.references[trial.source],
             store.root,
@@ -137,7 +137,7 @@ class _Launch:
         """Champions, comparison, summary and report."""
         plan, store, tracker = self._plan, self._store, self._tracker
         entries = [self._ledger.entries[trial.digest] for trial in plan.trials]
-        champions = tracker.ask(lambda: crown(entries, plan.sweep.ranked_by))
+        champions = tracker.ask(lambda: assign_champion_aliases(entries, plan.sweep.ranked_by))
         rows = comparison_rows(entries, self._teachers, champions, plan.sweep.ranked_by)
         drawn = {row["digest"] for row in pictured(rows)}
         shown = [entry for entry in entries if entry.trial.digest in drawn]
@@ -145,7 +145,7 @@ class _Launch:
         strengths = {entry.trial.name: store.read(entry.strengths) for entry in shown if entry.strengths}
         log_comparison(tracker, rows, list(sheets.values()), strengths)
         whole = summary(plan, rows, self._shared.prompts, tracker, self._meter, failures, seconds)
-        result: dict[str, Any] = without_secrets_in(whole)
+        result: dict[str, Any] = redact_json(whole)
         store.write_json(f"{plan.sweep.name}/summary.json", result)
         tracker.log_json(tracker.parent, result, "summary.json")
         over_seeds = self._over_seeds()
@@ -175,8 +175,8 @@ def _record_launch(plan: Plan, tracker: Tracker, prompts: PromptSet, store: Stor
     code = {"git_revision": _git_revision(), "python": platform.python_version()}
     tags = {key: str(value) for key, value in {**about, **versions, **code}.items()}
     parent = tracker.start_sweep(plan.sweep.name, store.root, tags, plan.sweep.ranked_by)
-    tracker.log_json(parent, without_secrets_in(json.loads(plan.sweep.model_dump_json())), "sweep.json")
-    tracker.log_text(parent, without_secrets("\n".join(sys.argv)), "command.txt")
+    tracker.log_json(parent, redact_json(json.loads(plan.sweep.model_dump_json())), "sweep.json")
+    tracker.log_text(parent, redact("\n".join(sys.argv)), "command.txt")
     tracker.log_prompts(parent, prompts.source, prompts.digest, prompts.prompts)
     return parent
 

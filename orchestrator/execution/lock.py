@@ -27,7 +27,7 @@ SETTLE_SECONDS = 0.5
 """Two may write at nearly the same time: the one that is there a moment later holds it."""
 
 
-class Lease:
+class SweepLock:
     """Held for the time of a launch, in a with-block."""
 
     def __init__(self, store: Store, sweep: str) -> None:
@@ -42,7 +42,7 @@ class Lease:
         }
         self._ended = threading.Event()
 
-    def __enter__(self) -> "Lease":
+    def __enter__(self) -> "SweepLock":
         """Takes it.
 
         Raises:

@@ -6,7 +6,7 @@ from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 
-def my_bundles() -> str:
+def current_id() -> str:
     """Of the group that this worker belongs to: what `give_back` is to be told."""
     group = get_current_placement_group()
     assert group is not None, "a worker of Ray Train has one"

@@ -11,7 +11,7 @@ from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate
 from orchestrator.data.prompt_encoding import PromptSet, encode_prompts, prepare_prompts
 from orchestrator.data.shard_order import ShardSet
-from orchestrator.planning.inference import InferPlan
+from orchestrator.planning.inference import InferencePlan
 from orchestrator.planning.plan import Plan, Trial
 from workloads.backbones.text_encoder_files import encoder_digest
 from workloads.objectives.columns import Column, columns_of
@@ -19,7 +19,7 @@ from workloads.objectives.columns import Column, columns_of
 REFERENCE_CPUS = 0.75
 """Asked for by each teacher that draws: on two CPUs two of them, and the data stage beside."""
 
-Read = tuple[str, tuple[Column, ...]]
+EncodingKey = tuple[str, tuple[Column, ...]]
 """How prompts are read: source of the backbone whose text encoder does, and what else is made of them."""
 
 
@@ -28,7 +28,7 @@ class Shared:
     """What the stages before the search made."""
 
     prompts: PromptSet
-    shards: Mapping[Read, ShardSet]
+    shards: Mapping[EncodingKey, ShardSet]
     """Backbones with one text encoder have one."""
     negatives: Mapping[str, ShardSet]
     """The same of the negative prompts, if any trial trains with them."""
@@ -51,7 +51,7 @@ def prepare(plan: Plan, store: Store, say: Callable[[str], None]) -> Shared:
         prompts = prepare_prompts(plan.sweep.prompts, store)
         aside = f", see {store.uri(prompts.folder)}/set_aside.jsonl" if prompts.set_aside else ""
         say(f"prompts: {prompts.prompts} used, {prompts.set_aside} set aside{aside}")
-        shards = _encoded(prompts, dict.fromkeys(map(how_read, plan.trials)), store, gpu)
+        shards = _encoded(prompts, dict.fromkeys(map(encoding_key, plan.trials)), store, gpu)
         negatives: Mapping[str, ShardSet] = {}
         if plan.sweep.negative_prompts is not None and plan.trains_with_negatives:
             found = prepare_prompts(plan.sweep.negative_prompts, store)
@@ -68,12 +68,14 @@ def prepare(plan: Plan, store: Store, say: Callable[[str], None]) -> Shared:
     return Shared(prompts, shards, negatives, references)
 
 
-def how_read(trial: Trial) -> Read:
+def encoding_key(trial: Trial) -> EncodingKey:
     """How a trial's prompts are."""
     return trial.source, columns_of(trial.train)
 
 
-def _encoded(prompts: PromptSet, wanted: Iterable[Read], store: Store, gpu: bool) -> Mapping[Read, ShardSet]:
+def _encoded(
+    prompts: PromptSet, wanted: Iterable[EncodingKey], store: Store, gpu: bool
+) -> Mapping[EncodingKey, ShardSet]:
     return {
         (source, columns): encode_prompts(prompts, source, _digest(source, columns), store, gpu, columns)
         for source, columns in wanted
@@ -86,7 +88,7 @@ def _digest(source: str, columns: Sequence[Column]) -> str:
     return digest([encoder, *(column.digest() for column in columns)]) if columns else encoder
 
 
-def _make_reference(source: str, evaluate: Evaluate, infer: InferPlan | None, root: str) -> str:
+def _make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None, root: str) -> str:
     """Imports in the task, not in the driver, what loads diffusers whole."""
     from orchestrator.evaluation.make_reference import make_reference
 

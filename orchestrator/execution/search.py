@@ -21,20 +21,20 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from orchestrator.common.signals import asked_first
-from orchestrator.evaluation.inference_task import InferJob
-from orchestrator.execution.asha import Pruner
+from orchestrator.common.signals import defer_first_interrupt
+from orchestrator.evaluation.inference_task import InferenceJob
+from orchestrator.execution.asha import PruneByRequest
 from orchestrator.execution.placement_groups import give_back
-from orchestrator.execution.trainable import bundles_of_trial, run_one
-from orchestrator.jobs import INTERRUPTED, TrialJob
+from orchestrator.execution.trainable import run_one, trial_resources
+from orchestrator.jobs import INTERRUPTED, TrainingJob
 from orchestrator.planning.plan import Plan, small_trials_at_once
-from orchestrator.results.budget import Meter
+from orchestrator.results.budget import GpuHourBudget
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.progress import Progress
-from orchestrator.results.prometheus import Gauges
+from orchestrator.results.prometheus import PrometheusGauges
 from orchestrator.results.students import Students
 
-Job = TrialJob | InferJob
+Job = TrainingJob | InferenceJob
 PENDING = 64
 """Trials that Tune may hold in readiness; the queue itself hands out no more than can run."""
 HAND_BACK_SECONDS = 20.0
@@ -42,15 +42,15 @@ HAND_BACK_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Books:
+class LaunchState:
     """Who keeps what of a launch: told of every event of its search."""
 
     ledger: Ledger
     students: Students
-    meter: Meter
+    meter: GpuHourBudget
 
 
-def search(plan: Plan, trainings: Sequence[TrialJob], books: Books, at_once: int) -> None:
+def search(plan: Plan, trainings: Sequence[TrainingJob], books: LaunchState, at_once: int) -> None:
     """Runs all `trainings`, `at_once` at a time, and what becomes ready among the students.
 
     Raises:
@@ -67,16 +67,18 @@ def search(plan: Plan, trainings: Sequence[TrialJob], books: Books, at_once: int
     config = tune.TuneConfig(
         search_alg=queue,
         num_samples=-1,
-        scheduler=None if settings.scheduler == "none" else Pruner(settings, plan.sweep.ranked_by, store),
+        scheduler=None
+        if settings.scheduler == "none"
+        else PruneByRequest(settings, plan.sweep.ranked_by, store),
         trial_name_creator=lambda trial: _name(trial.config["job"]),
         trial_dirname_creator=lambda trial: _name(trial.config["job"]),
         reuse_actors=True,
     )
-    with asked_first() as asked:
+    with defer_first_interrupt() as asked:
         run = tune.RunConfig(
             name=plan.digest,
             storage_path=f"{store.root}/{plan.sweep.name}/tune",
-            callbacks=[_Events(plan, books, queue, asked)],
+            callbacks=[TuneCallback(plan, books, queue, asked)],
             verbose=0,
             # Of a trial's own process, as when its node dies; what trains is started again by Train.
             failure_config=tune.FailureConfig(max_failures=plan.sweep.resources.max_failures),
@@ -93,13 +95,15 @@ def search(plan: Plan, trainings: Sequence[TrialJob], books: Books, at_once: int
 
 def trainable(plan: Plan) -> Any:
     """What Tune runs. Every process of a trial unpickles it: nothing in it may name this module."""
-    return tune.with_resources(run_one, partial(bundles_of_trial, plan))
+    return tune.with_resources(run_one, partial(trial_resources, plan))
 
 
 class Queue(Searcher):  # type: ignore[misc]
     """What Tune is to start next: trainings first, then what finished students wait for."""
 
-    def __init__(self, plan: Plan, trainings: Sequence[TrialJob], students: Students, at_once: int) -> None:
+    def __init__(
+        self, plan: Plan, trainings: Sequence[TrainingJob], students: Students, at_once: int
+    ) -> None:
         super().__init__(metric="progress", mode="max")
         self._plan = plan
         self._trainings, self._students, self._at_once = deque(trainings), students, at_once
@@ -137,7 +141,7 @@ class Queue(Searcher):  # type: ignore[misc]
         self._died[_name(job)] += 1
         if self._died[_name(job)] > self._plan.sweep.resources.max_failures:
             return False
-        if isinstance(job, TrialJob):
+        if isinstance(job, TrainingJob):
             self._trainings.appendleft(job)
         else:
             self._students.put_back(job)
@@ -148,9 +152,9 @@ class Queue(Searcher):  # type: ignore[misc]
         self._ending = True
 
     @property
-    def training(self) -> list[TrialJob]:
+    def training(self) -> list[TrainingJob]:
         """The trainings that run."""
-        return [job for job in self._running.values() if isinstance(job, TrialJob)]
+        return [job for job in self._running.values() if isinstance(job, TrainingJob)]
 
     def forget(self, trial_id: str) -> None:
         """The job is over, and whatever follows from it is in the queue."""
@@ -166,14 +170,14 @@ class Queue(Searcher):  # type: ignore[misc]
         """Nothing; see `save`."""
 
 
-class _Events(tune.Callback):  # type: ignore[misc]
+class TuneCallback(tune.Callback):  # type: ignore[misc]
     """Passes Tune's events on, by job."""
 
-    def __init__(self, plan: Plan, books: Books, queue: Queue, asked: Event) -> None:
+    def __init__(self, plan: Plan, books: LaunchState, queue: Queue, asked: Event) -> None:
         """`asked`: the user wants the end."""
         self._plan, self._queue, self._asked = plan, queue, asked
         self._ledger, self._students, self._meter = books.ledger, books.students, books.meter
-        self._progress = Progress(books.ledger, books.meter, Gauges(plan.sweep.name))
+        self._progress = Progress(books.ledger, books.meter, PrometheusGauges(plan.sweep.name))
         self._deadline: float | None = None
         self._bundles: dict[str, str] = {}
         """What each trial's training group holds, by the trial's id."""
@@ -184,7 +188,7 @@ class _Events(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         job = trial.config["job"]
-        if isinstance(job, TrialJob):
+        if isinstance(job, TrainingJob):
             self._ledger.started(job)
         elif self._plan.infer is not None:
             self._meter.begins(_name(job), self._plan.infer.infer.gpus)
@@ -193,7 +197,7 @@ class _Events(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         job = trial.config["job"]
-        if isinstance(job, TrialJob):
+        if isinstance(job, TrainingJob):
             if "held_since" in result:
                 self._meter.begins(_name(job), self._plan.gpus_per_trial, result["held_since"])
                 self._bundles[trial.trial_id] = result["bundles"]
@@ -205,7 +209,7 @@ class _Events(tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         job = trial.config["job"]
         self._give_back(trial)
-        # Tune itself starts again what had begun, but not what was just being handed a process.
+        # Tune itself starts again what had prefetch_first, but not what was just being handed a process.
         if _died(trial) and self._queue.again(job):
             self._ledger.say(f"{_name(job)}: its process died before it began; it is started again")
             self._meter.ends(_name(job))
@@ -247,7 +251,7 @@ class _Events(tune.Callback):  # type: ignore[misc]
     def _ended(self, trial: Any, error: str) -> None:
         job = trial.config["job"]
         self._meter.ends(_name(job))
-        if isinstance(job, InferJob):
+        if isinstance(job, InferenceJob):
             self._students.drawn(job, error)
         elif self._ledger.ended(job, error):
             self._students.ready(job.trial)
@@ -263,4 +267,4 @@ def _died(trial: Any) -> bool:
 
 
 def _name(job: Job) -> str:
-    return job.infer.name if isinstance(job, InferJob) else job.trial.name
+    return job.infer.name if isinstance(job, InferenceJob) else job.trial.name

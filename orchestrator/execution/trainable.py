@@ -19,8 +19,8 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from orchestrator.common.errors import UserError
-from orchestrator.evaluation.inference_task import InferJob, draw
-from orchestrator.jobs import TrialJob
+from orchestrator.evaluation.inference_task import InferenceJob, draw
+from orchestrator.jobs import TrainingJob
 from orchestrator.planning.plan import DRIVER_CPUS, Plan
 
 SECONDS_AFTER_A_REPORT, SECONDS_IN_SILENCE = 0.2, 1.0
@@ -28,24 +28,24 @@ SECONDS_AFTER_A_REPORT, SECONDS_IN_SILENCE = 0.2, 1.0
 NEEDLESS = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
-def bundles_of_trial(plan: Plan, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+def trial_resources(plan: Plan, config: dict[str, Any]) -> tune.PlacementGroupFactory:
     """What Tune reserves for a trial's own process; a training group reserves its own."""
     needed = {"CPU": DRIVER_CPUS}
-    if isinstance(config["job"], InferJob) and plan.infer is not None and plan.infer.infer.gpus:
+    if isinstance(config["job"], InferenceJob) and plan.infer is not None and plan.infer.infer.gpus:
         needed["GPU"] = plan.infer.infer.gpus
     return tune.PlacementGroupFactory([needed])
 
 
 def run_one(config: dict[str, Any]) -> None:
-    """What Tune calls; `config`: "job", a `TrialJob` or an `InferJob`, and when it was "asked" for."""
+    """What Tune calls; `config`: "job", a `TrainingJob` or an `InferenceJob`, and when it was "asked" for."""
     job = config["job"]
-    if isinstance(job, InferJob):
+    if isinstance(job, InferenceJob):
         tune.report({"pictures": draw(job), "progress": 100})
     else:
         run_training(job, config["asked"])
 
 
-def run_training(job: TrialJob, asked: float) -> None:
+def run_training(job: TrainingJob, asked: float) -> None:
     """Starts the training group and waits for it; a group that fails for good is reported as such."""
     try:
         _trainer(job, asked).fit()
@@ -91,14 +91,14 @@ class _Controller(TrainController):  # type: ignore[misc]
         return status
 
 
-class _Told(UserCallback):  # type: ignore[misc]
+class TuneReporter(UserCallback):  # type: ignore[misc]
     """Hands what rank 0 reports on to Tune."""
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         tune.report(metrics[0])
 
 
-def _trainer(job: TrialJob, asked: float) -> TorchTrainer:
+def _trainer(job: TrainingJob, asked: float) -> TorchTrainer:
     resources = job.resources
     threads = str(max(1, int(resources.cpus_per_worker)))
     return _Trainer(
@@ -118,7 +118,7 @@ def _trainer(job: TrialJob, asked: float) -> TorchTrainer:
             storage_path=f"{job.root}/{job.folder}",
             # In the environment, since autograd's own threads read it there.
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
-            callbacks=[_Told()],
+            callbacks=[TuneReporter()],
             failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
@@ -133,14 +133,14 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
     from orchestrator.common.storage import Store
-    from orchestrator.execution.placement_groups import my_bundles
+    from orchestrator.execution.placement_groups import current_id
     from orchestrator.training.startup import begin
     from orchestrator.training.worker_logs import sign
 
     job, rank = config["job"], ray.train.get_context().get_world_rank()
     sign(Store(job.root), job.notes, f"{job.who} rank {rank}", rank)
     # At once, since the search waits for it: nothing has been said of this group yet.
-    ray.train.report({"held_since": held_since, "bundles": my_bundles()})
+    ray.train.report({"held_since": held_since, "bundles": current_id()})
     try:
         beginning = begin(job)
         from orchestrator.training.worker import Worker

@@ -56,7 +56,7 @@ class Capacity:
 
     groups: Sequence[NodeGroup]
 
-    def trials_at_once(self, plan: Plan) -> int:
+    def max_concurrent_trials(self, plan: Plan) -> int:
         """How many of the plan's trials run side by side.
 
         Raises:
@@ -75,7 +75,7 @@ class Capacity:
                 f"{plan.cpus_per_trial:g} CPUs in all; the cluster holds no such trial ({self}): lower "
                 f"resources.workers or cpus_per_worker, or give the cluster more"
             )
-        return min(trials, resources.trials_at_once or len(plan.trials), len(plan.trials))
+        return min(trials, resources.max_concurrent_trials or len(plan.trials), len(plan.trials))
 
     def node_labels(self, plan: Plan) -> dict[str, str]:
         """Labels of the nodes that a trial's workers may run on: the GPU's kind, where nodes tell theirs."""

@@ -11,7 +11,7 @@ ABOUT_MEMORY = (
 )
 
 
-def plan_text(plan: Plan, storage: str, tracking: str, capacity: Capacity | None = None) -> str:
+def describe_plan(plan: Plan, storage: str, tracking: str, capacity: Capacity | None = None) -> str:
     """The plan in lines: a table of trials, then totals and where things go.
 
     `capacity` is of the cluster, if the user has described it.
@@ -84,7 +84,7 @@ def _asks_line(plan: Plan, capacity: Capacity | None) -> str:
 
 
 def _holds(plan: Plan, capacity: Capacity) -> str:
-    return f"{capacity.trials_at_once(plan)} run at once where there is {capacity}"
+    return f"{capacity.max_concurrent_trials(plan)} run at once where there is {capacity}"
 
 
 def _memory_line(plan: Plan) -> str:

@@ -1,6 +1,6 @@
 """The second search: every student at every strength of attention guidance, without training.
 
-`arms` expands the sweep's `infer` section; an `InferTrial` is one student at one of them.
+`arms` expands the sweep's `infer` section; an `InferenceTrial` is one student at one of them.
 """
 
 import json
@@ -25,7 +25,7 @@ PLAIN = AttentionGuidanceSettings()
 
 
 @dataclass(frozen=True)
-class InferPlan:
+class InferencePlan:
     """What is tried on each student: the plain one first, then guidance of rising strength."""
 
     arms: tuple[AttentionGuidanceSettings, ...]
@@ -46,7 +46,7 @@ class InferPlan:
 
 
 @dataclass(frozen=True)
-class InferTrial:
+class InferenceTrial:
     """One student, drawn from at one strength of attention guidance."""
 
     student: str
@@ -65,7 +65,7 @@ class InferTrial:
         return f"{self.student_name}-{self.guidance.label}-{self.guidance.strength:g}"
 
 
-def make_infer_plan(file: SweepFile) -> InferPlan | None:
+def make_inference_plan(file: SweepFile) -> InferencePlan | None:
     """The expanded `infer` section; None if the sweep has none.
 
     Raises:
@@ -85,7 +85,7 @@ def make_infer_plan(file: SweepFile) -> InferPlan | None:
                     f"{strength!r} is there twice, or is 0, the plain student, which is always drawn",
                 )
             arms.append(arm)
-    return InferPlan(tuple(arms), _pairs(file, infer), infer, file.sweep.evaluate.seed)
+    return InferencePlan(tuple(arms), _pairs(file, infer), infer, file.sweep.evaluate.seed)
 
 
 def _strengths(file: SweepFile, entry: AttentionGuidance, index: int) -> Sequence[object]:

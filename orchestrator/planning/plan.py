@@ -10,10 +10,11 @@ from typing import Any
 
 from orchestrator.common.digests import digest
 from orchestrator.config.ranking import HEADLINES
+from orchestrator.config.renamed_settings import under_old_names
 from orchestrator.config.schema import BackboneEntry, Range, Sweep, Values, draw
 from orchestrator.config.sweep_file import SweepFile
 from orchestrator.planning.checks import check_prompts, check_sizes, check_weights
-from orchestrator.planning.inference import InferPlan, InferTrial, make_infer_plan
+from orchestrator.planning.inference import InferencePlan, InferenceTrial, make_inference_plan
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings.train import TrainSettings
 
@@ -72,15 +73,15 @@ class Plan:
 
     sweep: Sweep
     trials: tuple[Trial, ...]
-    infer: InferPlan | None
+    infer: InferencePlan | None
     """What is tried on each student, if anything is."""
 
-    def infer_trials(self, trial: Trial) -> tuple[InferTrial, ...]:
+    def infer_trials(self, trial: Trial) -> tuple[InferenceTrial, ...]:
         """The second search of one trial's student, the plain student first."""
         if self.infer is None:
             return ()
         protocol = self.infer.digest
-        return tuple(InferTrial(trial.digest, trial.name, arm, protocol) for arm in self.infer.arms)
+        return tuple(InferenceTrial(trial.digest, trial.name, arm, protocol) for arm in self.infer.arms)
 
     @property
     def digest(self) -> str:
@@ -89,7 +90,7 @@ class Plan:
         unused = {"storage", "tracking"} | (set() if self.sweep.arms else {"arms"})
         resolved = self.sweep.model_dump(mode="json", exclude=unused)
         resolved["search"]["metric"] = self.sweep.search.metric or HEADLINES[0]
-        return digest(resolved)[:12]
+        return digest(under_old_names(resolved))[:12]
 
     @property
     def trains_with_negatives(self) -> bool:
@@ -128,7 +129,7 @@ def make_plan(file: SweepFile) -> Plan:
             a local file that the sweep reads is not there.
     """
     sweep = file.sweep
-    infer = make_infer_plan(file)
+    infer = make_inference_plan(file)
     arms: list[int | None] = [*range(len(sweep.arms))] or [None]
     places = [(index, arm) for index in range(len(sweep.backbones)) for arm in arms]
     swept = {place: _swept(file, *place) for place in places}

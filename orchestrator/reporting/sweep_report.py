@@ -113,7 +113,7 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "<h2>The strength that each student uses by default</h2>",
         "<p>The one that removes most among those that cost no more of what the prompt asks for than the "
-        "sweep allows (infer.most_lost).</p>",
+        "sweep allows (infer.max_accuracy_loss).</p>",
         table(["student", "best", *(metric.replace("_", " ") for metric in metrics)], lines),
     ]
 

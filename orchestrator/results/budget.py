@@ -12,7 +12,7 @@ from orchestrator.common.storage import Store
 from orchestrator.planning.plan import Plan
 
 
-class Meter:
+class GpuHourBudget:
     """Counts, keeps the count in the storage, and tells when the sweep's budget is used up."""
 
     def __init__(self, plan: Plan, store: Store) -> None:

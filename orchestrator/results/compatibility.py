@@ -20,11 +20,11 @@ WAY_OUT = "put it back, or give this sweep a name of its own (--set name=...)"
 
 def identity(plan: Plan, trial: Trial, prompts: PromptSet) -> dict[str, Any]:
     """What is kept with a result, to compare with a later file; as JSON has it."""
-    evaluate = plan.sweep.evaluate.model_dump(mode="json", exclude={"times"})
+    evaluate = plan.sweep.evaluate.model_dump(mode="json", exclude={"evaluations"})
     return {**_settings(trial), "evaluate": evaluate, "prompts.digest": prompts.digest}
 
 
-def check_unaltered(plan: Plan, store: Store, prompts: PromptSet | None) -> None:
+def check_resumable(plan: Plan, store: Store, prompts: PromptSet | None) -> None:
     """Compares the file with the results in the storage, and their prompts, if they are known yet.
 
     Raises:
@@ -50,7 +50,7 @@ def _kept_identity(store: Store, name: str) -> dict[str, Any]:
 
 
 def _compare(digest: str, kept: Mapping[str, Any], plan: Plan, prompts: PromptSet | None) -> None:
-    now = plan.sweep.evaluate.model_dump(mode="json", exclude={"times"})
+    now = plan.sweep.evaluate.model_dump(mode="json", exclude={"evaluations"})
     for key, value in now.items():
         if kept["evaluate"][key] != value:
             raise _altered(plan, digest, f"evaluate.{key}", kept["evaluate"][key], value)

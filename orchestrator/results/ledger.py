@@ -7,13 +7,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
-from orchestrator.common.redaction import without_secrets
+from orchestrator.common.redaction import redact
 from orchestrator.common.storage import Store
 from orchestrator.config.ranking import NAMES, headline, in_words
-from orchestrator.jobs import PRUNED, TrialJob
+from orchestrator.jobs import PRUNED, TrainingJob
 from orchestrator.planning.plan import Trial
 from orchestrator.tracking import Tracker
-from orchestrator.training.watchdog import take_hangs
+from orchestrator.training.watchdog import collect_hang_reports
 from orchestrator.training.worker_logs import read_logs
 from workloads.scorers.score import Score
 
@@ -104,11 +104,11 @@ class Ledger:
         """Takes up a trial that is to be run, recorded in the MLflow run `run`."""
         self.entries[trial.digest] = Entry(trial, run, identity=identity)
 
-    def started(self, job: TrialJob) -> None:
+    def started(self, job: TrainingJob) -> None:
         entry = self.entries[job.trial.digest]
         entry.status, entry.started = "running", time.monotonic()
 
-    def reported(self, job: TrialJob, metrics: dict[str, Any]) -> None:
+    def reported(self, job: TrainingJob, metrics: dict[str, Any]) -> None:
         """Takes a worker's report: curves, sheets, scores, checkpoints, and the end."""
         entry = self.entries[job.trial.digest]
         if "held_since" in metrics:
@@ -135,7 +135,7 @@ class Ledger:
             entry.status = "collapsed" if metrics["collapsed"] else "finished"
             entry.note, entry.zero_stage = metrics["collapsed"], metrics["zero_stage"]
 
-    def ended(self, job: TrialJob, error: str) -> bool:
+    def ended(self, job: TrainingJob, error: str) -> bool:
         """The trial is over: keeps its result; true if it made a student."""
         entry = self.entries[job.trial.digest]
         self._store.delete(job.notice)
@@ -145,7 +145,7 @@ class Ledger:
         if entry.status in ("waiting", "running"):
             entry.status, entry.note = "failed", last_line(error or "ended without a result")
         if entry.status == "failed":
-            entry.note = "; ".join([entry.note, *take_hangs(self._store, job.hangs)])
+            entry.note = "; ".join([entry.note, *collect_hang_reports(self._store, job.hangs)])
             self._keep_logs(entry, job)
         if error:
             self._tracker.log_text(entry.run, error, "error.txt")
@@ -157,10 +157,10 @@ class Ledger:
         self.say(f"{entry.trial.name}: {entry.status}{score}{' ' + entry.note if entry.note else ''}")
         return entry.status == "finished"
 
-    def _keep_logs(self, entry: Entry, job: TrialJob) -> None:
+    def _keep_logs(self, entry: Entry, job: TrainingJob) -> None:
         """Puts what the last workers wrote to their logs into the trial's run."""
         for file, text in read_logs(self._store, job.notes).items():
-            self._tracker.log_text(entry.run, without_secrets(text), f"logs/{file}")
+            self._tracker.log_text(entry.run, redact(text), f"logs/{file}")
 
     def write(self, entry: Entry) -> None:
         """Keeps what is known of a trial as its result."""
@@ -194,7 +194,7 @@ class Ledger:
             content = self._store.read(report["sheet"])
             self._tracker.log_picture(entry.run, "sheet", report["step"], content)
 
-    def _checkpointed(self, entry: Entry, job: TrialJob, metrics: dict[str, Any]) -> None:
+    def _checkpointed(self, entry: Entry, job: TrainingJob, metrics: dict[str, Any]) -> None:
         entry.checkpointed = time.monotonic()
         entry.checkpoint, entry.checkpoint_digest = metrics["checkpoint"], metrics["checkpoint_digest"]
         tags = {"checkpoint": entry.checkpoint, "checkpoint_sha256": entry.checkpoint_digest}

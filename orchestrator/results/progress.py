@@ -5,9 +5,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from orchestrator.results.budget import Meter
+from orchestrator.results.budget import GpuHourBudget
 from orchestrator.results.ledger import Entry, Ledger
-from orchestrator.results.prometheus import Gauges
+from orchestrator.results.prometheus import PrometheusGauges
 
 LINE_SECONDS = 15.0
 GAUGES_SECONDS = 2.0
@@ -17,7 +17,7 @@ GAUGES_SECONDS = 2.0
 class Progress:
     """Told whenever something may have happened; tells it on now and then."""
 
-    def __init__(self, ledger: Ledger, meter: Meter, gauges: Gauges) -> None:
+    def __init__(self, ledger: Ledger, meter: GpuHourBudget, gauges: PrometheusGauges) -> None:
         self._ledger, self._meter, self._gauges = ledger, meter, gauges
         self._line = self._shown = 0.0
 

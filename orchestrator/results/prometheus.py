@@ -15,7 +15,7 @@ from orchestrator.results.ledger import Entry, Status
 SWEEP = ("sweep",)
 
 
-class Gauges:
+class PrometheusGauges:
     """All figures of one sweep; needs a connected Ray."""
 
     def __init__(self, sweep: str) -> None:

@@ -18,10 +18,10 @@ from orchestrator.common.digests import digest
 from orchestrator.common.storage import Store
 from orchestrator.config.ranking import AT_STRENGTH, arm_in_words, first_of, headline
 from orchestrator.data.prompt_encoding import PromptSet
-from orchestrator.evaluation.inference_task import InferJob
+from orchestrator.evaluation.inference_task import InferenceJob
 from orchestrator.evaluation.scoring import EXAMPLE, load_measured, score
 from orchestrator.evaluation.strength_curve import Arm, best, curve
-from orchestrator.planning.inference import InferTrial
+from orchestrator.planning.inference import InferenceTrial
 from orchestrator.planning.plan import Plan, Trial
 from orchestrator.reporting.contact_sheet import strength_sheet
 from orchestrator.results.ledger import Entry, Ledger, last_line
@@ -40,7 +40,7 @@ class _Student:
     """One student on its way."""
 
     entry: Entry
-    jobs: list[InferJob]
+    jobs: list[InferenceJob]
     left: int
     """Jobs that Tune has not finished."""
     failures: list[str]
@@ -62,7 +62,7 @@ class Students:
         """`references` and `teachers` (scores) are by source of the backbone."""
         self._plan, self.store, self._ledger, self._tracker = plan, store, ledger, tracker
         self._prompts, self._references, self._teachers = prompts, references, teachers
-        self._queue: deque[InferJob] = deque()
+        self._queue: deque[InferenceJob] = deque()
         self._students: dict[str, _Student] = {}
         self._ripe: list[_Student] = []
         self._thread = ThreadPoolExecutor(1, "students")
@@ -91,15 +91,15 @@ class Students:
         """Small trials that have not been started."""
         return len(self._queue)
 
-    def next_job(self) -> InferJob:
+    def next_job(self) -> InferenceJob:
         """The next of them."""
         return self._queue.popleft()
 
-    def put_back(self, job: InferJob) -> None:
+    def put_back(self, job: InferenceJob) -> None:
         """It could not be started; the next to be."""
         self._queue.appendleft(job)
 
-    def drawn(self, job: InferJob, error: str) -> None:
+    def drawn(self, job: InferenceJob, error: str) -> None:
         """A small trial is over; the last of a student has it scored."""
         student = self._students[job.infer.student]
         student.left -= 1
@@ -118,18 +118,18 @@ class Students:
         return [line for student in self._students.values() for line in student.failures]
 
     def abandon(self) -> None:
-        """The launch ends early: what has not begun is left to the next one."""
+        """The launch ends early: what has not prefetch_first is left to the next one."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _search(self) -> str:
         plan = self._plan.infer
         if plan is None:
             return "none"
-        return digest([plan.digest, [vars(arm) for arm in plan.arms], plan.infer.most_lost])[:12]
+        return digest([plan.digest, [vars(arm) for arm in plan.arms], plan.infer.max_accuracy_loss])[:12]
 
-    def _job(self, trial: Trial, infer: InferTrial) -> InferJob:
+    def _job(self, trial: Trial, infer: InferenceTrial) -> InferenceJob:
         assert self._plan.infer is not None
-        return InferJob(
+        return InferenceJob(
             infer,
             self._plan.infer.pairs,
             self._plan.infer.infer.pictures,
@@ -182,7 +182,7 @@ class Students:
             jobs = [job for job in student.jobs if self.store.exists(job.measured)]
             if jobs and jobs[0] is student.jobs[0]:
                 arms, sheet = self._arms(jobs)
-                chosen = best(arms, search.infer.most_lost)
+                chosen = best(arms, search.infer.max_accuracy_loss)
                 entry.curve, entry.best = [arm.as_row() for arm in arms], chosen.as_row()
                 default = chosen.guidance
                 entry.strengths = f"{self._plan.sweep.name}/trials/{entry.trial.digest}/strengths.png"
@@ -199,7 +199,7 @@ class Students:
         entry.concluded = self._search()
         self._ledger.write(entry)
 
-    def _arms(self, jobs: Sequence[InferJob]) -> tuple[list[Arm], bytes]:
+    def _arms(self, jobs: Sequence[InferenceJob]) -> tuple[list[Arm], bytes]:
         assert self._plan.infer is not None
         infer = self._plan.infer.infer
         tables = [(job.infer.guidance, load_measured(self.store, job)) for job in jobs]
@@ -231,7 +231,7 @@ class Students:
             return self._tracker.ask(lambda: register_student(entry.run, folder, name, example, search))
 
 
-def crown(entries: Sequence[Entry], metric: str | None) -> set[str]:
+def assign_champion_aliases(entries: Sequence[Entry], metric: str | None) -> set[str]:
     """Gives the best student of each backbone the alias `champion`; the digests of their trials.
 
     Best is the highest of `metric`, that trials are ranked by; without it the best at its best strength,

@@ -13,11 +13,11 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.common.redaction import without_secrets
+from orchestrator.common.redaction import redact
 from orchestrator.config.ranking import NAMES, arm_in_words, headline, in_words
 from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.planning.plan import Plan
-from orchestrator.results.budget import Meter
+from orchestrator.results.budget import GpuHourBudget
 from orchestrator.results.ledger import Entry
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.server import look_command
@@ -75,7 +75,7 @@ def summary(
     rows: Sequence[dict[str, Any]],
     prompts: PromptSet,
     tracker: Tracker,
-    meter: Meter,
+    meter: GpuHourBudget,
     failures: Sequence[str],
     seconds: float,
 ) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def summary(
         "spent": meter.words,
         "prompts": {"used": prompts.prompts, "set_aside": prompts.set_aside, "digest": prompts.digest},
         "tracking": {
-            "uri": without_secrets(tracker.uri),
+            "uri": redact(tracker.uri),
             "experiment": plan.sweep.name,
             "experiment_id": tracker.experiment,
             "parent_run": tracker.parent,
@@ -130,7 +130,7 @@ def closing_words(result: Mapping[str, Any], place: str, uri: str) -> str:
     if champion:
         lines.append(
             f"draw:    python -m orchestrator.generate --model {champion}@champion --prompt '...' "
-            f"--tracking-uri {without_secrets(uri)}"
+            f"--tracking-uri {redact(uri)}"
         )
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """Recording: parent and child runs, metrics, pictures, files, checkpoints.
 
-Whatever is recorded goes through an `Outbox`; what needs an answer at once is asked with patience.
+Whatever is recorded goes through an `RetryQueue`; what needs an answer at once is asked with patience.
 """
 
 import math
@@ -20,10 +20,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from orchestrator.common.errors import UnfinishedError, UserError
-from orchestrator.common.redaction import without_secrets
+from orchestrator.common.redaction import redact
 from orchestrator.common.storage import Store
 from orchestrator.tracking.deduplication import Records
-from orchestrator.tracking.retry_queue import Outbox, Patience
+from orchestrator.tracking.retry_queue import RetryPolicy, RetryQueue
 from orchestrator.tracking.server import refusal
 from orchestrator.tracking.ui_view import VIEW_TAG, view
 
@@ -59,10 +59,10 @@ class Tracker:
         self._say, self._records = say, Records(self.client)
         self._gathered: dict[str, list[Metric]] = {}
         self._gather = Lock()
-        self._patience = Patience(say, self._answers)
-        self._outbox = Outbox("tracking", self._patience, say)
+        self._patience = RetryPolicy(say, self._answers)
+        self._outbox = RetryQueue("tracking", self._patience, say)
         # Apart, since a checkpoint may be gigabytes.
-        self._uploads = Outbox("uploads", self._patience, say)
+        self._uploads = RetryQueue("uploads", self._patience, say)
 
     def start_sweep(self, name: str, root: str, tags: Mapping[str, str], metric: str | None) -> str:
         """Opens the parent run of the sweep in the storage `root`, again if it is there already.
@@ -109,7 +109,7 @@ class Tracker:
         except MlflowException:
             way_out = "give the tracking URI that it was recorded with"
         raise UserError(
-            f"tracking {without_secrets(self.uri)}: run {run} of the finished trial {trial} is not there: "
+            f"tracking {redact(self.uri)}: run {run} of the finished trial {trial} is not there: "
             f"{way_out}, or give this sweep another name"
         )
 
@@ -141,7 +141,7 @@ class Tracker:
         self.then(partial(self._records.table, run, columns, file))
 
     def log_text(self, run: str, text: str, file: str) -> None:
-        self.then(partial(self.client.log_text, run, without_secrets(text), file))
+        self.then(partial(self.client.log_text, run, redact(text), file))
 
     def log_file(self, run: str, content: bytes, file: str) -> None:
         """`content` as the artifact `file`."""
@@ -187,7 +187,7 @@ class Tracker:
         done = [self._uploads.close(seconds), self._outbox.close(seconds)]
         if not all(done):
             raise UnfinishedError(
-                f"tracking {without_secrets(self.uri)}: has not answered for {seconds:g} s, "
+                f"tracking {redact(self.uri)}: has not answered for {seconds:g} s, "
                 f"{self._outbox.waiting} records wait; the same command records them when it is back"
             )
 
@@ -212,7 +212,7 @@ class Tracker:
             raise UserError(refusal(self.uri, error, name)) from None
         if found.lifecycle_stage == "deleted":
             raise UserError(
-                f"tracking {without_secrets(self.uri)}: the experiment {name!r} was deleted there: bring it "
+                f"tracking {redact(self.uri)}: the experiment {name!r} was deleted there: bring it "
                 f"back with mlflow experiments restore --experiment-id {found.experiment_id}, or give "
                 f"another name"
             )

@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from orchestrator.analysis.seed_study import HIGHER_IS_BETTER, Training
 from orchestrator.common.errors import UserError
-from orchestrator.common.redaction import without_secrets
+from orchestrator.common.redaction import redact
 from orchestrator.tracking.client import CLOSE_SECONDS, PARENT_TAG, Tracker
 
 PAGE = 1000
@@ -29,14 +29,14 @@ def read_sweep(uri: str, experiment: str) -> tuple[str, list[Training]]:
     _check_exists(uri)
     # MLflow's own retries take minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    shown = without_secrets(uri)
+    shown = redact(uri)
     try:
         client = MlflowClient(uri)
         found = _experiment(client, experiment, shown)
         sweeps = client.search_runs([found], "tags.sweep LIKE '%'", max_results=1)
         trainings = read_trainings(client, found, sweeps[0].info.run_id) if sweeps else []
     except MlflowException as error:
-        reason = without_secrets(str(error)).splitlines()[0][:300]
+        reason = redact(str(error)).splitlines()[0][:300]
         raise UserError(f"tracking {shown}: MLflow does not answer: {reason}") from None
     if not trainings:
         raise UserError(f"experiment {experiment!r} at {shown}: holds no training of a sweep")

@@ -15,7 +15,7 @@ from mlflow.types import ColSpec, DataType, Schema
 
 import workloads
 from orchestrator.common.errors import UserError
-from orchestrator.common.redaction import without_secrets
+from orchestrator.common.redaction import redact
 
 CODE = Path(__file__).with_name("student_model.py")
 CHAMPION = "champion"
@@ -101,7 +101,7 @@ def fetch_student(uri: str, tracking: str, into: Path) -> Path:
     try:
         model = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(into)))
     except (MlflowException, OSError) as error:
-        reason = without_secrets(str(error)).splitlines()[0][:200]
+        reason = redact(str(error)).splitlines()[0][:200]
         raise UserError(f"model {uri} at {tracking}: cannot be fetched: {reason}") from None
     try:
         description = yaml.safe_load((model / "MLmodel").read_text())

@@ -1,4 +1,4 @@
-"""Patience with MLflow: what cannot be recorded now is recorded when it answers again.
+"""RetryPolicy with MLflow: what cannot be recorded now is recorded when it answers again.
 
 Records wait in a queue, in order, so that an outage stops no training. What is still waiting when
 the launch ends can be made again from the storage, and is, by the same command.
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from mlflow.exceptions import MlflowException
 
-from orchestrator.common.redaction import without_secrets
+from orchestrator.common.redaction import redact
 
 PAUSE_SECONDS = 2.0
 """Between two attempts."""
@@ -30,7 +30,7 @@ def is_outage(error: Exception) -> bool:
     return isinstance(error, OSError) or getattr(error, "error_code", None) in OUTAGE
 
 
-class Patience:
+class RetryPolicy:
     """Tries again for as long as MLflow does not answer, and says so."""
 
     def __init__(self, say: Callable[[str], None], answers: Callable[[], bool]) -> None:
@@ -57,7 +57,7 @@ class Patience:
                 if not is_outage(error) or attempts >= ATTEMPTS:
                     raise
                 self.out = True
-                self._lament(error, waiting())
+                self._report_outage(error, waiting())
                 if self.hurried.wait(PAUSE_SECONDS):
                     raise
             else:
@@ -66,17 +66,17 @@ class Patience:
                     self._say("tracking: answers again")
                 return done
 
-    def _lament(self, error: Exception, waiting: int) -> None:
+    def _report_outage(self, error: Exception, waiting: int) -> None:
         if time.monotonic() - self._said >= SAY_SECONDS:
             self._said = time.monotonic()
             reason = _first_line(error)
             self._say(f"tracking: does not answer, {waiting} records wait, nothing is lost: {reason}")
 
 
-class Outbox:
+class RetryQueue:
     """Does pieces of work in their order, on a thread of its own, with patience."""
 
-    def __init__(self, name: str, patience: Patience, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, patience: RetryPolicy, say: Callable[[str], None]) -> None:
         self._patience, self._say = patience, say
         self._queue: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -111,4 +111,4 @@ class Outbox:
 
 def _first_line(error: Exception) -> str:
     # Cut last: of a URI that is cut short nobody could tell the password.
-    return (without_secrets(str(error)).splitlines() or [repr(error)])[0][:300]
+    return (redact(str(error)).splitlines() or [repr(error)])[0][:300]

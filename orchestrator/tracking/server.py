@@ -8,7 +8,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.redaction import without_secrets
+from orchestrator.common.redaction import redact
 from orchestrator.common.storage import Store
 from orchestrator.tracking.ui_view import QUERY
 
@@ -32,22 +32,22 @@ def tracking_uri(given: str | None, store: Store) -> str:
         return f"sqlite:///{store.root.removeprefix('file://')}/{DATABASE}"
     scheme = uri.partition(":")[0].split("+")[0]
     if scheme not in SCHEMES:
-        raise UserError(f"tracking.uri {without_secrets(uri)}: give http(s)://, sqlite:/// or postgresql://")
+        raise UserError(f"tracking.uri {redact(uri)}: give http(s)://, sqlite:/// or postgresql://")
     if scheme in DATABASES:
         if not store.local:
             raise UserError(
-                f"tracking.uri {without_secrets(uri)}: with a database alone and the storage "
+                f"tracking.uri {redact(uri)}: with a database alone and the storage "
                 f"{store.root}, MLflow would leave models and pictures in this folder: {GIVE_SERVER}"
             )
         _check_database(uri)
     elif scheme != "databricks" and not _host(uri):
-        raise UserError(f"tracking.uri {without_secrets(uri)}: no host in it: give http://HOST:PORT")
+        raise UserError(f"tracking.uri {redact(uri)}: no host in it: give http://HOST:PORT")
     return uri
 
 
 def refusal(uri: str, error: Exception, name: str) -> str:
     """What a person is told when MLflow does not let the sweep `name` begin."""
-    shown, reason = without_secrets(uri), without_secrets(str(error)).splitlines()[0][:300]
+    shown, reason = redact(uri), redact(str(error)).splitlines()[0][:300]
     code = getattr(error, "error_code", "")
     if code == "UNAUTHENTICATED":
         return (
@@ -77,8 +77,8 @@ def _check_database(uri: str) -> None:
         if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).parent.is_dir():
             raise ValueError(f"no such folder: {Path(url.database).parent}: make it")
     except (ImportError, SQLAlchemyError, ValueError) as error:
-        reason = without_secrets(str(error)).splitlines()[0][:200]
-        raise UserError(f"tracking.uri {without_secrets(uri)}: cannot be used: {reason}") from None
+        reason = redact(str(error)).splitlines()[0][:200]
+        raise UserError(f"tracking.uri {redact(uri)}: cannot be used: {reason}") from None
 
 
 def look_command(uri: str, experiment_id: str) -> str:
@@ -88,10 +88,10 @@ def look_command(uri: str, experiment_id: str) -> str:
     """
     page = f"#/experiments/{experiment_id}/runs?{QUERY}"
     if uri.startswith("http"):
-        return f"open {without_secrets(uri)}/{page}"
+        return f"open {redact(uri)}/{page}"
     path = uri.removeprefix("sqlite:///")
     try:
         path = "sqlite:///" + str(Path(path).relative_to(Path.cwd())) if uri.startswith("sqlite") else uri
     except ValueError:
         path = uri
-    return f"mlflow ui --backend-store-uri {without_secrets(path)}   then open http://127.0.0.1:5000/{page}"
+    return f"mlflow ui --backend-store-uri {redact(path)}   then open http://127.0.0.1:5000/{page}"

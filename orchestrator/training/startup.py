@@ -12,17 +12,17 @@ import ray.train
 from orchestrator.common.collectives import from_rank_0
 from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store
-from orchestrator.data.batch_stream import begun, missing_shard, stream
+from orchestrator.data.batch_stream import missing_shard, prefetch_first, stream
 from orchestrator.data.shard_order import START, Position, ShardSet, advance
-from orchestrator.jobs import TrialJob
+from orchestrator.jobs import TrainingJob
 from orchestrator.training.checkpoint.manifest import Progress
 from orchestrator.training.checkpoint.store import CheckpointStore
-from orchestrator.training.watchdog import take_hangs
+from orchestrator.training.watchdog import collect_hang_reports
 from workloads.objectives.batch import Batch
 
 
 @dataclass(frozen=True)
-class Beginning:
+class TrainingStart:
     """Where one worker's part of a training begins."""
 
     checkpoints: CheckpointStore
@@ -33,7 +33,7 @@ class Beginning:
     """This worker's rows of each global batch that remains, the first of them on its way."""
 
 
-def begin(job: TrialJob) -> Beginning:
+def begin(job: TrainingJob) -> TrainingStart:
     """Called by every worker at the same time; tells the driver.
 
     Raises:
@@ -42,7 +42,7 @@ def begin(job: TrialJob) -> Beginning:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     _check_shards(job, rank)
-    kept = job.resources.checkpoints_kept
+    kept = job.resources.keep_checkpoints
     checkpoints = CheckpointStore(Store(job.checkpoints), "checkpoints", rank, kept)
     name, notes = checkpoints.newest()
     progress = Progress(prompts=job.shards.digest)
@@ -51,15 +51,15 @@ def begin(job: TrialJob) -> Beginning:
         if progress.prompts != job.shards.digest:
             raise UserError(f"checkpoint {name} was trained on other prompts than those of now")
     if rank == 0:
-        notes += take_hangs(Store(job.root), job.hangs)
+        notes += collect_hang_reports(Store(job.root), job.hangs)
         first_words = {"resumed": progress.step, "notes": notes}
         ray.train.report({**first_words, "history": list(progress.reports)})
     else:
         ray.train.report({})
-    return Beginning(checkpoints, progress, name, _batches(job, progress, rank, world))
+    return TrainingStart(checkpoints, progress, name, _batches(job, progress, rank, world))
 
 
-def _check_shards(job: TrialJob, rank: int) -> None:
+def _check_shards(job: TrainingJob, rank: int) -> None:
     missing = from_rank_0(missing_shard(Store(job.root), job.shards) if rank == 0 else None)
     if missing is not None:
         raise UserError(
@@ -68,7 +68,7 @@ def _check_shards(job: TrialJob, rank: int) -> None:
         )
 
 
-def _batches(job: TrialJob, progress: Progress, rank: int, world: int) -> Iterator[Batch]:
+def _batches(job: TrainingJob, progress: Progress, rank: int, world: int) -> Iterator[Batch]:
     """This worker's rows of every global batch that remains, under NASA-T with negative prompts."""
     train = job.trial.train
     remaining = train.steps - progress.step
@@ -76,7 +76,7 @@ def _batches(job: TrialJob, progress: Progress, rank: int, world: int) -> Iterat
     def read(shards: ShardSet, start: Position) -> Iterator[Batch]:
         batches = stream(Store(job.root), shards, train.seed, start, remaining, train.batch_size, rank, world)
         # Of a training that is over nothing is read.
-        return begun(islice(batches, remaining))
+        return prefetch_first(islice(batches, remaining))
 
     prompts = read(job.shards, progress.position)
     if job.negatives is None:

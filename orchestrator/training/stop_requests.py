@@ -19,7 +19,7 @@ WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
 @dataclass(frozen=True)
-class Notice:
+class StopRequest:
     """What the group was told."""
 
     reason: str = ""
@@ -30,7 +30,7 @@ class Notice:
         return bool(self.reason)
 
 
-class Notices:
+class StopRequests:
     """Asked by every worker after every step."""
 
     def __init__(self, store: Store, file: str, rank: int) -> None:
@@ -43,21 +43,21 @@ class Notices:
         """Steps take so long; the same on all workers."""
         self._every = max(1, round(SECONDS / max(seconds, 1e-3)))
 
-    def at(self, step: int) -> Notice:
+    def at(self, step: int) -> StopRequest:
         """What was told by now, the same on all workers."""
         if step % self._every:
-            return Notice()
+            return StopRequest()
         reason = from_rank_0(self._from_driver() if self._rank == 0 else "")
-        return Notice(reason, end=True) if reason else self._from_ray()
+        return StopRequest(reason, end=True) if reason else self._from_ray()
 
     def _from_driver(self) -> str:
         return self._store.read(self._file).decode() if self._store.exists(self._file) else ""
 
-    def _from_ray(self) -> Notice:
+    def _from_ray(self) -> StopRequest:
         if os.environ.get(WATCHER) == "0":
-            return Notice()
+            return StopRequest()
         info = ray.train.get_preemption_info()
         if info is None or info.preempted_node_ids == self._known:
-            return Notice()
+            return StopRequest()
         self._known = info.preempted_node_ids
-        return Notice(f"a node of ranks {info.preempted_ranks} is going away")
+        return StopRequest(f"a node of ranks {info.preempted_ranks} is going away")

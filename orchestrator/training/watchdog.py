@@ -82,7 +82,7 @@ class Watchdog:
         return Hang(self._rank, self._step, self._now, place, collective)
 
 
-def take_hangs(store: Store, folder: str) -> list[str]:
+def collect_hang_reports(store: Store, folder: str) -> list[str]:
     """Reads and removes the notes that workers left: a sentence each, the culprits' first.
 
     Those who only waited for others are left out if there is a culprit.

@@ -20,12 +20,12 @@ from orchestrator.common.storage import Store
 from orchestrator.data.shard_order import advance
 from orchestrator.evaluation.evaluator import Evaluation
 from orchestrator.evaluation.reference import load_reference
-from orchestrator.jobs import Metrics, TrialJob
+from orchestrator.jobs import Metrics, TrainingJob
 from orchestrator.training.checkpoint.tensors import load, write_part
 from orchestrator.training.deepspeed_engine import Engine, prepare_process
-from orchestrator.training.startup import Beginning
+from orchestrator.training.startup import TrainingStart
 from orchestrator.training.step_metrics import Losses
-from orchestrator.training.stop_requests import Notices
+from orchestrator.training.stop_requests import StopRequests
 from orchestrator.training.watchdog import Watchdog
 from workloads.backbones.backbone import load_backbone
 from workloads.objectives.base import SPREAD, STUDENT
@@ -39,7 +39,7 @@ from workloads.training.step import apply_settings, train_step
 class Worker:
     """One worker's networks, engines and progress."""
 
-    def __init__(self, job: TrialJob, asked: float, beginning: Beginning) -> None:
+    def __init__(self, job: TrainingJob, asked: float, beginning: TrainingStart) -> None:
         """`asked`: when the search asked for this training, in seconds since 1970."""
         context = ray.train.get_context()
         self.job, self.train, self._asked = job, job.trial.train, asked
@@ -71,7 +71,7 @@ class Worker:
         for name, auxiliary in self.objective.auxiliary.items():
             self.engines[name] = Engine(auxiliary.module, auxiliary.learning_rate, self.train)
         self.average = AverageWeights(self.engines[STUDENT].weights, self.train.ema_decay)
-        self.notices = Notices(self.store, job.notice, self.rank)
+        self.notices = StopRequests(self.store, job.notice, self.rank)
         self.losses = Losses(self.train, self.world, self.objective.losses)
 
     def run(self) -> None:
@@ -81,7 +81,7 @@ class Worker:
             UserError: the last checkpoint cannot be written.
         """
         self._load()
-        watchdog = Watchdog(self.store, self.job.hangs, self.rank, self.job.resources.hang_seconds)
+        watchdog = Watchdog(self.store, self.job.hangs, self.rank, self.job.resources.hang_timeout_s)
         try:
             if self.progress.step == self.train.steps:
                 self._end_again()
@@ -124,7 +124,7 @@ class Worker:
         """Reports to Ray what is due after `step`; true if the training is over."""
         last = step == self.train.steps
         notice = self.notices.at(step)
-        look_due = last or step in self.job.look_steps
+        look_due = last or step in self.job.eval_steps
         checkpoint_due = look_due or bool(notice) or step % self.job.resources.checkpoint_every == 0
         if not (checkpoint_due or self.losses.due(step)):
             return False

@@ -22,8 +22,8 @@ from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.data.shard_order import ShardSet
 from orchestrator.evaluation.strength_curve import Arm, best
 from orchestrator.execution import launch
-from orchestrator.execution.preparation import Shared, how_read
-from orchestrator.jobs import TrialJob
+from orchestrator.execution.preparation import Shared, encoding_key
+from orchestrator.jobs import TrainingJob
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.results.ledger import Entry
@@ -86,7 +86,8 @@ class Pretender:
         self.models: set[str] = set()
         sources = dict.fromkeys((trial.source for trial in plan.trials), "reference")
         shards = {
-            how_read(trial): ShardSet("prompts/0", PROMPTS.rows, ("0",) * 4, 77, 32) for trial in plan.trials
+            encoding_key(trial): ShardSet("prompts/0", PROMPTS.rows, ("0",) * 4, 77, 32)
+            for trial in plan.trials
         }
         shared, teacher = Shared(PROMPTS, shards, {}, sources), Mock(teacher_scores=self.scores(SCORES))
         # What Ray would have made before the search.
@@ -130,11 +131,11 @@ class Pretender:
         self.settle()
         self.tracker.close("FINISHED")
 
-    def train(self, job: TrialJob, points: int) -> None:
+    def train(self, job: TrainingJob, points: int) -> None:
         """One training and the second search of its student."""
         entry, steps = self.ledger.entries[job.trial.digest], job.trial.train.steps
         self.ledger.started(job)
-        looks = job.look_steps
+        looks = job.eval_steps
         for step in sorted({round(steps * (i + 1) / points) for i in range(points)} | looks):
             values = np.exp(-step / steps) + 0.1 * self.numbers.standard_normal(len(CURVES))
             report = {"step": step, **dict(zip(CURVES, values.tolist(), strict=True))}

@@ -32,7 +32,7 @@ SWEEP = """name: scale
 prompts: {source: "miniature:64"}
 backbones: [{name: pixart, model: miniature/pixart}]
 train: {steps: 30, batch_size: 8, seed: {values: %s}}
-evaluate: {scorers: [], times: 1, teacher: {steps: 2, guidance_scale: 3}, sheet_prompts: [a red circle]}
+evaluate: {scorers: [], evaluations: 1, teacher: {steps: 2, guidance_scale: 3}, sheet_prompts: [a red circle]}
 resources: {cpus_per_worker: 0.8}
 """
 HEADS = ("trials", "nodes", "search s", "asleep s", "driver CPU s/trial", "driver MB", "GCS CPU s/trial")

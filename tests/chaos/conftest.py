@@ -28,7 +28,7 @@ def another_ray_was_here() -> Iterator[None]:
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """Nothing happens to it."""
     sweep = Sweep(tmp_path_factory.mktemp("unbroken"))
-    sweep.run("resources.checkpoints_kept=99")
+    sweep.run("resources.keep_checkpoints=99")
     verdict(sweep, trials=1)
     return sweep
 

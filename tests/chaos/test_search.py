@@ -29,7 +29,7 @@ ASHA = (
     "resources.cpus_per_worker=0.8",
     "evaluate.scorers=[attributes]",
     "evaluate.samples=32",
-    "evaluate.times=4",
+    "evaluate.evaluations=4",
     "search.scheduler=asha",
     "search.reduction_factor=2",
 )

@@ -35,7 +35,7 @@ def test_workers_die_and_hang_and_the_tracking_server_goes_away(
     # A user and a password that the server does not ask for, to be looked for afterwards.
     uri = server.uri.replace("//", f"//me:{PLANTED}@")
     sweep.environment = {"MLFLOW_TRACKING_URI": uri, "CHAOS_PAUSE": "0.2"}
-    launch = sweep.launch(f"resources.hang_seconds={HANG_SECONDS}")
+    launch = sweep.launch(f"resources.hang_timeout_s={HANG_SECONDS}")
     sweep.wait_for_step(8, launch)
     server.stop()
     stopped = time.time()

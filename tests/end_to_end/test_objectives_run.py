@@ -28,7 +28,7 @@ backbones:
       student_lora: {rank: 4, alpha: 4, targets: [all]}
 train: {steps: 6, batch_size: 8, guidance_interval: [3, 3], lora: {rank: 4, alpha: 4, targets: [all]},
         learning_rate: 1.0e-4, fake_score_learning_rate: 2.0e-3, ema_decay: 0.9}
-evaluate: {scorers: [attributes], samples: 16, times: 1, teacher: {steps: 2, guidance_scale: 3},
+evaluate: {scorers: [attributes], samples: 16, evaluations: 1, teacher: {steps: 2, guidance_scale: 3},
            sheet_prompts: [a large red circle]}
 resources: {checkpoint_every: 3}
 """

@@ -31,7 +31,7 @@ train:
 evaluate:
   scorers: [attributes, fidelity, {name: clip, weights: miniature/clip}]
   samples: 32
-  times: 2
+  evaluations: 2
   teacher: {steps: 4, guidance_scale: 3}
   sheet_prompts: [a large red circle, a tiny blue square at the top]
 infer:

@@ -39,7 +39,7 @@ train:
   lora: {{rank: 4, alpha: 4, targets: [all]}}
   nasa_interval: [0, 1]
 evaluate:
-  times: 1
+  evaluations: 1
   teacher: {{steps: 2, guidance_scale: 3}}
   sheet_prompts: [a large red circle]
 resources:

@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from workloads.backbones.load_errors import NOT_LOADED, why
+from workloads.backbones.load_errors import NOT_LOADED, describe
 
 BATCH = 32
 
@@ -27,7 +27,7 @@ def open_pipeline(source: str, device: str = "cpu") -> DiffusionPipeline:
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except NOT_LOADED as error:
-        raise ValueError(f"backbone {source!r} cannot be opened: {why(error)}") from None
+        raise ValueError(f"backbone {source!r} cannot be opened: {describe(error)}") from None
     pipeline.set_progress_bar_config(disable=True)
     # SDXL's autoencoder, which runs in float32, asks for 3 GiB a picture of 1024 px.
     pipeline.vae.enable_slicing()

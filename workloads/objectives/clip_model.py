@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-from workloads.backbones.load_errors import NOT_LOADED, why
+from workloads.backbones.load_errors import NOT_LOADED, describe
 from workloads.miniature import clip_folder
 
 META = torch.device("meta")
@@ -76,5 +76,5 @@ def missing(model: str, error: BaseException) -> ValueError:
     """One line about a model that cannot be opened, and what to do."""
     return ValueError(
         f"train.clip: model {model!r} is no CLIP model with safetensors on this machine; fetch one with "
-        f"`hf download <hub id>` and name it or its folder, or take miniature/clip: {why(error)}"
+        f"`hf download <hub id>` and name it or its folder, or take miniature/clip: {describe(error)}"
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-from workloads.backbones.load_errors import NOT_LOADED, why
+from workloads.backbones.load_errors import NOT_LOADED, describe
 from workloads.images import to_image
 from workloads.miniature import clip_folder
 from workloads.scorers.columns import column, mean_of, share_of
@@ -56,7 +56,7 @@ class ClipAgreement(Scorer):
         except NOT_LOADED as error:
             raise ValueError(
                 f"scorer 'clip': {self._source!r} is no CLIP model with safetensors on this machine; "
-                f"fetch one with `hf download <hub id>` and name it or its folder: {why(error)}"
+                f"fetch one with `hf download <hub id>` and name it or its folder: {describe(error)}"
             ) from None
         self._model = model.to(device).eval()
 

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from workloads.backbones.load_errors import why
+from workloads.backbones.load_errors import describe
 
 REPOSITORY = "xswu/HPSv2"
 CHECKPOINTS = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
@@ -96,7 +96,7 @@ def read_weights(loaded: PreferenceModel, path: Path) -> None:
     # A file of something else fails in many ways, an IndexError of torch's reader among them.
     except Exception as error:
         raise ValueError(
-            f"scorer 'hpsv2': {path} does not hold weights of {REPOSITORY}; fetch it anew: {why(error)}"
+            f"scorer 'hpsv2': {path} does not hold weights of {REPOSITORY}; fetch it anew: {describe(error)}"
         ) from None
 
 

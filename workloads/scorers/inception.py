@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from workloads.backbones.load_errors import why
+from workloads.backbones.load_errors import describe
 from workloads.images import to_image
 from workloads.scorers.distribution import Moments, frechet_score, precision_recall_scores
 from workloads.scorers.score import Score
@@ -157,7 +157,7 @@ def _open(reference: Path) -> dict[str, npt.NDArray[Any]]:
             found = dict(stored)
     except (OSError, ValueError, TypeError, BadZipFile) as error:
         raise ValueError(
-            f"scorer 'fid': reference {reference} cannot be read ({why(error)}); "
+            f"scorer 'fid': reference {reference} cannot be read ({describe(error)}); "
             "make it with python -m workloads.scorers.inception"
         ) from None
     if "features" not in found and not {"mu", "sigma"} <= set(found):

@@ -47,7 +47,7 @@ def _names(package: Path) -> set[str]:
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_a_stopped_job_is_resumable_and_finished_trials_are_kept(stage: Stage) -> None:
-    overrides = ("train.seed={values: [0, 1]}", "resources.trials_at_once=1")
+    overrides = ("train.seed={values: [0, 1]}", "resources.max_concurrent_trials=1")
     launch = stage.submit("first", *overrides)
     stage.sweep.wait_for_step(CHECKPOINT_EVERY, launch)
     wait_until(lambda: _steps(stage, "s1") > CHECKPOINT_EVERY, 180)

@@ -33,7 +33,7 @@ train:
 evaluate:
   scorers: [attributes]
   samples: 16
-  times: 1
+  evaluations: 1
   teacher: {{steps: 2, guidance_scale: 3}}
   sheet_prompts: [a red circle]
 resources: {{workers: 2, cpus_per_worker: 0.4, checkpoint_every: 4}}

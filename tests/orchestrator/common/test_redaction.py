@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.redaction import VARIABLES, refuse_credentials, without_secrets, without_secrets_in
+from orchestrator.common.redaction import VARIABLES, redact, redact_json, refuse_credentials
 from orchestrator.common.storage import Store
 from orchestrator.config.sweep_file import load_sweep
 from orchestrator.data.prompt_encoding import PromptSet
@@ -59,8 +59,8 @@ HARMLESS = (
 
 @pytest.mark.parametrize(("uri", "shown"), REFUSED.items(), ids=range(len(REFUSED)))
 def test_credentials_in_a_uri(uri: str, shown: str) -> None:
-    assert without_secrets(uri) == shown
-    text = without_secrets(f"could not reach {uri} after 3 attempts")
+    assert redact(uri) == shown
+    text = redact(f"could not reach {uri} after 3 attempts")
     assert text == f"could not reach {shown} after 3 attempts"
     with pytest.raises(UserError, match=r"^storage .*\*\*\*.*: holds credentials.*AWS_ACCESS_KEY_ID") as told:
         refuse_credentials("storage", uri)
@@ -70,7 +70,7 @@ def test_credentials_in_a_uri(uri: str, shown: str) -> None:
 @pytest.mark.parametrize("uri", HARMLESS)
 def test_what_holds_none_is_let_stand(uri: str) -> None:
     refuse_credentials("storage", uri)
-    assert without_secrets(f"see {uri} or so") == f"see {uri} or so"
+    assert redact(f"see {uri} or so") == f"see {uri} or so"
 
 
 def test_a_local_folder_may_be_called_anything() -> None:
@@ -78,30 +78,30 @@ def test_a_local_folder_may_be_called_anything() -> None:
 
 
 def test_a_token_before_the_host_and_a_dsn_are_hidden() -> None:
-    assert without_secrets("https://PLANTED@host/x") == "https://***@host/x"
-    assert without_secrets("host=db password=PLANTED dbname=m") == "host=db password=*** dbname=m"
-    assert without_secrets("max_new_tokens=77, tokens=77") == "max_new_tokens=77, tokens=77"
+    assert redact("https://PLANTED@host/x") == "https://***@host/x"
+    assert redact("host=db password=PLANTED dbname=m") == "host=db password=*** dbname=m"
+    assert redact("max_new_tokens=77, tokens=77") == "max_new_tokens=77, tokens=77"
 
 
 @pytest.mark.parametrize("name", VARIABLES)
 def test_values_of_the_tools_variables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "PLANTED+/=")
-    assert without_secrets("refused PLANTED+/= again") == "refused *** again"
+    assert redact("refused PLANTED+/= again") == "refused *** again"
     monkeypatch.setenv(name, "")
-    assert without_secrets("refused") == "refused"
+    assert redact("refused") == "refused"
 
 
 def test_structures() -> None:
     kept = {"trials": 2, "tracking": {"uri": "http://me:PLANTED@h"}, "notes": [("://:PLANTED@h", None)]}
     shown = {"trials": 2, "tracking": {"uri": "http://***@h"}, "notes": [["://***@h", None]]}
-    assert without_secrets_in(kept) == shown
+    assert redact_json(kept) == shown
 
 
 def test_a_report_with_pictures_takes_no_time() -> None:
     picture = base64.b64encode(random.Random(0).randbytes(4_000_000)).decode()
     page = f'<svg xmlns="http://www.w3.org/2000/svg"> {picture} {"a" * 4_000_000}'
     started = time.process_time()
-    assert without_secrets(page) == page
+    assert redact(page) == page
     assert time.process_time() - started < 10
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.redaction import without_secrets
+from orchestrator.common.redaction import redact
 from orchestrator.common.storage import Store
 from orchestrator.results.ledger import last_line
 from orchestrator.tracking.server import look_command, tracking_uri
@@ -47,7 +47,7 @@ def test_tracking_is_embedded_unless_named(tmp_path: Path, monkeypatch: pytest.M
 
 def test_secrets_are_not_shown() -> None:
     uri = "postgresql://me:secret@db:5432/mlflow"
-    assert without_secrets(uri) == "postgresql://***@db:5432/mlflow"
+    assert redact(uri) == "postgresql://***@db:5432/mlflow"
     assert "secret" not in look_command(uri, "1")
     assert look_command("http://mlflow:5000", "3") == (
         "open http://mlflow:5000/#/experiments/3/runs?viewStateShareKey=trials"

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.common.errors import UserError
 from orchestrator.config.sweep_file import load_sweep
-from orchestrator.planning.describe import plan_text
+from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.estimate import check_budget
 from orchestrator.planning.plan import make_plan
 from tests.support.cli import MINIMAL
@@ -27,7 +27,7 @@ def write(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_files_load_and_plan(path: Path) -> None:
     plan = make_plan(load_sweep(path))
-    assert f"trials on {len(plan.sweep.backbones)} backbones" in plan_text(plan, "x", "y")
+    assert f"trials on {len(plan.sweep.backbones)} backbones" in describe_plan(plan, "x", "y")
 
 
 def test_the_shipped_miniature_is_three_backbones_with_a_control_each() -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from orchestrator.common import signals as interruption
-from orchestrator.common.signals import asked_first
+from orchestrator.common.signals import defer_first_interrupt
 from orchestrator.common.storage import Store
 from orchestrator.execution import lock as lease
-from orchestrator.execution.lock import Lease
+from orchestrator.execution.lock import SweepLock
 
 FILE = "tiny/launch.json"
 
@@ -27,11 +27,11 @@ def take_over(store: Store) -> dict[str, Any]:
 
 def test_a_launch_leaves_the_lease_of_its_successor(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    with Lease(store, "tiny"):
+    with SweepLock(store, "tiny"):
         theirs = take_over(store)
     assert store.read_json(FILE) == theirs
     store.delete(FILE)
-    with Lease(store, "tiny"):
+    with SweepLock(store, "tiny"):
         assert store.exists(FILE)
     assert not store.exists(FILE)
 
@@ -43,7 +43,7 @@ def test_a_launch_that_was_taken_over_ends_without_handing_back(
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
     monkeypatch.setattr(interruption, "_insisted", threading.Event())
     store = Store(str(tmp_path))
-    with Lease(store, "tiny"), asked_first() as asked, pytest.raises(KeyboardInterrupt):
+    with SweepLock(store, "tiny"), defer_first_interrupt() as asked, pytest.raises(KeyboardInterrupt):
         for _ in range(50):  # a renewal may be under way
             take_over(store)
             time.sleep(0.1)

@@ -7,7 +7,7 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator.execution.placement_groups import give_back, my_bundles
+from orchestrator.execution.placement_groups import current_id, give_back
 
 pytestmark = pytest.mark.cluster
 CPUS = 0.5
@@ -17,7 +17,7 @@ class Worker:
     """Of a training group."""
 
     def bundles(self) -> str:
-        return my_bundles()
+        return current_id()
 
 
 class Trial:

@@ -11,8 +11,8 @@ from ray import cloudpickle
 from ray.exceptions import ActorDiedError
 from ray.tune.trainable.function_trainable import wrap_function
 
-from orchestrator.execution.search import Books, Queue, _Events, trainable
-from orchestrator.jobs import TrialJob
+from orchestrator.execution.search import LaunchState, Queue, TuneCallback, trainable
+from orchestrator.jobs import TrainingJob
 
 MOST = 2
 
@@ -29,7 +29,7 @@ class Listener:
     def say(self, line: str) -> None:
         self.said.append(line)
 
-    def ended(self, job: TrialJob, error: str) -> bool:
+    def ended(self, job: TrainingJob, error: str) -> bool:
         self.over.append(error)
         return False
 
@@ -40,14 +40,14 @@ class Listener:
 @pytest.fixture
 def search(monkeypatch: pytest.MonkeyPatch) -> tuple[Listener, Queue, Any]:
     """Who is told, a queue of one training, and Tune's callback."""
-    monkeypatch.setattr("orchestrator.execution.search.Gauges", lambda name: None)
+    monkeypatch.setattr("orchestrator.execution.search.PrometheusGauges", lambda name: None)
     resources = SimpleNamespace(max_failures=MOST)
     plan: Any = SimpleNamespace(sweep=SimpleNamespace(resources=resources, name="tiny"), infer=None)
-    job: Any = object.__new__(TrialJob)
+    job: Any = object.__new__(TrainingJob)
     object.__setattr__(job, "trial", SimpleNamespace(name="pixart-s0"))
     listener: Any = Listener()
     queue = Queue(plan, [job], listener, at_once=1)
-    return listener, queue, _Events(plan, Books(listener, listener, listener), queue, Event())
+    return listener, queue, TuneCallback(plan, LaunchState(listener, listener, listener), queue, Event())
 
 
 def test_a_process_that_died_before_the_trial_began_costs_no_trial(

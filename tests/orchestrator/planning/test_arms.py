@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.common.errors import UserError
 from orchestrator.config.sweep_file import load_sweep
-from orchestrator.planning.describe import plan_text
+from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.plan import Plan, make_plan
 
 REPOSITORY = Path(__file__).parents[3]
@@ -43,7 +43,7 @@ def test_every_arm_is_tried_on_every_backbone_and_goes_before_its_settings(tmp_p
     assert (on_unet["random"].guided, on_unet["random"].guidance_interval) == ("both", (1, 5))
     assert (on_unet["fixed"].guided, on_unet["fixed"].guidance_interval) == ("teacher", (3, 3))
     assert {train.learning_rate for train in on_unet.values()} == {3e-4}
-    shown = plan_text(made, "x", "y")
+    shown = describe_plan(made, "x", "y")
     assert "8 trials on 2 backbones in 2 arms" in shown and "unet-v-random-s1-" in shown
 
 

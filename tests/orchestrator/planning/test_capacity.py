@@ -27,33 +27,33 @@ def planned(*overrides: str) -> Plan:
 
 
 def test_as_many_as_the_groups_can_grow_to() -> None:
-    assert Capacity([CPU, SPOT, ON_DEMAND]).trials_at_once(planned()) == 5
-    assert Capacity([CPU, SPOT]).trials_at_once(planned("resources.workers=8")) == 2
-    assert Capacity([CPU, SPOT]).trials_at_once(planned("resources.trials_at_once=3")) == 3
-    assert Capacity([SPOT] * 3).trials_at_once(planned()) == 6, "more than there are trials"
+    assert Capacity([CPU, SPOT, ON_DEMAND]).max_concurrent_trials(planned()) == 5
+    assert Capacity([CPU, SPOT]).max_concurrent_trials(planned("resources.workers=8")) == 2
+    assert Capacity([CPU, SPOT]).max_concurrent_trials(planned("resources.max_concurrent_trials=3")) == 3
+    assert Capacity([SPOT] * 3).max_concurrent_trials(planned()) == 6, "more than there are trials"
 
 
 def test_workers_run_on_the_kind_of_gpu_that_was_asked_for() -> None:
     assert Capacity([SPOT, L4]).node_labels(planned()) == {"gpu": "A100-40GB"}
     with pytest.raises(UserError, match=r"1 GPUs of H200.*small: 16 x 8 CPUs and 1 GPUs L4"):
-        Capacity([SPOT, L4]).trials_at_once(planned("resources.gpu=H200"))
+        Capacity([SPOT, L4]).max_concurrent_trials(planned("resources.gpu=H200"))
     # Nodes without labels are taken as they are.
     bare = Capacity([NodeGroup("node", 40, 4, 1, {})])
-    assert bare.trials_at_once(planned()) == 1
+    assert bare.max_concurrent_trials(planned()) == 1
     assert bare.node_labels(planned()) == {}
 
 
 def test_cpus_that_no_node_has_together_are_no_use() -> None:
     with pytest.raises(UserError, match="holds no such trial"):
-        Capacity([SPOT]).trials_at_once(planned("resources.cpus_per_worker=41"))
+        Capacity([SPOT]).max_concurrent_trials(planned("resources.cpus_per_worker=41"))
     with pytest.raises(UserError, match=r"no CPUs"):
-        Capacity([NodeGroup("headgroup", 0, 0, 1, {})]).trials_at_once(planned())
+        Capacity([NodeGroup("headgroup", 0, 0, 1, {})]).max_concurrent_trials(planned())
 
 
 def test_cpus_are_shared_with_drivers() -> None:
     sweep = make_plan(load_sweep(Path("sweeps/miniature.yaml"), []))
-    assert Capacity([NodeGroup("laptop", 2, 0, 1, {})]).trials_at_once(sweep) == 2
-    assert Capacity([NodeGroup("laptop", 1.6, 0, 1, {})]).trials_at_once(sweep) == 1
+    assert Capacity([NodeGroup("laptop", 2, 0, 1, {})]).max_concurrent_trials(sweep) == 2
+    assert Capacity([NodeGroup("laptop", 1.6, 0, 1, {})]).max_concurrent_trials(sweep) == 1
 
 
 def cluster(**group: Any) -> dict[str, Any]:

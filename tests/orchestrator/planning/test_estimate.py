@@ -11,7 +11,7 @@ from torch import distributed
 from orchestrator.common.errors import UserError
 from orchestrator.config.gpu_specs import GPUS, RESERVED, Gpu
 from orchestrator.config.sweep_file import load_sweep
-from orchestrator.planning.describe import plan_text
+from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.estimate import assumed_tflops, check_memory, estimate, worker_needs
 from orchestrator.planning.plan import Plan, make_plan
 from tests.benchmarks.memory import peak_bytes
@@ -123,7 +123,7 @@ def test_samples_a_second_are_counted_operations_at_an_assumed_rate() -> None:
     slower = planned("budget.assumed_tflops=46.8")
     again = estimate(slower, slower.trials[0])
     assert again is not None and again.samples_per_second == pytest.approx(guess.samples_per_second / 2)
-    assert "budget.assumed_tflops, 46.8 TFLOP/s" in plan_text(slower, "x", "y")
+    assert "budget.assumed_tflops, 46.8 TFLOP/s" in describe_plan(slower, "x", "y")
 
 
 def test_float32_is_not_reckoned_at_the_rate_of_bf16() -> None:
@@ -134,7 +134,7 @@ def test_float32_is_not_reckoned_at_the_rate_of_bf16() -> None:
 def test_a_backbone_that_nothing_is_known_of_is_planned_with_gaps() -> None:
     plan = planned("backbones.sd15.model=nobody/nothing")
     check_memory(plan)
-    text = plan_text(plan, "x", "y")
+    text = describe_plan(plan, "x", "y")
     assert re.search(r"sd15-\S+ .* \?  +\?  +\?", text) and "time: unknown" in text
 
 
@@ -153,7 +153,7 @@ def test_the_readme_shows_the_refusal() -> None:
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_readme_shows_the_plans(machine: str) -> None:
-    text = plan_text(planned(*MACHINES[machine]), "x", "y")
+    text = describe_plan(planned(*MACHINES[machine]), "x", "y")
     readme = (REPOSITORY / "README.md").read_text()
     shown = readme.split(f"{machine}:\n\n```text\n")[1].split("```")[0].splitlines()
     assert len(shown) == len(planned().trials) + 2

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.common.errors import UserError
 from orchestrator.config.sweep_file import load_sweep
-from orchestrator.planning.describe import plan_text
+from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.plan import Plan, make_plan, small_trials_at_once
 from workloads.settings.train import AttentionGuidanceSettings
 
@@ -48,7 +48,7 @@ def test_grid_and_draws_make_small_trials_and_no_training(tmp_path: Path) -> Non
     assert arms[-1].label == "extrapolation"
     names = {job.digest for trial in found.trials for job in found.infer_trials(trial)}
     assert len(names) == 14
-    text = plan_text(found, "x", "y")
+    text = describe_plan(found, "x", "y")
     assert "14 small trials" in text
     assert "trainings: 2 and about" in text and "would be 14 trainings" in text
 

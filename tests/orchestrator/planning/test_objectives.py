@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.sweep_file import load_sweep
-from orchestrator.planning.describe import plan_text
+from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.estimate import worker_needs
 from orchestrator.planning.plan import Plan, Trial, make_plan
 from tests.support.cli import SWEEP, refused, written
@@ -68,11 +68,11 @@ def test_objectives_are_swept_as_any_setting(tmp_path: Path) -> None:
 
 def test_the_plan_tells_what_an_objective_makes_no_use_of(tmp_path: Path) -> None:
     shared = "train.objective={values: [pgsb, boot]}", "train.null_rate=0.3", "train.weighting=dmd"
-    assert "objective boot: makes no use of weighting, null_rate" in plan_text(
+    assert "objective boot: makes no use of weighting, null_rate" in describe_plan(
         plan(tmp_path, *shared), "", ""
     )
-    assert "makes no use" not in plan_text(plan(tmp_path, shared[0]), "", "")
-    assert "makes no use" not in plan_text(plan(tmp_path, *shared[1:]), "", "")
+    assert "makes no use" not in describe_plan(plan(tmp_path, shared[0]), "", "")
+    assert "makes no use" not in describe_plan(plan(tmp_path, *shared[1:]), "", "")
 
 
 BOOT = "train.objective=boot"

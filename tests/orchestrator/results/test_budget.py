@@ -9,7 +9,7 @@ from orchestrator.common.errors import UnfinishedError
 from orchestrator.common.storage import Store
 from orchestrator.config.sweep_file import load_sweep
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.results.budget import Meter
+from orchestrator.results.budget import GpuHourBudget
 from orchestrator.results.ledger import Entry, Status
 from orchestrator.results.progress import progress_line
 
@@ -39,7 +39,7 @@ def planned(*overrides: str) -> Plan:
 
 
 def test_what_is_held_counts_until_it_is_given_back(store: Store, clock: Clock) -> None:
-    meter = Meter(planned("budget.price_per_gpu_hour=2"), store)
+    meter = GpuHourBudget(planned("budget.price_per_gpu_hour=2"), store)
     with patch("orchestrator.results.budget.time", clock):
         meter.begins("a", gpus=4, since=clock.now - 900)
         meter.begins("a", gpus=4)  # its group was started again
@@ -57,11 +57,11 @@ def test_what_is_held_counts_until_it_is_given_back(store: Store, clock: Clock) 
 def test_the_next_launch_goes_on_counting(store: Store, clock: Clock) -> None:
     plan = planned("budget.max_gpu_hours=3")
     with patch("orchestrator.results.budget.time", clock):
-        meter = Meter(plan, store)
+        meter = GpuHourBudget(plan, store)
         meter.begins("a", gpus=2)
         clock.now += 3600
         meter.keep()
-        meter = Meter(plan, store)
+        meter = GpuHourBudget(plan, store)
         assert meter.gpu_hours == 2 and not meter.used_up
         meter.begins("a", gpus=2)
         clock.now += 1800
@@ -71,7 +71,7 @@ def test_the_next_launch_goes_on_counting(store: Store, clock: Clock) -> None:
 
 
 def test_a_sweep_on_cpus_has_nothing_to_count(store: Store) -> None:
-    meter = Meter(make_plan(load_sweep(Path("sweeps/miniature.yaml"), [])), store)
+    meter = GpuHourBudget(make_plan(load_sweep(Path("sweeps/miniature.yaml"), [])), store)
     meter.begins("a", gpus=0)
     meter.keep()
     assert meter.words == "" and meter.gpu_hours == 0 and not store.exists("miniature/spent.json")

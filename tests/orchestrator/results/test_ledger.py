@@ -15,9 +15,9 @@ from orchestrator.common.errors import UnfinishedError, UserError
 from orchestrator.common.storage import Store
 from orchestrator.config.sweep_file import load_sweep
 from orchestrator.data.prompt_encoding import PromptSet
-from orchestrator.jobs import PRUNED, TrialJob
+from orchestrator.jobs import PRUNED, TrainingJob
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.results.compatibility import check_unaltered, identity
+from orchestrator.results.compatibility import check_resumable, identity
 from orchestrator.results.ledger import Ledger
 from orchestrator.tracking import Tracker
 
@@ -58,18 +58,18 @@ class Launch:
         self.tracker.start_sweep("tiny", self.store.root, {}, "clip_plus")
         self.ledger = Ledger(self.store, "tiny", self.tracker, self.said.append)
 
-    def start(self, index: int = 0) -> TrialJob:
+    def start(self, index: int = 0) -> TrainingJob:
         trial = self.plan.trials[index]
         run, _ = self.tracker.start_trial(trial.name, trial.digest, {"seed": trial.train.seed}, {})
         self.ledger.add(trial, run, identity(self.plan, trial, PROMPTS))
         missing: Any = None
         folder, resources = f"tiny/trials/{trial.digest}", self.plan.sweep.resources
         evaluate, root = self.plan.sweep.evaluate, self.store.root
-        job = TrialJob(trial, missing, None, "", root, folder, "", evaluate, resources, {}, "clip_plus")
+        job = TrainingJob(trial, missing, None, "", root, folder, "", evaluate, resources, {}, "clip_plus")
         self.ledger.started(job)
         return job
 
-    def finish(self, job: TrialJob) -> None:
+    def finish(self, job: TrainingJob) -> None:
         last = {"sheet": sheet(self.store), "scores": [], "finished": True, "collapsed": "", "zero_stage": 2}
         self.ledger.reported(job, report(12) | last)
         assert self.ledger.ended(job, "")
@@ -222,7 +222,7 @@ GROWN: list[tuple[str, str]] = [
     ("values: [0, 1]", "values: [0, 1, 2]"),
     ("values: [0, 1]", "values: [0]"),
     ("pixart}\n", "pixart}\n  - {name: more, model: miniature/unet-v}\n"),
-    ("[a circle]", "[a circle]\n  times: 3"),
+    ("[a circle]", "[a circle]\n  evaluations: 3"),
 ]
 
 
@@ -238,14 +238,14 @@ def finished(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("old", "new", "says"), ALTERED)
 def test_a_file_that_alters_finished_trials_is_refused(finished: Path, old: str, new: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
-        check_unaltered(plan(finished, SWEEP.replace(old, new)), Store(str(finished / "results")), PROMPTS)
+        check_resumable(plan(finished, SWEEP.replace(old, new)), Store(str(finished / "results")), PROMPTS)
     assert "--set name=" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("old", "new"), GROWN)
 def test_a_file_may_grow_and_shrink(finished: Path, old: str, new: str) -> None:
     assert old in SWEEP
-    check_unaltered(plan(finished, SWEEP.replace(old, new)), Store(str(finished / "results")), PROMPTS)
+    check_resumable(plan(finished, SWEEP.replace(old, new)), Store(str(finished / "results")), PROMPTS)
 
 
 @pytest.mark.parametrize("content", ['{"status": "finished"}', '{"identity": ', "[]"])
@@ -253,14 +253,14 @@ def test_a_result_that_cannot_be_compared_is_named(finished: Path, content: str)
     (result,) = finished.glob("results/tiny/results/*.json")
     result.write_text(content)
     with pytest.raises(UserError, match=f"{result}: is torn, or of an earlier version") as caught:
-        check_unaltered(plan(finished), Store(str(finished / "results")), PROMPTS)
+        check_resumable(plan(finished), Store(str(finished / "results")), PROMPTS)
     assert "\n" not in str(caught.value)
 
 
 def test_prompts_that_changed_are_refused(finished: Path) -> None:
     other = PromptSet("miniature:64", "other", "prompts/other", (64,), 64, 0)
     with pytest.raises(UserError, match=r"what prompts.source holds 'abc', which is 'other' now"):
-        check_unaltered(plan(finished), Store(str(finished / "results")), other)
+        check_resumable(plan(finished), Store(str(finished / "results")), other)
 
 
 def test_another_mlflow_does_not_hold_what_is_finished(finished: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.common.storage import Store
 from orchestrator.training import watchdog
-from orchestrator.training.watchdog import Watchdog, take_hangs
+from orchestrator.training.watchdog import Watchdog, collect_hang_reports
 
 
 @pytest.fixture
@@ -32,12 +32,12 @@ def watch(store: Store, seconds: float, first: float, beat: bool) -> bool:
 
 def test_a_first_step_may_take_longer(store: Store) -> None:
     assert not watch(store, 0.6, first=60, beat=False)
-    assert not take_hangs(store, "hangs")
+    assert not collect_hang_reports(store, "hangs")
 
 
 def test_a_later_one_may_not(store: Store) -> None:
     assert watch(store, 0.6, first=60, beat=True)
-    (sentence,) = take_hangs(store, "hangs")
+    (sentence,) = collect_hang_reports(store, "hangs")
     assert sentence.startswith("rank 1: nothing for 0.2 s after step 7; waited in")
 
 

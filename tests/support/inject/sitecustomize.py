@@ -108,7 +108,7 @@ def _sleep_instead(module: Any) -> None:
 
 
 def _take_a_cpu(module: Any) -> None:
-    module.bundles_of_trial = lambda plan, config: module.tune.PlacementGroupFactory([{"CPU": 1}])
+    module.trial_resources = lambda plan, config: module.tune.PlacementGroupFactory([{"CPU": 1}])
 
 
 class _Finder(importlib.abc.MetaPathFinder):
