@@ -35,7 +35,8 @@ train:
   lora: {rank: 16, alpha: 16, targets: [all]}
   seed: {values: %(seeds)s}
 evaluate: {scorers: [], evaluations: 1, teacher: {steps: 2, guidance_scale: 3}, sheet_prompts: [a red circle]}
-resources: {workers: %(workers)d, cpus_per_worker: %(cpus)s, max_concurrent_trials: 1, checkpoint_every: 100000}
+resources:
+  {workers: %(workers)d, cpus_per_worker: %(cpus)s, max_concurrent_trials: 1, checkpoint_every: 100000}
 """
 STARTED, WAITED = "seconds_to_first_step", "system/data_wait_percentage"
 
