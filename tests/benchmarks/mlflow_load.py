@@ -7,7 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from unittest.mock import Mock, patch
 
@@ -20,13 +20,14 @@ from orchestrator.common.storage import Store
 from orchestrator.config.sweep_file import load_sweep
 from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.data.shard_order import ShardSet
-from orchestrator.evaluation.strength_curve import Arm, best
+from orchestrator.evaluation.strength_curve import best
 from orchestrator.execution import launch
 from orchestrator.execution.preparation import Shared, encoding_key
-from orchestrator.jobs import TrainingJob
+from orchestrator.jobs import Ended, StepReport, TrainingJob, WorkerReport
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.results.ledger import Entry
+from orchestrator.reporting.rows import ArmRow
+from orchestrator.results.record import TrialRecord
 from orchestrator.tracking import Tracker, log_curve
 from tests.infra.manifests import REPOSITORY
 from workloads.images import contact_sheet
@@ -81,7 +82,7 @@ class Pretender:
 
     def __init__(self, plan: Plan, uri: str, root: str) -> None:
         self.plan, self.store = plan, Store(root)
-        self.tracker = Tracker(uri, plan.sweep.name, self.store, print)
+        self.tracker = Tracker(uri, plan.sweep.name, self.store)
         self.numbers = np.random.default_rng(0)
         self.models: set[str] = set()
         sources = dict.fromkeys((trial.source for trial in plan.trials), "reference")
@@ -94,7 +95,7 @@ class Pretender:
         with patch.multiple(
             launch, prepare=Mock(return_value=shared), load_reference=Mock(return_value=teacher)
         ):
-            self.launch = launch._Launch(plan, self.store, self.tracker, Capacity(()), lambda line: None)
+            self.launch = launch._Launch(plan, self.store, self.tracker, Capacity(()))
         self.ledger = self.launch._ledger
 
     def load(self, points: int) -> Loaded:
@@ -104,13 +105,13 @@ class Pretender:
             psutil.Process().memory_info().rss,
             time.monotonic(),
         )
-        launch._record_launch(self.plan, self.tracker, PROMPTS, self.store)
+        self.launch._start_parent_run()
         found.parent, found.experiment = self.tracker.parent, self.tracker.experiment
         jobs = [self.launch._job(trial) for trial in self.plan.trials]
         for count, job in enumerate(jobs):
             self.train(job, points)
-            found.runs.append(self.ledger.entries[job.trial.digest].run)
-            while (waiting := self.tracker._outbox.waiting) > WAITING:
+            found.runs.append(self.ledger.records[job.trial.digest].run)
+            while (waiting := self.tracker._queue.waiting) > WAITING:
                 time.sleep(0.05)
             found.most_waiting = max(found.most_waiting, waiting)
             if count % 100 == 99:
@@ -126,44 +127,44 @@ class Pretender:
 
     def take_up(self) -> None:
         """As a launch of the finished sweep does: finds every trial's run again."""
-        launch._record_launch(self.plan, self.tracker, PROMPTS, self.store)
-        assert all(self.ledger.keep(trial, stopped=True) for trial in self.plan.trials)
+        self.launch._start_parent_run()
+        assert all(self.ledger.restore(trial, keep_stopped=True) for trial in self.plan.trials)
         self.settle()
         self.tracker.close("FINISHED")
 
     def train(self, job: TrainingJob, points: int) -> None:
         """One training and the second search of its student."""
-        entry, steps = self.ledger.entries[job.trial.digest], job.trial.train.steps
+        record, steps = self.ledger.records[job.trial.digest], job.trial.train.steps
         self.ledger.started(job)
         looks = job.eval_steps
         for step in sorted({round(steps * (i + 1) / points) for i in range(points)} | looks):
             values = np.exp(-step / steps) + 0.1 * self.numbers.standard_normal(len(CURVES))
-            report = {"step": step, **dict(zip(CURVES, values.tolist(), strict=True))}
+            report = StepReport(step, dict(zip(CURVES, values.tolist(), strict=True)))
             if step in looks:
-                report["scores"] = [asdict(score) for score in self.scores(SCORES)]
-                report["sheet"] = f"{job.folder}/sheet-{step}.png"
-                self.store.write(report["sheet"], self.picture(8, 2))
-            self.ledger.reported(job, report)
-        self.ledger.reported(job, {"finished": True, "collapsed": "", "zero_stage": 2})
+                file = f"{job.folder}/sheet-{step}.png"
+                report = replace(report, scores=tuple(self.scores(SCORES)), sheet=file)
+                self.store.write(file, self.picture(8, 2))
+            self.ledger.reported(job, WorkerReport((report,)))
+        self.ledger.reported(job, WorkerReport((Ended(zero_stage=2),)))
         self.ledger.ended(job, "")
         assert self.plan.infer is not None
-        arms = [Arm(guidance, tuple(self.scores(ARM_SCORES)), ()) for guidance in self.plan.infer.arms]
-        entry.curve, entry.best = [arm.as_row() for arm in arms], best(arms, 1).as_row()
-        entry.strengths, sheet = f"{job.folder}/strengths.png", self.picture(8, len(arms))
-        self.store.write(entry.strengths, sheet)
-        self.ledger.write(entry)
-        log_curve(self.tracker, entry.run, entry.curve, entry.best, sheet)
-        self.tracker.then(partial(self.register, entry))
+        arms = [ArmRow(guidance, tuple(self.scores(ARM_SCORES))) for guidance in self.plan.infer.arms]
+        record.curve, record.best = arms, best(arms, 1)
+        record.strengths, sheet = f"{job.folder}/strengths.png", self.picture(8, len(arms))
+        self.store.write(record.strengths, sheet)
+        self.ledger.write(record)
+        log_curve(self.tracker, record.run, record.curve, record.best, sheet)
+        self.tracker.then(partial(self.register, record))
 
-    def register(self, entry: Entry) -> None:
+    def register(self, record: TrialRecord) -> None:
         """A version without files: one student's are 3 MB and take seconds."""
-        client, name = self.tracker.client, f"{self.plan.sweep.name}-{entry.trial.backbone.name}"
+        client, name = self.tracker.client, f"{self.plan.sweep.name}-{record.trial.backbone.name}"
         if name not in self.models:
             self.models.add(name)
             client.create_registered_model(name)
-        source = f"mlflow-artifacts:/{self.tracker.experiment}/{entry.run}/artifacts/student"
-        made = client.create_model_version(name, source, entry.run, {"identity": "pretended"})
-        entry.model = f"models:/{name}/{made.version}"
+        source = f"mlflow-artifacts:/{self.tracker.experiment}/{record.run}/artifacts/student"
+        made = client.create_model_version(name, source, record.run, {"identity": "pretended"})
+        record.model = f"models:/{name}/{made.version}"
 
     def conclude(self) -> None:
         """As a launch does at its end: champions, comparison, summary, report."""

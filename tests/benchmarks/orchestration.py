@@ -163,7 +163,7 @@ def start_sweep(folder: Path, workers: int, samples: int) -> Side:
     noted.mkdir()
     (noted / "faults.json").write_text("[]")
     (noted / "steps.log").touch()
-    injected = {"CHAOS": str(noted), "PYTHONPATH": f"{REPOSITORY}/tests/inject:{REPOSITORY}"}
+    injected = {"CHAOS": str(noted), "PYTHONPATH": f"{REPOSITORY}/tests/support/inject:{REPOSITORY}"}
     command = sweep_command(folder, workers, FOREVER, 1, samples)
     root = launch(command, folder / "sweep.log", {**os.environ, **injected})
 

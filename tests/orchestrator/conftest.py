@@ -10,10 +10,10 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    from orchestrator.common.library_logging import ENVIRONMENT
+    from orchestrator.common.library_logging import process_environment
     from orchestrator.execution.ray_cluster import connected
 
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(process_environment())
     with connected():
         yield
 
@@ -25,7 +25,6 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def started() -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("orchestrator.execution.ray_cluster.connected", started)
-    monkeypatch.setattr("orchestrator.common.library_logging.quieten", lambda: None)
-    monkeypatch.setattr("orchestrator.run.quieten", lambda: None)
+    monkeypatch.setattr("orchestrator.execution.launch.connected", started)
+    monkeypatch.setattr("orchestrator.common.cli.prepare_libraries", lambda debug: None)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

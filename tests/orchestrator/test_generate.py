@@ -56,7 +56,7 @@ def generate(registered: Path, out: Path, *more: str) -> int:
 def test_it_draws_and_runs_nothing_of_the_registry(registered: Path, stored: Path, tmp_path: Path) -> None:
     bait = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
     codes = list(stored.rglob("*.py"))
-    assert "student_model.py" in {code.name for code in codes}, "else there is no bait"
+    assert "pyfunc_model.py" in {code.name for code in codes}, "else there is no bait"
     for code in codes:
         code.write_text(bait + code.read_text())
     assert generate(registered, tmp_path, "--negative-prompt", "red", "--strength", "1", "--count", "2") == 0
@@ -94,7 +94,7 @@ def test_a_model_that_names_files_elsewhere_is_refused(
     pipeline["path"] = path.format(registered=registered)
     (stored / "MLmodel").write_text(yaml.safe_dump(description))
     assert generate(registered, tmp_path) == 2
-    assert "outside its own folder" in capsys.readouterr().err
+    assert "outside of its own folder" in capsys.readouterr().err
 
 
 def test_a_link_out_of_the_model_is_refused(
@@ -105,7 +105,7 @@ def test_a_link_out_of_the_model_is_refused(
     weights.rename(tmp_path / "elsewhere.safetensors")
     weights.symlink_to(tmp_path / "elsewhere.safetensors")
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", lambda *_, **__: str(stored))
-    with pytest.raises(UserError, match="outside its own folder"):
+    with pytest.raises(UserError, match="outside of its own folder"):
         fetch_student(URI, mlflow.get_tracking_uri(), tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_what_is_no_student_is_told_in_a_line(
 ) -> None:
     (stored / "MLmodel").write_text("flavors: {sklearn: {}}")
     assert generate(registered, tmp_path) == 2
-    assert "is no student of this project" in capsys.readouterr().err
+    assert "is not a student of this project" in capsys.readouterr().err
     assert generate(registered, tmp_path, "--model", "models:/nobody@champion") == 2
     assert "nobody" in capsys.readouterr().err
     assert generate(registered, tmp_path, "--model", str(stored)) == 2

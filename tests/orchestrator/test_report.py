@@ -20,7 +20,7 @@ BACKBONES = ("pixart", "unet-v")
 def record(folder: Path, seeds: int, name: str = "made-up") -> tuple[str, Tracker]:
     """A sweep of two scales on two backbones, as a launch records it; the last one collapses."""
     uri = f"sqlite:///{folder}/mlflow.db"
-    tracker = Tracker(uri, name, Store(str(folder / "results")), print)
+    tracker = Tracker(uri, name, Store(str(folder / "results")))
     tracker.start_sweep(name, "somewhere", {}, None)
     for place, backbone in enumerate(BACKBONES):
         for arm, scale in enumerate(SCALES):
@@ -74,7 +74,7 @@ def test_a_launch_reads_what_it_has_just_recorded(tmp_path: Path) -> None:
     assert [t.status for t in trainings] == ["finished"] * 7 + ["collapsed"]
 
 
-def test_of_two_sweeps_the_newest_is_read_and_what_runs_has_not_ended(tmp_path: Path) -> None:
+def test_the_newest_of_two_sweeps_is_read(tmp_path: Path) -> None:
     uri, tracker = record(tmp_path, 2)
     tracker.start_sweep("made-up", "elsewhere", {}, None)
     run, _ = tracker.start_trial("t", "d", {"backbone": "pixart", "seed": 0}, {"status": "interrupted"})
@@ -98,7 +98,7 @@ def test_mistakes_are_told_in_a_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("ORCHESTRATOR_STORAGE", raising=False)
-    assert "results/mlflow.db: there is no such database" in told(capsys, "--experiment", "x", "--out", "o")
+    assert "results/mlflow.db: the database does not exist" in told(capsys, "--experiment", "x", "--out", "o")
     uri, tracker = record(tmp_path, 1)
     tracker.close("FINISHED")
     client = MlflowClient(uri)
@@ -107,7 +107,7 @@ def test_mistakes_are_told_in_a_line(
     at = ("--tracking-uri", uri, "--out")
     assert "'madeup' " in (line := told(capsys, "--experiment", "madeup", *at, "o")) and "'made-up'" in line
     assert "was deleted" in told(capsys, "--experiment", "gone", *at, "o")
-    assert "holds no training" in told(capsys, "--experiment", "empty", *at, "o")
+    assert "contains no training" in told(capsys, "--experiment", "empty", *at, "o")
     assert "--out mlflow.db: cannot be written" in told(capsys, "--experiment", "made-up", *at, "mlflow.db")
     nobody = ("--tracking-uri", "http://127.0.0.1:9", "--out", "o")
     assert "MLflow does not answer" in told(capsys, "--experiment", "x", *nobody)

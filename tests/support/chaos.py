@@ -22,7 +22,7 @@ from torch import Tensor
 
 ONE_WORKER = ("resources.workers=1", "resources.cpus_per_worker=0.8")
 REPOSITORY = Path(__file__).parents[2]
-INJECT = Path(__file__).parents[1] / "inject"
+INJECT = Path(__file__).parent / "inject"
 NAME = "chaos"
 STEPS, CHECKPOINT_EVERY = 24, 4
 SWEEP = f"""name: {NAME}

@@ -59,7 +59,7 @@ def test_an_experiment_of_another_login_is_told(
     ask(stack, f"{EXPERIMENTS}/create", "admin", {"name": "of another"})
     for key, value in stack.secrets["mlflow-client"].items():
         monkeypatch.setenv(f"MLFLOW_TRACKING_{key.upper()}", value)
-    tracker = Tracker(stack.uri, "of another", Store(str(tmp_path)), print)
+    tracker = Tracker(stack.uri, "of another", Store(str(tmp_path)))
     with pytest.raises(UserError, match=r"refuses .* the experiment 'of another' may be another login's"):
         tracker.start_sweep("of another", str(tmp_path), {}, None)
 

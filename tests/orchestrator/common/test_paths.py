@@ -19,7 +19,7 @@ def test_names_stay_in_the_storage(name: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "a/store"))
     uses = (store.read, store.exists, store.delete, lambda n: store.write(n, b"x"))
     for use in (*uses, lambda n: store.put_folder(tmp_path, n), lambda n: store.folder(n).__enter__()):
-        with pytest.raises(UserError, match="is no name of a file inside it"):
+        with pytest.raises(UserError, match="is not a file name inside of it"):
             use(name)
     assert not list(tmp_path.iterdir())
 

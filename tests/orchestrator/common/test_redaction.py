@@ -1,4 +1,4 @@
-"""A planted password is nowhere to be seen, and does not travel."""
+"""A planted password appears nowhere, and is not sent to workers."""
 
 import base64
 import random
@@ -18,8 +18,7 @@ from orchestrator.config.sweep_file import load_sweep
 from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.data.prompt_files import list_files
 from orchestrator.execution import launch
-from orchestrator.execution import ray_cluster as cluster
-from orchestrator.planning import capacity
+from orchestrator.execution.preparation import Shared
 from orchestrator.planning.backbone_checks import check_backbones
 from orchestrator.planning.capacity import Capacity, NodeGroup
 from orchestrator.planning.plan import make_plan
@@ -62,13 +61,15 @@ def test_credentials_in_a_uri(uri: str, shown: str) -> None:
     assert redact(uri) == shown
     text = redact(f"could not reach {uri} after 3 attempts")
     assert text == f"could not reach {shown} after 3 attempts"
-    with pytest.raises(UserError, match=r"^storage .*\*\*\*.*: holds credentials.*AWS_ACCESS_KEY_ID") as told:
+    with pytest.raises(
+        UserError, match=r"^storage .*\*\*\*.*: contains credentials.*AWS_ACCESS_KEY_ID"
+    ) as told:
         refuse_credentials("storage", uri)
     assert "PLAN" not in str(told.value) and "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("uri", HARMLESS)
-def test_what_holds_none_is_let_stand(uri: str) -> None:
+def test_harmless_uris_stay_as_they_are(uri: str) -> None:
     refuse_credentials("storage", uri)
     assert redact(f"see {uri} or so") == f"see {uri} or so"
 
@@ -77,7 +78,7 @@ def test_a_local_folder_may_be_called_anything() -> None:
     refuse_credentials("storage", "results/a?token=b")
 
 
-def test_a_token_before_the_host_and_a_dsn_are_hidden() -> None:
+def test_tokens_and_dsns_are_hidden() -> None:
     assert redact("https://PLANTED@host/x") == "https://***@host/x"
     assert redact("host=db password=PLANTED dbname=m") == "host=db password=*** dbname=m"
     assert redact("max_new_tokens=77, tokens=77") == "max_new_tokens=77, tokens=77"
@@ -107,7 +108,7 @@ def test_a_report_with_pictures_takes_no_time() -> None:
 
 @pytest.mark.parametrize("opens", [Store, list_files])
 def test_storage_and_prompts_are_refused_before_they_are_opened(opens: Callable[[str], object]) -> None:
-    with pytest.raises(UserError, match="holds credentials"):
+    with pytest.raises(UserError, match="contains credentials"):
         opens("s3://AKIA:PLANTED@bucket/p")
 
 
@@ -115,19 +116,19 @@ def test_storage_and_prompts_are_refused_before_they_are_opened(opens: Callable[
 def test_backbones_are_refused(setting: str) -> None:
     override = f"{setting}=s3://AKIA:PLANTED@bucket/p"
     plan = make_plan(load_sweep(REPOSITORY / "sweeps/miniature.yaml", [override]))
-    with pytest.raises(UserError, match="holds credentials"):
+    with pytest.raises(UserError, match="contains credentials"):
         check_backbones(plan)
 
 
 @pytest.mark.parametrize(
     "uri", ["http://user:PLANTED@127.0.0.1:1", "postgresql://user:PLANTED@127.0.0.1:1/db"]
 )
-def test_a_tracking_that_does_not_answer_is_told_without_its_password(
+def test_tracking_errors_hide_the_password(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(cluster, "connected", nullcontext)
-    monkeypatch.setattr(capacity, "connected_capacity", lambda: Capacity([NodeGroup("here", 2, 0, 1, {})]))
+    monkeypatch.setattr(launch, "connected", nullcontext)
+    monkeypatch.setattr(launch, "connected_capacity", lambda: Capacity([NodeGroup("here", 2, 0, 1, {})]))
     command = [str(REPOSITORY / "sweeps/miniature.yaml"), "--storage", str(tmp_path), "--tracking-uri", uri]
     assert main([*command, "--plan"]) == 0
     assert main(command) == 2
@@ -139,7 +140,7 @@ def test_a_tracking_that_does_not_answer_is_told_without_its_password(
         assert PLANTED.encode() not in file.read_bytes()
 
 
-def test_an_error_that_nobody_catches_is_printed_without_secrets() -> None:
+def test_uncaught_errors_hide_secrets() -> None:
     code = (
         "from orchestrator import run\n"
         "def broken(options): raise RuntimeError('no answer from http://user:PLANTED@host')\n"
@@ -152,16 +153,16 @@ def test_an_error_that_nobody_catches_is_printed_without_secrets() -> None:
     assert last == "RuntimeError: no answer from http://***@host" and PLANTED not in done.stderr
 
 
-def test_what_is_recorded_of_a_launch_holds_no_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_parent_run_holds_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = "postgresql://user:PLANTED@db/m"
     monkeypatch.setattr(sys, "argv", ["orchestrator.run", "sweep.yaml", "--tracking-uri", uri])
     plan = make_plan(load_sweep(REPOSITORY / "sweeps/miniature.yaml", [f"tracking.uri={uri}"]))
     store = Store(str(tmp_path))
-    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "planted", store, print)
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "planted", store)
     prompts = PromptSet("miniature:8", "digest", "prompts/x", (8,), 8, 0)
-    launch._record_launch(plan, tracker, prompts, store)
+    shared = Shared(prompts, {}, {}, {})
+    monkeypatch.setattr(launch, "prepare", lambda *given: shared)
+    launch._Launch(plan, store, tracker, Capacity(()))._start_parent_run()
     tracker.log_text(tracker.parent, f"RuntimeError: {uri}", "error.txt")
     tracker.close("FINISHED")
     files = {file.name: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}

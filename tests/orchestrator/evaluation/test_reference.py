@@ -1,4 +1,4 @@
-"""What trials share of a backbone is read as it was written, in a family with all there can be."""
+"""The reference of a backbone: written and read back, in a family with every kind of conditioning."""
 
 import random
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate, Teacher
 from orchestrator.evaluation.make_reference import make_reference
-from orchestrator.evaluation.reference import load_reference, scored_prompts, scores_of
+from orchestrator.evaluation.reference import load_reference, score_pictures, scored_prompts
 from tests.support import tiny_sdxl
 from workloads.backbones.text_encoder import TextEncoder
 from workloads.miniature.world import named_attributes, random_scene, render
@@ -31,7 +31,7 @@ def test_pooled_embeddings_are_kept(tmp_path: Path) -> None:
 MINIATURE_CLIP = {"name": "clip", "weights": "miniature/clip"}
 
 
-def test_a_scorer_of_any_picture_sees_the_sheets_prompts_in_turn() -> None:
+def test_scorers_use_the_sheets_prompts_in_turn() -> None:
     """More pictures than it sees at once; each beside its own prompt."""
     prompts = ["a large red circle", "a large blue cross"]
     evaluate = Evaluate.model_validate({"sheet_prompts": prompts, "samples": 70, "scorers": [MINIATURE_CLIP]})
@@ -39,13 +39,13 @@ def test_a_scorer_of_any_picture_sees_the_sheets_prompts_in_turn() -> None:
     rng = random.Random(0)
     scenes = [replace(random_scene(rng), **named_attributes(prompt)) for prompt in prompts * 35]
     pictures = torch.from_numpy(np.stack([render(scene, rng) for scene in scenes]))
-    (score,) = scores_of(pictures, evaluate, "cpu")
-    (swapped,) = scores_of(pictures.roll(1, 0), evaluate, "cpu")
+    (score,) = score_pictures(pictures, evaluate, "cpu")
+    (swapped,) = score_pictures(pictures.roll(1, 0), evaluate, "cpu")
     assert (score.metric, score.samples) == ("clip_plus", 70)
     assert score.low > swapped.high
 
 
-def test_what_was_measured_by_a_scorer_without_options_keeps_its_name() -> None:
+def test_a_scorer_without_options_keeps_its_short_form() -> None:
     """The digest of a reference, and what is kept with a result, are of this."""
     scorers = ["attributes", MINIATURE_CLIP]
     evaluate = Evaluate.model_validate({"sheet_prompts": ["a circle"], "scorers": scorers})

@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
-from orchestrator.evaluation.strength_curve import Arm, best, curve
-from orchestrator.reporting.strength_figures import curve_picture, map_picture
+from orchestrator.evaluation.strength_curve import best, curve
+from orchestrator.reporting.rows import ArmRow, TrialRow
+from orchestrator.reporting.strength_figures import curve_figure, map_figure
 from workloads.scorers.score import Score, mean, share
 from workloads.settings.scorers import ScorerSettings
 from workloads.settings.train import AttentionGuidanceSettings
@@ -30,7 +31,7 @@ def table(shown: list[float], hits: list[int]) -> pd.DataFrame:
     )
 
 
-def test_removal_is_counted_picture_by_picture_where_the_plain_student_errs_often() -> None:
+def test_removal_counts_where_the_plain_student_errs() -> None:
     plain = table([1, 1, 1, 1, 0, 1, 0, 0, 0, 0], [2] * 10)
     guided = table([0, 0, 0, 1, 1, 1, 1, 1, 1, 1], [2] * 8 + [1, 1])
     arms = curve(
@@ -43,16 +44,16 @@ def test_removal_is_counted_picture_by_picture_where_the_plain_student_errs_ofte
     lost = arms[1].score("accuracy_lost")
     assert lost is not None and lost.value == pytest.approx(0.1) and lost.low < 0.1 < lost.high
     assert arms[1].value("negative_rate") == 0.7
-    assert [pair["negative_rate"] for pair in arms[1].pairs] == [0.4, 1.0]
+    assert [pair.negative_rate for pair in arms[1].pairs] == [0.4, 1.0]
 
 
-def arm(kind: str, strength: float, removal: float, lost: float) -> Arm:
+def arm(kind: str, strength: float, removal: float, lost: float) -> ArmRow:
     settings = AttentionGuidanceSettings(kind, strength)  # type: ignore[arg-type]
     scores = (share("removal_rate", round(100 * removal), 100, "p"), mean("accuracy_lost", [lost], "p"))
-    return Arm(settings, scores, ())
+    return ArmRow(settings, scores)
 
 
-def test_the_best_removes_most_at_an_allowed_cost_and_is_no_stronger_than_needed() -> None:
+def test_the_best_arm_removes_most_at_an_allowed_cost() -> None:
     plain = arm("none", 0.0, 0.0, 0.0)
     weak, good, strong = arm("nasa", 0.5, 0.6, 0.0), arm("nasa", 1.0, 0.9, 0.04), arm("nasa", 2.0, 1.0, 0.2)
     assert best([plain, weak, good, strong], 0.05) is good
@@ -62,20 +63,27 @@ def test_the_best_removes_most_at_an_allowed_cost_and_is_no_stronger_than_needed
     assert best([plain, equal, good], 0.05) is good
 
 
+def trial_row(interval: str, curve: list[ArmRow]) -> TrialRow:
+    return TrialRow(
+        trial="t", digest="d", backbone="unet", interval=interval, seed=0, status="finished", note="",
+        metric=None, score=None, score_low=None, score_high=None, teacher_score=None, scores=(),
+        teacher_scores=(), train_seconds=1.0, settings={}, run="", model="", champion=False,
+        curve=tuple(curve), best=None, checkpoint="", checkpoint_sha256="", zero_stage=2,
+    )  # fmt: skip
+
+
 def test_plots_show_what_was_measured() -> None:
     arms = [arm("none", 0.0, 0.0, 0.0), arm("nasa", 0.5, 0.6, 0.0), arm("nag", 2.0, 0.4, 0.0)]
-    rows = [one.as_row() for one in arms]
-    figure = curve_picture(rows, "title")
+    figure = curve_figure(arms, "title")
     assert figure is not None
     lines = {container.get_label(): container for container in figure.axes[0].containers}
     assert set(lines) == {"nasa", "nag"}
     assert lines["nasa"].lines[0].get_ydata().tolist() == [0.0, 0.6]
-    comparison = [{"backbone": "unet", "interval": "1-5", "curve": rows}]
-    heat = map_picture(comparison)
+    heat = map_figure([trial_row("1-5", arms)])
     assert heat is not None
     assert heat.axes[0].images[0].get_array().tolist() == [[0.0, 60.0, 40.0]]
-    assert map_picture([{"backbone": "unet", "interval": "3", "curve": []}]) is None
+    assert map_figure([trial_row("3", [])]) is None
 
 
-def test_scores_of_a_metric_that_was_not_measured_are_none() -> None:
-    assert Arm(PLAIN, (Score("m", 1.0, 1, 1.0, 1.0, "p"),), ()).score("removal_rate") is None
+def test_unmeasured_scores_are_none() -> None:
+    assert ArmRow(PLAIN, (Score("m", 1.0, 1, 1.0, 1.0, "p"),), ()).score("removal_rate") is None

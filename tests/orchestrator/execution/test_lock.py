@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.common import signals as interruption
+from orchestrator.common import signals
 from orchestrator.common.signals import defer_first_interrupt
 from orchestrator.common.storage import Store
-from orchestrator.execution import lock as lease
+from orchestrator.execution import lock
 from orchestrator.execution.lock import SweepLock
 
 FILE = "tiny/launch.json"
@@ -25,7 +25,7 @@ def take_over(store: Store) -> dict[str, Any]:
     return theirs
 
 
-def test_a_launch_leaves_the_lease_of_its_successor(tmp_path: Path) -> None:
+def test_a_launch_leaves_its_successors_lock(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with SweepLock(store, "tiny"):
         theirs = take_over(store)
@@ -36,12 +36,10 @@ def test_a_launch_leaves_the_lease_of_its_successor(tmp_path: Path) -> None:
     assert not store.exists(FILE)
 
 
-def test_a_launch_that_was_taken_over_ends_without_handing_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_launch_that_was_taken_over_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first signal that a search gets would ask its trainings to end, which are the other's now."""
-    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
-    monkeypatch.setattr(interruption, "_insisted", threading.Event())
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(signals, "_interrupted", threading.Event())
     store = Store(str(tmp_path))
     with SweepLock(store, "tiny"), defer_first_interrupt() as asked, pytest.raises(KeyboardInterrupt):
         for _ in range(50):  # a renewal may be under way

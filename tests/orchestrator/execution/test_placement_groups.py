@@ -7,7 +7,7 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator.execution.placement_groups import current_id, give_back
+from orchestrator.execution.placement_groups import current_id, release
 
 pytestmark = pytest.mark.cluster
 CPUS = 0.5
@@ -37,16 +37,18 @@ def free_cpus() -> float:
     return float(ray.available_resources().get("CPU", 0.0))
 
 
-def test_what_a_dead_trial_held_is_given_back(local_ray: None) -> None:
+def test_a_dead_trials_resources_are_released(local_ray: None) -> None:
     before = free_cpus()
     trial = ray.remote(num_cpus=0)(Trial).remote()
     bundles = ray.get(trial.start.remote())
     ray.kill(trial)
     time.sleep(3)
-    assert free_cpus() == pytest.approx(before - CPUS), "Ray gives it back by itself: `bundles` is needless"
-    give_back(bundles)
+    assert free_cpus() == pytest.approx(before - CPUS), (
+        "Ray releases them by itself"
+    )
+    release(bundles)
     deadline = time.monotonic() + 90
     while free_cpus() < before:
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    give_back(bundles)
+    release(bundles)

@@ -18,7 +18,7 @@ LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
-def test_a_ray_of_ones_own_answers_to_its_owner_alone() -> None:
+def test_an_own_ray_answers_only_its_owner() -> None:
     address = ray.get_runtime_context().gcs_address
     ask = f"from ray._raylet import GcsClient; GcsClient(address={address!r}).internal_kv_get(b'x', None)"
     owner = {**os.environ, "RAY_AUTH_MODE": "token"}
@@ -37,7 +37,7 @@ def test_a_ray_of_ones_own_answers_to_its_owner_alone() -> None:
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
-def test_a_ray_of_ones_own_gathers_no_metrics() -> None:
+def test_an_own_ray_gathers_no_metrics() -> None:
     """Each a word to processes of Ray's, which say nothing of one that they do not know."""
     assert [node["MetricsExportPort"] for node in ray.nodes()] == [-1]
 
@@ -54,7 +54,7 @@ def test_the_token_is_its_owners(before: str | None, tmp_path: Path) -> None:
     assert path.read_text() == before if before else len(path.read_text()) == 64
 
 
-def test_nothing_opens_what_ray_keeps_shut() -> None:
+def test_no_file_opens_ray_to_other_machines() -> None:
     """Neither is the token turned off, nor does a server outside of a pod listen for other machines."""
     suffixes = {".py", ".yaml", ".yml", ".sh", ".toml", ".md", ".json", ".tf", ".tpl", ""}
     files = [
@@ -65,7 +65,7 @@ def test_nothing_opens_what_ray_keeps_shut() -> None:
         and file != Path(__file__)
         and not {".git", ".venv", "build", "results"} & set(file.relative_to(REPOSITORY).parts)
     ]
-    assert any(file.name == "cluster.py" for file in files)
+    assert any(file.name == "ray_cluster.py" for file in files)
     for file in files:
         text = file.read_text(errors="ignore").lower()
         for line in text.splitlines():

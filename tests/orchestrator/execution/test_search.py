@@ -1,4 +1,4 @@
-"""The search's own answer to a process that dies while a trial is handed to it."""
+"""The search when a process dies while a trial is being handed to it."""
 
 import pickle
 from pathlib import Path
@@ -11,47 +11,45 @@ from ray import cloudpickle
 from ray.exceptions import ActorDiedError
 from ray.tune.trainable.function_trainable import wrap_function
 
-from orchestrator.execution.search import LaunchState, Queue, TuneCallback, trainable
+from orchestrator.execution.job_queue import JobQueue
+from orchestrator.execution.search import trainable
+from orchestrator.execution.tune_callback import LaunchState, TuneCallback
 from orchestrator.jobs import TrainingJob
 
 MOST = 2
 
 
 class Listener:
-    """A ledger, students and a meter, that only listen."""
+    """Ledger, students and budget that record the ends of trials."""
 
     queued = 0
 
     def __init__(self) -> None:
-        self.said: list[str] = []
         self.over: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
 
     def ended(self, job: TrainingJob, error: str) -> bool:
         self.over.append(error)
         return False
 
-    def ends(self, trial: str) -> None:
-        """It holds nothing any more."""
+    def end(self, trial: str) -> None:
+        """Stop counting GPU-hours."""
 
 
 @pytest.fixture
-def search(monkeypatch: pytest.MonkeyPatch) -> tuple[Listener, Queue, Any]:
+def search(monkeypatch: pytest.MonkeyPatch) -> tuple[Listener, JobQueue, Any]:
     """Who is told, a queue of one training, and Tune's callback."""
-    monkeypatch.setattr("orchestrator.execution.search.PrometheusGauges", lambda name: None)
+    monkeypatch.setattr("orchestrator.execution.tune_callback.PrometheusGauges", lambda name: None)
     resources = SimpleNamespace(max_failures=MOST)
     plan: Any = SimpleNamespace(sweep=SimpleNamespace(resources=resources, name="tiny"), infer=None)
     job: Any = object.__new__(TrainingJob)
     object.__setattr__(job, "trial", SimpleNamespace(name="pixart-s0"))
     listener: Any = Listener()
-    queue = Queue(plan, [job], listener, at_once=1)
+    queue = JobQueue(plan, [job], listener, max_trainings=1)
     return listener, queue, TuneCallback(plan, LaunchState(listener, listener, listener), queue, Event())
 
 
-def test_a_process_that_died_before_the_trial_began_costs_no_trial(
-    search: tuple[Listener, Queue, Any], tmp_path: Path
+def test_a_process_that_died_early_costs_no_trial(
+    search: tuple[Listener, JobQueue, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener, queue, events = search
     error = tmp_path / "error.pkl"
@@ -63,12 +61,12 @@ def test_a_process_that_died_before_the_trial_began_costs_no_trial(
         name = f"trial-{attempt}"
         dead = SimpleNamespace(config=given, trial_id=name, error_file=None, pickled_error_file=str(error))
         events.on_trial_error(0, [], dead)
-    assert len(listener.said) == MOST and "it is started again" in listener.said[0]
-    assert listener.over == ["the trial's process ended without a word"]
-    assert queue.suggest("last") == Queue.FINISHED
+    assert caplog.text.count("it is started again") == MOST
+    assert listener.over == ["the trial process exited without an error message"]
+    assert queue.suggest("last") == JobQueue.FINISHED
 
 
-def test_what_tune_pickles_drags_no_part_of_the_driver_into_a_trial() -> None:
+def test_a_pickled_trial_loads_no_driver_module() -> None:
     """With `search` come MLflow and the plots, seconds for each process of a trial."""
     plan: Any = SimpleNamespace(infer=None)
     pickled = cloudpickle.dumps(wrap_function(trainable(plan)))  # as Tune does

@@ -1,41 +1,37 @@
-"""The report: one file, every plot's numbers in tables, nothing fetched, nothing injected."""
+"""The report: one file, every plot's numbers in tables, no network, no injected HTML."""
 
 import re
-from typing import Any
+from dataclasses import replace
 
-from orchestrator.reporting.sweep_report import report
+from orchestrator.reporting.rows import ArmRow, PairRow, SweepSummary, TrialRow
+from orchestrator.reporting.sweep_report import sweep_report
+from workloads.scorers.score import Score
+from workloads.settings.train import AttentionGuidanceSettings
 
-COUNTED = {"samples": 50, "protocol": "p"}
-SCORE = {
-    "metric": "attribute_accuracy",
-    "value": 0.9,
-    "samples": 50,
-    "low": 0.8,
-    "high": 0.95,
-    "protocol": "p",
-}
-REMOVAL = {"metric": "removal_rate", "value": 0.75, "low": 0.5, "high": 0.9, **COUNTED}
+SCORE = Score("attribute_accuracy", 0.9, 50, 0.8, 0.95, "p")
+REMOVAL = Score("removal_rate", 0.75, 50, 0.5, 0.9, "p")
+PLAIN, NASA = AttentionGuidanceSettings(), AttentionGuidanceSettings("nasa", 1.0)
 
 
-def arm(kind: str, strength: float) -> dict[str, Any]:
-    pairs = [{"prompt": "a <circle>", "negative_prompt": "red", "negative_rate": 0.25}]
-    return {"label": kind, "kind": kind, "strength": strength, "scores": [REMOVAL], "pairs": pairs}
+def arm(guidance: AttentionGuidanceSettings) -> ArmRow:
+    return ArmRow(guidance, (REMOVAL,), (PairRow("a <circle>", "red", 0.25),))
 
 
-def result() -> dict[str, Any]:
-    row = {
-        "trial": "unet-k3", "backbone": "unet", "interval": "3", "seed": 0, "status": "finished",
-        "train_seconds": 12.0, "champion": True, "scores": [SCORE], "teacher_scores": [SCORE],
-        "curve": [arm("none", 0.0), arm("nasa", 1.0)], "best": arm("nasa", 1.0),
-    }  # fmt: skip
-    return {
-        "name": "demo", "launch": "abc", "seconds": 3.0, "infer_trials": 2,
-        "prompts": {"used": 5}, "trials": [row],
-    }  # fmt: skip
+ROW = TrialRow(
+    trial="unet-k3", digest="d", backbone="unet", interval="3", seed=0, status="finished", note="",
+    metric="attribute_accuracy", score=0.9, score_low=0.8, score_high=0.95, teacher_score=0.95,
+    scores=(SCORE,), teacher_scores=(SCORE,), train_seconds=12.0, settings={}, run="run", model="m",
+    champion=True, curve=(arm(PLAIN), arm(NASA)), best=arm(NASA), checkpoint="", checkpoint_sha256="",
+    zero_stage=2,
+)  # fmt: skip
 
 
-def test_the_page_stands_alone_and_holds_the_numbers_of_its_plots() -> None:
-    page = report(result(), {"unet-k3": b"\x89PNG"}, {"unet-k3": b"\x89PNG2"})
+def summary(row: TrialRow) -> SweepSummary:
+    return SweepSummary("demo", "abc", 3.0, (), 0.0, None, "", {"used": 5}, {}, (row,))
+
+
+def test_the_page_needs_no_network_and_has_all_numbers() -> None:
+    page = sweep_report(summary(ROW), {"unet-k3": b"\x89PNG"}, {"unet-k3": b"\x89PNG2"})
     assert not re.search(r"(src|href)=['\"]?(http|//|/)", page) and "<script" not in page
     assert page.count("data:image/png;base64,") == 4
     assert "0.900 (0.800 to 0.950; n 50)" in page and "0.750 (0.500 to 0.900; n 50)" in page
@@ -43,8 +39,6 @@ def test_the_page_stands_alone_and_holds_the_numbers_of_its_plots() -> None:
     assert "0.25" in page
 
 
-def test_a_sweep_without_a_second_search_has_a_page_too() -> None:
-    plain = result()
-    plain["trials"][0] |= {"curve": [], "best": {}}
-    page = report(plain, {}, {})
+def test_a_sweep_without_a_second_search_has_a_page() -> None:
+    page = sweep_report(summary(replace(ROW, curve=(), best=None)), {}, {})
     assert "Students beside their teachers" in page and "over strength" not in page

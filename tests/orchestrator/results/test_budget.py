@@ -1,4 +1,4 @@
-"""GPU-hours: counted while they are held, kept from launch to launch, and an end when there are no more."""
+"""GPU-hours: counted while trials hold GPUs, kept between launches, limited by the budget."""
 
 from pathlib import Path
 from unittest.mock import patch
@@ -10,12 +10,12 @@ from orchestrator.common.storage import Store
 from orchestrator.config.sweep_file import load_sweep
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.results.budget import GpuHourBudget
-from orchestrator.results.ledger import Entry, Status
 from orchestrator.results.progress import progress_line
+from orchestrator.results.record import Status, TrialRecord
 
 
 class Clock:
-    """Seconds since 1970, as the test says."""
+    """A clock that the test sets, in seconds since 1970."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -38,47 +38,47 @@ def planned(*overrides: str) -> Plan:
     return make_plan(load_sweep(Path("sweeps/backbones.yaml"), ["budget={}", *overrides]))
 
 
-def test_what_is_held_counts_until_it_is_given_back(store: Store, clock: Clock) -> None:
-    meter = GpuHourBudget(planned("budget.price_per_gpu_hour=2"), store)
+def test_gpus_count_until_the_trial_ends(store: Store, clock: Clock) -> None:
+    budget = GpuHourBudget(planned("budget.price_per_gpu_hour=2"), store)
     with patch("orchestrator.results.budget.time", clock):
-        meter.begins("a", gpus=4, since=clock.now - 900)
-        meter.begins("a", gpus=4)  # its group was started again
+        budget.start("a", gpus=4, since=clock.now - 900)
+        budget.start("a", gpus=4)  # its group was started again
         clock.now += 900
-        assert meter.gpu_hours == 2
-        meter.ends("a")
-        meter.begins("b", gpus=1)
+        assert budget.gpu_hours == 2
+        budget.end("a")
+        budget.start("b", gpus=1)
         clock.now += 3600
-        assert meter.gpu_hours == 3 and meter.cost == 6
-        assert meter.words == "3.00 GPU-hours, cost 6.00"
-        meter.ends("c")
-        meter.check()
+        assert budget.gpu_hours == 3 and budget.cost == 6
+        assert budget.summary == "3.00 GPU-hours, cost 6.00"
+        budget.end("c")
+        budget.check()
 
 
-def test_the_next_launch_goes_on_counting(store: Store, clock: Clock) -> None:
+def test_the_next_launch_continues_the_count(store: Store, clock: Clock) -> None:
     plan = planned("budget.max_gpu_hours=3")
     with patch("orchestrator.results.budget.time", clock):
-        meter = GpuHourBudget(plan, store)
-        meter.begins("a", gpus=2)
+        budget = GpuHourBudget(plan, store)
+        budget.start("a", gpus=2)
         clock.now += 3600
-        meter.keep()
-        meter = GpuHourBudget(plan, store)
-        assert meter.gpu_hours == 2 and not meter.used_up
-        meter.begins("a", gpus=2)
+        budget.save()
+        budget = GpuHourBudget(plan, store)
+        assert budget.gpu_hours == 2 and not budget.used_up
+        budget.start("a", gpus=2)
         clock.now += 1800
-        assert meter.used_up
+        assert budget.used_up
         with pytest.raises(UnfinishedError, match=r"3\.00 of 3 GPU-hours: budget\.max_gpu_hours"):
-            meter.check()
+            budget.check()
 
 
-def test_a_sweep_on_cpus_has_nothing_to_count(store: Store) -> None:
-    meter = GpuHourBudget(make_plan(load_sweep(Path("sweeps/miniature.yaml"), [])), store)
-    meter.begins("a", gpus=0)
-    meter.keep()
-    assert meter.words == "" and meter.gpu_hours == 0 and not store.exists("miniature/spent.json")
+def test_a_sweep_on_cpus_counts_nothing(store: Store) -> None:
+    budget = GpuHourBudget(make_plan(load_sweep(Path("sweeps/miniature.yaml"), [])), store)
+    budget.start("a", gpus=0)
+    budget.save()
+    assert budget.summary == "" and budget.gpu_hours == 0 and not store.exists("miniature/spent.json")
 
 
-def test_what_was_interrupted_does_not_count_as_done() -> None:
+def test_interrupted_trials_are_not_done() -> None:
     (trial, *_) = planned().trials
     statuses: tuple[Status, ...] = ("finished", "collapsed", "failed", "interrupted", "waiting")
-    line = progress_line([Entry(trial, "run", status) for status in statuses])
+    line = progress_line([TrialRecord(trial, "run", status) for status in statuses])
     assert line == "3 of 5 trials done, 0 running, 1 waiting"

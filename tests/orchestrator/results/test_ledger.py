@@ -1,8 +1,9 @@
-"""What a launch records: each step once, and what an outage swallowed is made again from the storage."""
+"""The ledger: each step is recorded once, and records lost in an outage are restored from the storage."""
 
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,9 +16,17 @@ from orchestrator.common.errors import UnfinishedError, UserError
 from orchestrator.common.storage import Store
 from orchestrator.config.sweep_file import load_sweep
 from orchestrator.data.prompt_encoding import PromptSet
-from orchestrator.jobs import PRUNED, TrainingJob
+from orchestrator.jobs import (
+    PRUNED,
+    Ended,
+    HandedBack,
+    Resumed,
+    StepReport,
+    TrainingJob,
+    WorkerReport,
+)
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.results.compatibility import check_resumable, identity
+from orchestrator.results.compatibility import check_resumable, trial_identity
 from orchestrator.results.ledger import Ledger
 from orchestrator.tracking import Tracker
 
@@ -48,74 +57,93 @@ def sheet(store: Store) -> str:
 
 
 class Launch:
-    """A launch's books, without what trains."""
+    """Ledger and tracker of a launch, without trainings."""
 
     def __init__(self, folder: Path, database: str = "mlflow.db") -> None:
         self.plan, self.store = plan(folder), Store(str(folder / "results"))
-        self.said: list[str] = []
         self.uri = f"sqlite:///{folder}/{database}"
-        self.tracker = Tracker(self.uri, "tiny", self.store, self.said.append)
+        self.tracker = Tracker(self.uri, "tiny", self.store)
         self.tracker.start_sweep("tiny", self.store.root, {}, "clip_plus")
-        self.ledger = Ledger(self.store, "tiny", self.tracker, self.said.append)
+        self.ledger = Ledger(self.store, "tiny", self.tracker)
 
     def start(self, index: int = 0) -> TrainingJob:
         trial = self.plan.trials[index]
         run, _ = self.tracker.start_trial(trial.name, trial.digest, {"seed": trial.train.seed}, {})
-        self.ledger.add(trial, run, identity(self.plan, trial, PROMPTS))
+        self.ledger.add(trial, run, trial_identity(self.plan, trial, PROMPTS))
         missing: Any = None
-        folder, resources = f"tiny/trials/{trial.digest}", self.plan.sweep.resources
-        evaluate, root = self.plan.sweep.evaluate, self.store.root
-        job = TrainingJob(trial, missing, None, "", root, folder, "", evaluate, resources, {}, "clip_plus")
+        job = TrainingJob(
+            trial=trial,
+            shards=missing,
+            negatives=None,
+            reference="",
+            root=self.store.root,
+            folder=f"tiny/trials/{trial.digest}",
+            checkpoints="",
+            evaluate=self.plan.sweep.evaluate,
+            resources=self.plan.sweep.resources,
+            node_labels={},
+            ranked_by="clip_plus",
+        )
         self.ledger.started(job)
         return job
 
     def finish(self, job: TrainingJob) -> None:
-        last = {"sheet": sheet(self.store), "scores": [], "finished": True, "collapsed": "", "zero_stage": 2}
-        self.ledger.reported(job, report(12) | last)
+        last = replace(measured(12), sheet=sheet(self.store))
+        self.ledger.reported(job, WorkerReport((last, Ended(zero_stage=2))))
         assert self.ledger.ended(job, "")
 
     def steps(self, run: str) -> list[int]:
         return [m.step for m in MlflowClient(self.uri).get_metric_history(run, "student_loss")]
 
 
-def report(step: int) -> dict[str, Any]:
-    return {"step": step, "student_loss": 1 / step, "seconds_per_step": 0.5}
+def measured(step: int) -> StepReport:
+    return StepReport(step, {"student_loss": 1 / step, "seconds_per_step": 0.5})
 
 
-def test_steps_that_are_done_again_are_recorded_once(tmp_path: Path) -> None:
+def report(step: int) -> WorkerReport:
+    return WorkerReport((measured(step),))
+
+
+def resumed(*notes: str) -> WorkerReport:
+    """A group that resumes from the checkpoint of step 8, which holds three reports."""
+    return WorkerReport((Resumed(8, notes, tuple(map(measured, (1, 4, 8)))),))
+
+
+def test_repeated_steps_are_recorded_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     launch = Launch(tmp_path)
     job = launch.start()
     for step in (1, 4, 8, 10):
         launch.ledger.reported(job, report(step))
-    # The workers died at 10 and go on after the checkpoint of step 8, which holds what was reported.
-    history = [report(1), report(4), report(8)]
-    launch.ledger.reported(job, {"resumed": 8, "notes": ["rank 1: nothing"], "history": history})
+    # The workers died at step 10.
+    with caplog.at_level("INFO"):
+        launch.ledger.reported(job, resumed("rank 1: nothing"))
     for step in (10, 12):
         launch.ledger.reported(job, report(step))
     launch.finish(job)
     launch.tracker.close("FINISHED")
-    entry = launch.ledger.entries[job.trial.digest]
-    assert launch.steps(entry.run) == [1, 4, 8, 10, 12]
-    assert entry.train_seconds == 6.0, "steps done twice count once"
-    assert any("rank 1: nothing" in line for line in launch.said)
-    assert any("goes on after step 8" in line for line in launch.said)
+    record = launch.ledger.records[job.trial.digest]
+    assert launch.steps(record.run) == [1, 4, 8, 10, 12]
+    assert record.train_seconds == 6.0, "steps done twice count once"
+    assert "rank 1: nothing" in caplog.text and "resumes after step 8" in caplog.text
 
 
-def test_what_the_driver_did_not_hear_is_recorded_when_it_goes_on(tmp_path: Path) -> None:
+def test_reports_that_a_driver_missed_are_recorded(tmp_path: Path) -> None:
     first = Launch(tmp_path)
     first.ledger.reported(first.start(), report(1))
     first.tracker.close("KILLED")
     again = Launch(tmp_path)
     job = again.start()
-    again.ledger.reported(job, {"resumed": 8, "history": [report(1), report(4), report(8)]})
+    again.ledger.reported(job, resumed())
     again.finish(job)
     again.tracker.close("FINISHED")
-    assert again.steps(again.ledger.entries[job.trial.digest].run) == [1, 4, 8, 12]
+    assert again.steps(again.ledger.records[job.trial.digest].run) == [1, 4, 8, 12]
     runs = again.tracker.client.search_runs([again.tracker.experiment])
     assert len(runs) == 2, "the trial's run and its parent are found again"
 
 
-def test_an_outage_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_at_the_end_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     launch = Launch(tmp_path)
     job = launch.start()
     launch.ledger.reported(job, report(1))
@@ -129,20 +157,20 @@ def test_an_outage_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(launch.tracker.client, name, down)
     launch.ledger.reported(job, report(4))
     launch.finish(job)
-    with pytest.raises(UnfinishedError, match="records wait; the same command records them"):
+    with pytest.raises(UnfinishedError, match="records wait: run the same command once it answers"):
         launch.tracker.close("FINISHED", seconds=1)
-    assert any("does not answer" in line for line in launch.said)
+    assert "does not answer" in caplog.text
     monkeypatch.undo()
-    run = launch.ledger.entries[job.trial.digest].run
+    run = launch.ledger.records[job.trial.digest].run
     assert launch.steps(run) == [1]
     again = Launch(tmp_path)
-    assert again.ledger.keep(job.trial, True)
+    assert again.ledger.restore(job.trial, True)
     again.tracker.close("FINISHED")
     assert again.steps(run) == [1, 4, 12]
     assert again.tracker.client.get_run(run).info.status == "FINISHED"
     assert not again.store.read_json(f"tiny/results/{job.trial.digest}.json")["reports"]
     third = Launch(tmp_path)
-    assert third.ledger.keep(job.trial, True)
+    assert third.ledger.restore(job.trial, True)
     third.tracker.close("FINISHED")
     assert third.steps(run) == [1, 4, 12]
     pictures = third.tracker.client.list_artifacts(run, "images")
@@ -174,9 +202,8 @@ class Asked:
         return counted
 
 
-def test_what_has_gathered_goes_in_one_request_and_new_runs_are_asked_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metrics_are_batched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request for many steps, and none for the content of a new run."""
     launch = Launch(tmp_path)
     job = launch.start()
     drained(launch)
@@ -187,29 +214,30 @@ def test_what_has_gathered_goes_in_one_request_and_new_runs_are_asked_nothing(
     gate.set()
     launch.finish(job)
     launch.tracker.close("FINISHED")
-    assert launch.steps(launch.ledger.entries[job.trial.digest].run) == list(range(1, 13))
+    assert launch.steps(launch.ledger.records[job.trial.digest].run) == list(range(1, 13))
     assert asked.count["list_artifacts"] == 0 and asked.count["log_batch"] < 6, asked.count
     assert asked.count["get_metric_history"] == 0
 
 
-def test_a_sweep_is_taken_up_in_one_request(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_resumes_with_one_request(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Launch(finished)
     trials = made.plan.trials
     made.finish(made.start(1))
     made.tracker.close("FINISHED")
     again = Launch(finished)
     asked = Asked(again, monkeypatch)
-    assert all(again.ledger.keep(trial, True) for trial in trials)
+    assert all(again.ledger.restore(trial, True) for trial in trials)
     again.start(1)
     again.tracker.close("FINISHED")
     assert asked.count["search_runs"] == asked.count["get_run"] == 0, "asked when the sweep was opened"
 
 
-def test_the_pages_view_of_a_sweep_is_kept_with_it(tmp_path: Path) -> None:
+def test_the_experiment_has_a_view_and_a_kind(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     launch.tracker.close("FINISHED")
     tags = launch.tracker.client.get_experiment(launch.tracker.experiment).tags
     assert json.loads(tags["mlflow.sharedViewState.trials"])["orderByKey"] == "metrics.`clip_plus`"
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 ALTERED: list[tuple[str, str, str]] = [
@@ -236,7 +264,7 @@ def finished(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("old", "new", "says"), ALTERED)
-def test_a_file_that_alters_finished_trials_is_refused(finished: Path, old: str, new: str, says: str) -> None:
+def test_altered_finished_trials_are_refused(finished: Path, old: str, new: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
         check_resumable(plan(finished, SWEEP.replace(old, new)), Store(str(finished / "results")), PROMPTS)
     assert "--set name=" in str(caught.value) and "\n" not in str(caught.value)
@@ -249,49 +277,49 @@ def test_a_file_may_grow_and_shrink(finished: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("content", ['{"status": "finished"}', '{"identity": ', "[]"])
-def test_a_result_that_cannot_be_compared_is_named(finished: Path, content: str) -> None:
+def test_an_unreadable_result_is_named(finished: Path, content: str) -> None:
     (result,) = finished.glob("results/tiny/results/*.json")
     result.write_text(content)
-    with pytest.raises(UserError, match=f"{result}: is torn, or of an earlier version") as caught:
+    with pytest.raises(UserError, match=f"{result}: is incomplete or of an earlier version") as caught:
         check_resumable(plan(finished), Store(str(finished / "results")), PROMPTS)
     assert "\n" not in str(caught.value)
 
 
-def test_prompts_that_changed_are_refused(finished: Path) -> None:
+def test_changed_prompts_are_refused(finished: Path) -> None:
     other = PromptSet("miniature:64", "other", "prompts/other", (64,), 64, 0)
-    with pytest.raises(UserError, match=r"what prompts.source holds 'abc', which is 'other' now"):
+    with pytest.raises(UserError, match=r"prompts of digest 'abc', which is 'other' now"):
         check_resumable(plan(finished), Store(str(finished / "results")), other)
 
 
-def test_another_mlflow_does_not_hold_what_is_finished(finished: Path) -> None:
+def test_runs_must_exist_in_this_mlflow(finished: Path) -> None:
     other = Launch(finished, "other.db")
-    with pytest.raises(UserError, match="is not there: give the tracking URI that it was recorded with"):
-        other.ledger.keep(other.plan.trials[0], True)
+    with pytest.raises(UserError, match="does not exist: give the tracking URI that it was recorded with"):
+        other.ledger.restore(other.plan.trials[0], True)
     other.tracker.close("FAILED")
     run = other.store.read_json(f"tiny/results/{other.plan.trials[0].digest}.json")["run"]
     MlflowClient(f"sqlite:///{finished}/mlflow.db").delete_run(run)
     same = Launch(finished)
     with pytest.raises(UserError, match=f"mlflow runs restore --run-id {run}"):
-        same.ledger.keep(same.plan.trials[0], True)
+        same.ledger.restore(same.plan.trials[0], True)
     same.tracker.close("FAILED")
 
 
-def test_what_a_scheduler_stopped_goes_on_without_one(tmp_path: Path) -> None:
+def test_a_stopped_trial_resumes_without_scheduler(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     job = launch.start()
-    launch.ledger.reported(job, report(6) | {"handed_back": PRUNED})
+    launch.ledger.reported(job, WorkerReport((measured(6), HandedBack(PRUNED))))
     assert launch.ledger.ended(job, "") is False
     launch.tracker.close("FINISHED")
-    assert launch.ledger.entries[job.trial.digest].status == "stopped"
+    assert launch.ledger.records[job.trial.digest].status == "stopped"
     again = Launch(tmp_path)
-    assert again.ledger.keep(job.trial, True) and not again.ledger.keep(job.trial, False)
+    assert again.ledger.restore(job.trial, True) and not again.ledger.restore(job.trial, False)
     again.tracker.close("FINISHED")
 
 
-def test_a_trial_that_never_began_is_not_lost_from_sight(tmp_path: Path) -> None:
+def test_a_trial_that_never_began_has_failed(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     job = launch.start()
-    launch.ledger.entries[job.trial.digest].status = "waiting"
+    launch.ledger.records[job.trial.digest].status = "waiting"
     assert not launch.ledger.ended(job, "ActorDiedError: gone")
-    assert launch.ledger.entries[job.trial.digest].status == "failed"
+    assert launch.ledger.records[job.trial.digest].status == "failed"
     launch.tracker.close("FAILED")

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from orchestrator.common.storage import Store, file_digest
 from orchestrator.data.shard_order import Position
+from orchestrator.jobs import CheckpointFailed, CheckpointWritten, StepReport
 from orchestrator.training.checkpoint.manifest import (
     MANIFEST,
     DamagedCheckpointError,
@@ -40,11 +41,11 @@ def write_part(folder: Path) -> dict[str, str]:
 
 
 def progress(step: int) -> Progress:
-    return Progress(step, Position(1, 2, 3), 0.5, "digest", ({"step": 1, "student_loss": 0.25},))
+    return Progress(step, Position(1, 2, 3), 0.5, "digest", (StepReport(1, {"student_loss": 0.25}),))
 
 
-def checkpoints(folder: Path, kept: int = 2) -> CheckpointStore:
-    return CheckpointStore(Store(str(folder)), "checkpoints", 0, kept)
+def checkpoints(folder: Path, keep: int = 2) -> CheckpointStore:
+    return CheckpointStore(Store(str(folder)), "checkpoints", rank=0, keep=keep)
 
 
 def flip(path: Path) -> None:
@@ -63,7 +64,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a manifest that is a list": (lambda c: (c / MANIFEST).write_text("[]"), "cannot be read"),
     "a manifest of another version": (
         lambda c: (c / MANIFEST).write_text((c / MANIFEST).read_text().replace('"layout": 2', '"layout": 3')),
-        "has layout 3: another version of this program wrote it, this one reads 2",
+        "has layout 3: another version of this program wrote it, this version reads layout 2",
     ),
     "a manifest of an earlier version": (
         lambda c: (c / MANIFEST).write_text((c / MANIFEST).read_text().replace('"layout": 2,', "")),
@@ -72,7 +73,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a manifest of another kind": (lambda c: (c / MANIFEST).write_text('{"a": 1}'), "cannot be read"),
     "a manifest that points elsewhere": (
         lambda c: (c / MANIFEST).write_text((c / MANIFEST).read_text().replace(NAMES[0], "../../x")),
-        "names a file elsewhere",
+        "names a file outside of the folder",
     ),
     "a pickle in place of weights": (
         lambda c: torch.save({"x": torch.ones(2)}, c / NAMES[0]),
@@ -82,12 +83,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_taken(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path, name: str) -> None:
     store = checkpoints(tmp_path)
     for step in (4, 8):
-        assert not store.save(progress(step), None, write_part).problem
+        assert isinstance(store.save(progress(step), None, write_part), CheckpointWritten)
     newest = tmp_path / "checkpoints/step-00000008"
     spoil, says = DAMAGE[name]
     spoil(newest)
@@ -100,18 +99,18 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_taken
 def test_the_same_step_may_be_damaged_again(tmp_path: Path) -> None:
     store, spoil = checkpoints(tmp_path), DAMAGE[next(iter(DAMAGE))][0]
     for number, aside in enumerate((".damaged", ".damaged-2", ".damaged-3"), 1):
-        assert not store.save(progress(8), None, write_part).problem
+        assert isinstance(store.save(progress(8), None, write_part), CheckpointWritten)
         spoil(tmp_path / "checkpoints/step-00000008")
         taken, notes = store.newest()
         assert taken is None and notes[0].endswith(f"set aside as *{aside}")
         assert len(list((tmp_path / "checkpoints").iterdir())) == number
 
 
-def test_what_is_written_comes_back_and_leftovers_go(tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_back(tmp_path: Path) -> None:
     store = checkpoints(tmp_path)
     saved = store.save(progress(4), 0.5, write_part)
     folder = tmp_path / "checkpoints/step-00000004"
-    assert saved.uri == str(folder) and saved.digest == file_digest(folder / MANIFEST)
+    assert saved == CheckpointWritten(str(folder), file_digest(folder / MANIFEST))
     assert verify(folder) == Manifest(progress(4), 1, write_part(folder), 0.5)
     assert store.progress("checkpoints/step-00000004") == progress(4)
     (tmp_path / "checkpoints/step-00000008.part").mkdir()
@@ -120,14 +119,14 @@ def test_what_is_written_comes_back_and_leftovers_go(tmp_path: Path) -> None:
 
 
 def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
-    store = checkpoints(tmp_path, kept=2)
+    store = checkpoints(tmp_path, keep=2)
     for step, score in {2: 0.1, 4: 0.9, 6: None, 8: 0.3, 10: 0.2}.items():
         store.save(progress(step), score, write_part)
     steps = sorted(int(path.name[-8:]) for path in (tmp_path / "checkpoints").iterdir())
     assert steps == [4, 8, 10]
 
 
-def test_a_failure_to_write_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_earlier_checkpoints(tmp_path: Path) -> None:
     store = checkpoints(tmp_path)
     store.save(progress(4), None, write_part)
 
@@ -136,7 +135,8 @@ def test_a_failure_to_write_leaves_the_others_as_they_were(tmp_path: Path) -> No
         raise OSError(28, "No space left on device")
 
     saved = store.save(progress(8), None, fails)
-    assert "rank 0: [Errno 28] No space left on device" in saved.problem and not saved.digest
+    assert isinstance(saved, CheckpointFailed)
+    assert "rank 0: [Errno 28] No space left on device" in saved.problem
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
 
 

@@ -20,7 +20,7 @@ def store(tmp_path: Path) -> Store:
 def watch(store: Store, seconds: float, first: float, beat: bool) -> bool:
     """Whether a worker that does nothing for `seconds` is ended by a patience of 0.2 s."""
     with patch.object(watchdog, "FIRST_SECONDS", first), patch("os.kill") as kill:
-        dog = Watchdog(store, "hangs", rank=1, patience=0.2)
+        dog = Watchdog(store, "hangs", rank=1, timeout=0.2)
         if beat:
             dog.beat(7)
         time.sleep(seconds)

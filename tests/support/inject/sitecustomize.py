@@ -61,7 +61,7 @@ def _faults(worker: Any, step: int) -> None:
 
 
 def _note_and_break(module: Any) -> None:
-    original = module.Worker._step
+    original = module.TrainWorker._step
 
     def step(self: Any, number: int, *rest: Any) -> None:
         time.sleep(float(os.environ.get("CHAOS_PAUSE", "0")))
@@ -71,7 +71,7 @@ def _note_and_break(module: Any) -> None:
         with (ROOT / "steps.log").open("a") as log:
             log.write(line)
 
-    module.Worker._step = step
+    module.TrainWorker._step = step
 
 
 def _talk_over_gloo(module: Any) -> None:
@@ -93,16 +93,19 @@ def _expire_sooner(module: Any) -> None:
 def _sleep_instead(module: Any) -> None:
     def run_training(job: Any, asked: float) -> None:
         from orchestrator.common.storage import Store
+        from orchestrator.jobs import Ended, GroupStarted, StepReport, WorkerReport
+
+        def send(event: Any, progress: float) -> None:
+            module.tune.report(WorkerReport((event,), progress).to_tune())
 
         seconds = float(os.environ["STUB_SECONDS"])
-        module.tune.report({"held_since": time.time(), "bundles": ""})
+        send(GroupStarted(time.time(), ""), 0)
         for step in range(1, REPORTS + 1):
             time.sleep(seconds / REPORTS)
             rates = {"seconds_per_step": seconds / REPORTS, "samples_per_second": REPORTS / seconds}
-            told = {**dict.fromkeys(LOSSES, 1 / step), **rates, "step": step}
-            module.tune.report({**told, "progress": 100 * step / REPORTS})
+            send(StepReport(step, {**dict.fromkeys(LOSSES, 1 / step), **rates}), 100 * step / REPORTS)
         Store(job.root).put_folder(Path(job.trial.source), job.student)
-        module.tune.report({"finished": True, "collapsed": "", "zero_stage": 2, "progress": 100})
+        send(Ended(zero_stage=2), 100)
 
     module.run_training = run_training
 
