@@ -1,11 +1,11 @@
-"""Draws with a registered student, one network call a picture.
+"""Draws with a registered student, one network call for each picture.
 
     python -m orchestrator.generate --model models:/miniature-pixart@champion \\
         --prompt 'a large circle on the left' --negative-prompt green --count 4 --out pictures
 
-Takes the MLflow of --tracking-uri, else of MLFLOW_TRACKING_URI, else results/mlflow.db here. A
-negative prompt gets the strength that was found best for the student, unless --strength is given.
-Weights alone are taken from the registry: the code that is stored there is not run.
+Uses the MLflow of --tracking-uri, else of MLFLOW_TRACKING_URI, else results/mlflow.db in this folder. A
+negative prompt is applied at the student's default strength, unless --strength is given. Only weights are
+taken from the registry: the code that is stored there is not run.
 """
 
 import argparse
@@ -22,19 +22,19 @@ DATABASE = Path("results/mlflow.db")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
-    return exit_status(lambda: _generate(options))
+    return exit_status(options, lambda: _generate(options))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("orchestrator.generate", __doc__)
     add = parser.add_argument
     add("--model", required=True, metavar="URI", help="models:/NAME@champion or models:/NAME/VERSION")
-    add("--prompt", required=True, action="append", help="what to draw; repeatable")
-    add("--negative-prompt", default="", metavar="TEXT", help="what the pictures shall not show")
-    add("--strength", type=_strength, metavar="X", help="of the attention guidance; 0 is none")
-    add("--seed", type=int, default=0, help="of the first picture; the next ones count up (default 0)")
+    add("--prompt", required=True, action="append", help="prompt to draw; repeatable")
+    add("--negative-prompt", default="", metavar="TEXT", help="things that the pictures must not show")
+    add("--strength", type=_strength, metavar="X", help="strength of attention guidance; 0 turns it off")
+    add("--seed", type=int, default=0, help="seed of the first picture; the next ones count up (default 0)")
     add("--count", type=_positive, default=1, help="pictures of each prompt (default 1)")
     add("--out", type=Path, default=Path("pictures"), metavar="FOLDER", help="default: pictures")
     add("--tracking-uri", metavar="URI", help="MLflow server or database")
@@ -57,7 +57,7 @@ def _strength(text: str) -> float:
 
 def _generate(options: argparse.Namespace) -> None:
     if options.strength is not None and not options.negative_prompt:
-        raise UserError("--strength is that of a negative prompt: give --negative-prompt too")
+        raise UserError("--strength: needs a negative prompt: give --negative-prompt too")
     if not options.model.startswith("models:/"):
         raise UserError(f"--model {options.model}: write models:/NAME@champion or models:/NAME/VERSION")
     tracking = _tracking(options.tracking_uri)
@@ -65,9 +65,6 @@ def _generate(options: argparse.Namespace) -> None:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {options.out}: cannot be written: {error.strerror or error}") from None
-    from orchestrator.common.library_logging import quieten
-
-    quieten()
     from orchestrator.tracking import fetch_student
     from workloads.backbones.load_errors import NOT_LOADED, describe
     from workloads.students.sampler import Generator
@@ -89,13 +86,13 @@ def _tracking(given: str | None) -> str:
     uri = given or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None and not DATABASE.exists():
         raise UserError(
-            f"no MLflow: {DATABASE} is not here; give --tracking-uri, as in sqlite:///PATH/mlflow.db"
+            f"{DATABASE}: does not exist here: give --tracking-uri, as in sqlite:///PATH/mlflow.db"
         )
     return uri or f"sqlite:///{DATABASE}"
 
 
 def _file_name(prompt: str, negative: str) -> str:
-    """Words for people, and a digest, since different prompts may come down to the same words."""
+    """Return readable words and a digest, since different prompts may reduce to the same words."""
     words = f"{prompt} not {negative}" if negative else prompt
     readable = "-".join("".join(c if c.isalnum() else " " for c in words.lower()).split())[:80] or "picture"
     return f"{readable}-{digest([prompt, negative])[:6]}"

@@ -1,14 +1,14 @@
-"""Compares a sweep's arms over seeds and backbones, from what MLflow holds of it alone.
+"""Compares a sweep's arms over seeds and backbones, from MLflow alone.
 
     python -m orchestrator.report --experiment stability --out report
     python -m orchestrator.report --experiment stability --tracking-uri http://HOST:PORT --out report
 
-Works for every sweep, while it runs too; of one that was recorded more than once (with another
-storage) it takes the newest. An arm is a combination of what the sweep varied, seeds apart. Each gets,
-by backbone, its mean and interval over seeds, how often it collapsed and how it oscillated along
-training; over all backbones its worst case and a rank, with their uncertainty. report.html explains
-each number and opens without a network; report.json holds all of them, by trial's seed too.
-Takes the MLflow of --tracking-uri, else of MLFLOW_TRACKING_URI, else results/mlflow.db here.
+Works for every sweep, also while it runs; of several sweeps of one name in different storages it takes the
+newest. An arm is a combination of swept settings, without the seed. For each arm and backbone the report has
+the mean and interval over seeds, the rate of collapses and the oscillation along training; over all
+backbones its worst case and a rank, with their uncertainty. report.html explains each number and opens
+without a network; report.json holds all of them. Uses the MLflow of --tracking-uri, else of
+MLFLOW_TRACKING_URI, else results/mlflow.db in this folder.
 """
 
 import argparse
@@ -28,12 +28,9 @@ STORAGE = "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    from orchestrator.common.library_logging import quieten
-
-    quieten()
+    """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
-    return exit_status(lambda: _write(options.experiment, options.tracking_uri, options.out))
+    return exit_status(options, lambda: _write(options.experiment, options.tracking_uri, options.out))
 
 
 def _parser() -> argparse.ArgumentParser:

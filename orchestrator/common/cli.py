@@ -1,37 +1,59 @@
-"""What the three commands have in common: help out of the module's docstring, a mistake told in one line."""
+"""Parts that all commands share: help from the module's docstring, verbosity, errors in one line."""
 
 import argparse
 import sys
 from collections.abc import Callable
 
 from orchestrator.common.errors import UserError
+from orchestrator.common.library_logging import prepare_libraries
+from orchestrator.common.logs import Verbosity, configure
 from orchestrator.common.redaction import redact, redact_tracebacks
 
 EXIT_USER_ERROR = 2
 
 
-def make_parser(name: str, doc: str | None, end: str = "") -> argparse.ArgumentParser:
-    """The parser of `python -m NAME`: the first paragraph of `doc`, its examples, and `end` as last words."""
+def make_parser(name: str, doc: str | None, exit_statuses: str = "") -> argparse.ArgumentParser:
+    """Return the parser of `python -m NAME`.
+
+    Args:
+        name: the module.
+        doc: its docstring; the first paragraph describes the command, the rest follows as examples.
+        exit_statuses: last line of the help.
+    """
     summary, _, examples = (doc or "").partition("\n\n")
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=f"python -m {name}",
         description=summary,
-        epilog=f"examples:\n{examples}\n{end}",
+        epilog=f"examples:\n{examples}\n{exit_statuses}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--verbose", action="store_true", help="print more details")
+    parser.add_argument(
+        "--debug", action="store_true", help="print the libraries' logs, and tracebacks of errors too"
+    )
+    return parser
 
 
-def exit_status(work: Callable[[], None]) -> int:
-    """Does `work`; 0, or 2 and one line without secrets if the user has something to mend."""
+def prepare(options: argparse.Namespace) -> None:
+    """Configure logging and libraries by the parsed options; called before libraries are imported."""
     redact_tracebacks()
+    prepare_libraries(options.debug)
+    configure(Verbosity.DEBUG if options.debug else Verbosity(options.verbose))
+
+
+def exit_status(options: argparse.Namespace, work: Callable[[], None]) -> int:
+    """Do the work of a command; return 0, or 2 after printing a user's error in one line."""
+    prepare(options)
     try:
         work()
     except UserError as error:
-        tell(error)
+        if options.debug:
+            raise
+        print_error(error)
         return EXIT_USER_ERROR
     return 0
 
 
-def tell(error: UserError) -> None:
-    """One line, without secrets."""
+def print_error(error: UserError) -> None:
+    """Print one line without credentials to standard error."""
     print(f"error: {redact(str(error))}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What makes two things the same: a digest of what they are made of, which is their name."""
+"""Digests of settings, which name trials, launches and files."""
 
 import hashlib
 import json
@@ -6,5 +6,5 @@ from typing import Any
 
 
 def digest(identity: Any) -> str:
-    """SHA-256 of anything that JSON can hold, independent of the order of keys."""
+    """Return the SHA-256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -1,58 +1,70 @@
-"""Settings of the processes that a sweep starts: quiet libraries, few threads."""
+"""Environment and log levels of the libraries that a sweep's processes load: quiet logs, few threads."""
 
 import logging
 import os
 import warnings
 
 ENVIRONMENT = {
+    # A process that asks for no GPU sees none, such as a training on CPUs beside one on a GPU.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # Reports between two evaluations carry no score, and the ledger records everything already.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # The launch handles Ctrl-C itself: Tune would wait for its trials.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # With verbose=0 Tune's newer output still prints a banner, the older one does not.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # A trial is several processes, and two trials start at once: Ray must not start them two by two.
+    "RAY_worker_maximum_startup_concurrency": "8",
+    # A trial's workers get more threads, as their CPUs allow: see `trainable`.
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Variables of every process of a sweep."""
+QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning,ignore::UserWarning",
-    # Who asked for no GPU sees none: a training on CPUs, or a student that draws beside one on a GPU.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    # Reports between two looks carry no score, and all is recorded by the ledger already.
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Ctrl-C is ours to answer: Tune would wait for its trials.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # With verbose=0 Tune's newer output still prints a banner, the older none.
-    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    # A trial is several processes, and two trials start at once: do not queue them by twos.
-    "RAY_worker_maximum_startup_concurrency": "8",
-    # A trial's workers are given more, as their CPUs allow: see `trial`.
-    "OMP_NUM_THREADS": "1",
 }
+"""Variables that turn the libraries' own output off, except with `--debug`."""
 NOISY_LOGGERS = (
-    "ray",
-    "ray.data",
-    "ray.tune",
-    "mlflow",
-    "alembic",
-    "transformers",
-    "diffusers",
-    "DeepSpeed",
-    "httpx",
+    "ray", "ray.data", "ray.tune", "mlflow", "alembic", "transformers", "diffusers", "DeepSpeed", "httpx",
     "sqlalchemy",
-)
+)  # fmt: skip
 RERAISED_BY_US = ("ray.tune", "mlflow", "alembic", "sqlalchemy")
-"""What they log as an error they raise as well, and the search or the tracking room tells of it in a line."""
+"""Loggers of libraries that also raise what they log; the launch reports the exception in one line."""
 
 
-def quieten() -> None:
-    """Library chatter off, in this process and in those that it starts."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    silence()
+DEBUG = "ORCHESTRATOR_DEBUG"
+"""Variable that leaves the libraries' output on."""
 
 
-def silence() -> None:
-    """Turns the libraries' own logs down to errors in this process."""
+def prepare_libraries(debug: bool = False) -> None:
+    """Set this process's variables and log levels, which the processes that it starts inherit.
+
+    Called before any of the libraries is imported: some read their settings then.
+    """
+    if debug:
+        os.environ[DEBUG] = "1"
+    os.environ.update(process_environment())
+    silence_loggers()
+
+
+def process_environment() -> dict[str, str]:
+    """Return the variables of every process of a sweep; those that the user has set keep their values."""
+    wanted = ENVIRONMENT | ({DEBUG: "1"} if os.environ.get(DEBUG) else QUIET)
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
+def silence_loggers() -> None:
+    """Set the libraries' loggers in this process to errors only, unless `--debug` leaves them on."""
+    if os.environ.get(DEBUG):
+        return
     warnings.simplefilter("ignore")
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL if name in RERAISED_BY_US else logging.ERROR)

@@ -1,6 +1,6 @@
-"""Credentials in text: hidden where it is shown or kept, refused where it would travel.
+"""Credentials in text: replaced where text is shown or stored, refused in URIs that workers receive.
 
-Of a URI: a password before the host, and parameters that hold a key, a token or a signature.
+A credential in a URI is a password before the host, or a parameter that holds a key, a token or a signature.
 """
 
 import os
@@ -28,14 +28,14 @@ VARIABLES = (
     "HUGGING_FACE_HUB_TOKEN",
     "PGPASSWORD",
 )
-"""Variables of our tools whose values are secrets."""
+"""Environment variables whose values are secrets."""
 SHORTEST = 6
-"""A shorter value of a variable is let stand, as it would be found inside other words."""
+"""Least length of a variable's value that is replaced; a shorter one would occur inside of other words."""
 
-# To the last @, as passwords that nobody encoded hold any character. Both begin at the separator:
-# from a scheme's first letter on, a search through a picture in base64 would take minutes.
+# Up to the last @, as an unencoded password holds any character. Both patterns begin at the separator: one
+# that begins with the scheme would search a picture in base64 for minutes.
 _PASSWORD = re.compile(r"://[^\s/?#:]*:\S*@")
-# Azure's containers stand where others have a user.
+# Azure puts the container where other URIs have a user.
 _USER = re.compile(r"(?<!abfs)(?<!abfss)://[^\s/?#:]+@")
 _PARAMETER = re.compile(
     r"(?<![^\s?&;])(?!credential_kind=)([\w.%-]*"
@@ -46,7 +46,7 @@ _PARAMETER = re.compile(
 
 
 def redact(text: str) -> str:
-    """`text` with every credential in it replaced by ***."""
+    """Return `text` with every credential replaced by ***."""
     text = _USER.sub(f"://{HIDDEN}@", _PASSWORD.sub(f"://{HIDDEN}@", text))
     text = _PARAMETER.sub(rf"\1={HIDDEN}", text)
     values = {os.environ.get(name, "") for name in VARIABLES}
@@ -57,7 +57,7 @@ def redact(text: str) -> str:
 
 
 def redact_json(value: Any) -> Any:
-    """The same for every text in a structure as JSON has them."""
+    """Return a JSON value with the credentials in all its texts replaced by ***."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -68,25 +68,23 @@ def redact_json(value: Any) -> Any:
 
 
 def refuse_credentials(setting: str, uri: str) -> None:
-    """Checks a URI that travels to workers and into files.
+    """Check a URI that is sent to workers and written to files.
 
     Raises:
-        UserError: it holds credentials.
+        UserError: it contains credentials.
     """
     if "://" in uri and (_PASSWORD.search(uri) or _PARAMETER.search(uri)):
         raise UserError(
-            f"{setting} {redact(uri)}: holds credentials, which would get into files and logs; "
-            f"give them by the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            f"{setting} {redact(uri)}: contains credentials, which would get into files and logs: "
+            f"set them in the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             f"GOOGLE_APPLICATION_CREDENTIALS, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
         )
 
 
 def redact_tracebacks() -> None:
-    """From now on an error that nobody catches is printed without credentials."""
-    sys.excepthook = _print_without_secrets
+    """Print uncaught errors without credentials from now on."""
+    sys.excepthook = _print_redacted
 
 
-def _print_without_secrets(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
+def _print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

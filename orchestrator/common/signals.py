@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM (`ray job stop`, a machine that is taken away): the first asks, the second insists."""
+"""Ctrl-C and SIGTERM (`ray job stop`, a machine that goes away): the first asks, the second interrupts."""
 
 import _thread
 import signal
@@ -8,27 +8,27 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_insisted = threading.Event()
+_interrupted = threading.Event()
 
 
 def interrupt_on_sigterm() -> None:
-    """From now on SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    """Make SIGTERM raise KeyboardInterrupt, as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def interrupt_at_once() -> None:
-    """Raises KeyboardInterrupt in the main thread, called from any other, as a second Ctrl-C does."""
-    _insisted.set()
+def interrupt_now() -> None:
+    """Raise KeyboardInterrupt in the main thread, as a second Ctrl-C does; called from other threads."""
+    _interrupted.set()
     _thread.interrupt_main()
 
 
 @contextmanager
 def defer_first_interrupt() -> Iterator[threading.Event]:
-    """Within, the first signal only sets the event; a second one raises KeyboardInterrupt."""
+    """Yield an event that the first signal sets; a second signal raises KeyboardInterrupt."""
     asked = threading.Event()
 
     def answer(number: int, frame: FrameType | None) -> None:
-        if asked.is_set() or _insisted.is_set():
+        if asked.is_set() or _interrupted.is_set():
             raise KeyboardInterrupt
         asked.set()
 

@@ -1,11 +1,11 @@
-"""Files of a sweep, in a folder or in a bucket, through pyarrow's file systems.
+"""The storage of a sweep: a folder or a bucket, through pyarrow's file systems.
 
 STORAGE/mlflow.db, STORAGE/artifacts/        the embedded tracking (unless a server is given)
 STORAGE/prompts/DIGEST/                      prompt shards, shared by sweeps
-STORAGE/NAME/results/TRIAL.json              what each finished trial came to
-STORAGE/NAME/measured/INFER_TRIAL.parquet    what was measured of a student at one strength
-STORAGE/NAME/pictures/                       of what is not measured yet, or infer.keep_pictures
-STORAGE/NAME/summary.json                    the whole sweep
+STORAGE/NAME/results/TRIAL.json              result of each finished trial
+STORAGE/NAME/measured/INFER_TRIAL.parquet    measurements of a student at one strength
+STORAGE/NAME/pictures/                       pictures that are not measured yet
+STORAGE/NAME/summary.json                    results of the whole sweep
 """
 
 import hashlib
@@ -25,17 +25,19 @@ from orchestrator.common.redaction import refuse_credentials
 
 
 class Store:
-    """A root folder or bucket prefix; all names are relative to it."""
+    """A root folder or bucket prefix; all file names are relative to it."""
 
     def __init__(self, root: str) -> None:
-        """`root`: a local path, or a URI that pyarrow opens (s3://, gs://, file://).
+        """Open `root`: a local path, or a URI that pyarrow opens (s3://, gs://, file://).
 
         Raises:
-            UserError: it holds credentials or a query, or no file system answers to it.
+            UserError: the URI contains credentials or a query, or no file system opens it.
         """
         refuse_credentials("storage", root)
         if "://" in root and "?" in root:
-            raise UserError(f"storage {root}: no ?query: give the endpoint as AWS_ENDPOINT_URL")
+            raise UserError(
+                f"storage {root}: contains a ?query: set the endpoint as AWS_ENDPOINT_URL instead"
+            )
         self.local = "://" not in root or root.startswith("file://")
         try:
             uri = str(Path(root).expanduser().resolve()) if "://" not in root else root
@@ -56,7 +58,7 @@ class Store:
             return bytes(stream.read())
 
     def write(self, name: str, content: bytes) -> None:
-        """Whole or not at all: local files are written aside and renamed."""
+        """Write a file completely or not at all: local files are written aside and renamed."""
         path = self._path(name)
         if not self.local:
             with self._fs.open_output_stream(path) as stream:
@@ -72,7 +74,8 @@ class Store:
             raise
 
     def create(self, name: str, content: bytes) -> bool:
-        """Writes `name` unless it is there; false if it is. In a bucket two may both succeed."""
+        """Write `name` unless it exists; return false if it does. In a bucket two writers may both
+        succeed."""
         if not self.local:
             free = not self.exists(name)
             if free:
@@ -88,7 +91,7 @@ class Store:
         return True
 
     def delete(self, name: str) -> None:
-        """Deletes a file; nothing if it is not there."""
+        """Delete a file if it exists."""
         if self.exists(name):
             self._fs.delete_file(self._path(name))
 
@@ -99,41 +102,41 @@ class Store:
         self.write(name, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
 
     def put_folder(self, folder: Path, name: str) -> None:
-        """Copies the local `folder` to `name`."""
+        """Copy the local `folder` to `name`."""
         self._fs.create_dir(self._path(name), recursive=True)
         fs.copy_files(str(folder), self._path(name), destination_filesystem=self._fs)
 
     def folders(self, name: str) -> list[str]:
-        """The names of the folders in the folder `name`, sorted; none if it is not there."""
+        """Return the sorted names of the folders in the folder `name`; none if it does not exist."""
         found = self._fs.get_file_info(fs.FileSelector(self._path(name), allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
 
     def files(self, name: str) -> list[str]:
-        """The names, relative to the root, of the files in the folder `name`, sorted."""
+        """Return the sorted names, relative to the root, of the files in the folder `name`."""
         return sorted(f"{name}/{file}" for file in self.sizes(name))
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Bytes of each file in the folder `name`, by its name there."""
+        """Return the size in bytes of each file in the folder `name`, by its name in the folder."""
         found = self._fs.get_file_info(fs.FileSelector(self._path(name), allow_not_found=True))
         return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
 
     def move(self, name: str, new: str) -> None:
-        """Renames a file."""
+        """Rename a file."""
         self._fs.move(self._path(name), self._path(new))
 
     def make_folder(self, name: str) -> Path:
-        """The local folder `name`, made if it is not there; for a local storage only."""
+        """Create the local folder `name` unless it exists, and return it; for a local storage only."""
         folder = Path(self._path(name))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def delete_folder(self, name: str) -> None:
-        """Deletes the folder `name` and all in it, if it is there."""
+        """Delete the folder `name` and its content, if it exists."""
         if self._fs.get_file_info(self._path(name)).type == fs.FileType.Directory:
             self._fs.delete_dir(self._path(name))
 
     def move_folder(self, name: str, new: str) -> None:
-        """Renames a folder: at once in a local storage, file by file in a bucket."""
+        """Rename a folder: in one operation in a local storage, file by file in a bucket."""
         if self.local:
             os.replace(self._path(name), self._path(new))
             return
@@ -143,7 +146,7 @@ class Store:
 
     @contextmanager
     def folder(self, name: str, without: Sequence[str] = ()) -> Iterator[Path]:
-        """The folder `name` as a local one: itself, or a temporary copy, `without` these of its entries."""
+        """Yield the folder `name` itself, or a temporary local copy of it `without` some of its entries."""
         if self.local:
             yield Path(self._path(name))
             return
@@ -158,7 +161,11 @@ class Store:
             yield Path(copy)
 
     def check_writable(self) -> None:
-        """Raises UserError if nothing can be written here."""
+        """Check that files can be written.
+
+        Raises:
+            UserError: they cannot.
+        """
         try:
             self.write(".writable", b"")
             self.delete(".writable")
@@ -167,13 +174,13 @@ class Store:
             raise UserError(f"storage {self.root}: cannot be written: {reason}") from None
 
     def _path(self, name: str) -> str:
-        # Links inside are followed: whoever may write into a storage may spread it over disks.
+        # Links inside of the storage are followed, so that it may be spread over several disks.
         if {"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name:
-            raise UserError(f"storage {self.root}: {name!r} is no name of a file inside it")
+            raise UserError(f"storage {self.root}: {name!r} is not a file name inside of it")
         return f"{self._base.rstrip('/')}/{name}"
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a local file."""
+    """Return the SHA-256 of a local file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,57 +1,33 @@
 """One small trial of the second search: a student draws every pair at one strength.
 
-Its pictures go to the storage as one parquet file, a row a picture: the digest of its `arm`, its
-`row`, the number of its `pair`, `prompt`, `negative_prompt`, `style`, and `png`. `scoring` reads
-them, and removes them when it has.
+The pictures are written to the storage as one parquet file with a row for each: the digest of its `arm`, its
+`row`, the number of its `pair`, `prompt`, `negative_prompt`, `style`, and `png`. `scoring` reads the file and
+then deletes it.
 """
 
 import io
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.common.storage import Store
-from orchestrator.config.evaluation_schema import Pair
-from orchestrator.planning.inference import InferenceTrial
+from orchestrator.jobs import InferenceJob
 
-
-@dataclass(frozen=True)
-class InferenceJob:
-    """An `InferenceTrial`, and where its inputs and outputs are."""
-
-    infer: InferenceTrial
-    pairs: tuple[Pair, ...]
-    pictures: int
-    seed: int
-    reference: str
-    """File of the backbone's reference in the storage."""
-    root: str
-    """URI of the storage."""
-    student: str
-    """Folder of the student in the storage."""
-    folder: str
-    """Of the sweep in the storage."""
-
-    @property
-    def drawn(self) -> str:
-        """File of the pictures in the storage."""
-        return f"{self.folder}/pictures/{self.infer.digest}.parquet"
-
-    @property
-    def measured(self) -> str:
-        """File of what was measured of them in the storage: the trial's result."""
-        return f"{self.folder}/measured/{self.infer.digest}.parquet"
-
-
-UNSEEN = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "safety_checker", "feature_extractor")
-"""Parts of a student that pictures of encoded prompts do without, T5 among them: gigabytes from a bucket."""
+NOT_NEEDED = (
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "safety_checker",
+    "feature_extractor",
+)
+"""Parts of a student that drawing from encoded prompts does not use; T5 alone is gigabytes in a bucket."""
 
 
 def draw(job: InferenceJob) -> int:
-    """Draws and writes the pictures, unless they are there; returns how many there are."""
-    # Here, so that the driver, which makes jobs, does not load diffusers whole.
+    """Draw and write the pictures unless they exist; return their number."""
+    # Imported here: the driver imports this module and need not load diffusers.
     from orchestrator.evaluation.reference import load_reference
     from workloads.images import to_image
     from workloads.students.sampler import draw_pairs
@@ -63,7 +39,7 @@ def draw(job: InferenceJob) -> int:
     reference = load_reference(store, job.reference)
     assert reference.pairs is not None and reference.negatives is not None
     rows: list[dict[str, Any]] = []
-    with store.folder(job.student, without=UNSEEN) as folder:
+    with store.folder(job.student, without=NOT_NEEDED) as folder:
         batches = draw_pairs(
             str(folder),
             reference.pairs,

@@ -1,7 +1,7 @@
-"""Makes a backbone's reference: encodes its prompts, draws and scores with its teacher.
+"""Making of a backbone's reference: its prompts are encoded, its teacher draws and is scored.
 
-Runs as a Ray task, in a process of its own: only there are a teacher's text encoder and its
-many-step pipeline ever loaded.
+Runs as a Ray task in a process of its own, the only one that loads a teacher's text encoder and its many-step
+pipeline.
 """
 
 import json
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate, Pair
-from orchestrator.evaluation.reference import reference_name, scored_prompts, scores_of
+from orchestrator.evaluation.reference import reference_name, score_pictures, scored_prompts
 from orchestrator.planning.inference import InferencePlan
 from workloads.backbones.teacher_pipeline import draw, open_pipeline
 from workloads.backbones.text_encoder import TextEncoder
@@ -26,7 +26,7 @@ from workloads.scorers.scorer import Request
 
 
 def make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None, root: str) -> str:
-    """Draws, scores and encodes; returns the name of the file. Done once, then found."""
+    """Encode, draw and score unless the reference exists; return the name of its file."""
     store, name = Store(root), reference_name(source, evaluate, infer)
     if store.exists(f"{name}.safetensors"):
         return name
@@ -40,7 +40,7 @@ def make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None,
     scores: list[Score] = []
     if prompts := scored_prompts(evaluate):
         pictures = draw(pipeline, prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
-        scores = scores_of(pictures, evaluate, device)
+        scores = score_pictures(pictures, evaluate, device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reference"
         save_file(tensors, path, {"scores": json.dumps([asdict(score) for score in scores])})
@@ -49,10 +49,10 @@ def make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None,
 
 
 def _check_scorers(infer: InferencePlan | None, sheet: Tensor, device: str) -> None:
-    """Has every scorer of the second search read a picture: now, not after days of training.
+    """Have every scorer of the second search score one picture, so that errors appear before any training.
 
     Raises:
-        ValueError: weights are missing, or the backbone's pictures are not what it reads.
+        ValueError: weights are missing, or a scorer cannot read the backbone's pictures.
     """
     for settings in infer.infer.scorers if infer else ():
         scorer = make_scorer(settings)

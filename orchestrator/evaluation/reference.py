@@ -1,6 +1,7 @@
-"""What every trial of a backbone shares: encoded prompts to look at, and the teacher's pictures.
+"""The reference of a backbone: encoded prompts of sheets and scores, and the teacher's own pictures.
 
-`teacher_reference` makes it, once per backbone; trials and the driver read it.
+`make_reference` makes it once per backbone; all its trials and the driver read it. Shapes: N pictures or
+prompts, P pixels a side.
 """
 
 import json
@@ -25,36 +26,36 @@ from workloads.scorers.scorer import Request
 from workloads.settings.scorers import MINIATURE
 
 BATCH = 64
-"""Pictures that a scorer sees at once."""
+"""Pictures in one batch of a scorer."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Of one backbone, for one `evaluate` section."""
+    """Encoded prompts, teacher's pictures and teacher's scores of one backbone and `evaluate` section."""
 
     null: Conditioning
-    """Of the empty prompt, B = 1."""
+    """The empty prompt, N = 1."""
     sheet: Conditioning
-    """Of the sheet's prompts."""
+    """Prompts of the contact sheet."""
     scored: Conditioning | None
-    """Of the prompts that scores are measured on, if any are."""
+    """Prompts that scores are measured on; None without scorers."""
     pairs: Conditioning | None
-    """Of the prompts of the second search's pairs, if there is one."""
+    """Prompts of the second search's pairs; None without a second search."""
     negatives: Conditioning | None
-    """Of their negative prompts; of one for all, if they are all the same."""
+    """Their negative prompts; a single one if all are the same."""
     teacher_sheet: Tensor
-    """(N, 3, P, P) in [-1, 1]: what the teacher draws for the sheet's prompts."""
+    """(N, 3, P, P) in [-1, 1]: the teacher's pictures of the sheet's prompts."""
     teacher_scores: tuple[Score, ...]
 
 
 def reference_name(source: str, evaluate: Evaluate, infer: InferencePlan | None) -> str:
-    """The file of a backbone's reference in the storage."""
+    """Return the file of a backbone's reference in the storage, without its suffix."""
     asked = [evaluate.model_dump(mode="json", exclude={"evaluations"}), infer.asked if infer else None]
     return f"references/{digest([source, *asked])[:16]}"
 
 
 def load_reference(store: Store, name: str) -> Reference:
-    """Reads what `make_reference` wrote."""
+    """Read a reference that `make_reference` wrote."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reference"
         path.write_bytes(store.read(f"{name}.safetensors"))
@@ -73,19 +74,19 @@ def load_reference(store: Store, name: str) -> Reference:
 
 
 def scored_prompts(evaluate: Evaluate) -> list[str]:
-    """What is drawn for the scorers of `evaluate`.
+    """Return the prompts that the scorers of `evaluate` need pictures of.
 
-    Captions of the miniature world that none was trained on, or the sheet's prompts in turn.
+    They are captions of the miniature world that no training used, or the sheet's prompts in turn.
     """
     if any(scorer.name in MINIATURE for scorer in evaluate.scorers):
         return AttributeAccuracy.prompts(evaluate.samples)
     return list(islice(cycle(evaluate.sheet_prompts), evaluate.samples if evaluate.scorers else 0))
 
 
-def scores_of(pictures: Tensor, evaluate: Evaluate, device: str) -> list[Score]:
-    """What the scorers of `evaluate` say of pictures (N, 3, P, P) in [-1, 1] of those prompts.
+def score_pictures(pictures: Tensor, evaluate: Evaluate, device: str) -> list[Score]:
+    """Score pictures (N, 3, P, P), in [-1, 1], of `scored_prompts` with the scorers of `evaluate`.
 
-    Scorers are loaded for it on the device, and gone after it: training needs the memory.
+    Scorers are loaded onto the device for this call only, as training needs the memory.
     """
     requests = [Request(prompt) for prompt in scored_prompts(evaluate)]
     scores = []

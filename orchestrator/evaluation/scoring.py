@@ -1,8 +1,7 @@
-"""The scoring stage: pictures -> an actor pool of scorers -> what was measured of each.
+"""Scoring of the second search: pictures -> an actor pool of scorers -> one file of measurements per arm.
 
-Every actor loads the weights once and then sees batches of all the arms of a student. What is
-measured of an arm is kept as one file, so that a stage that is interrupted scores only what is
-missing, and a new strength is scored alone.
+Every actor loads the weights once and then scores batches of all arms. Each arm's measurements are one file,
+so an interrupted stage scores only what is missing, and a new strength is scored alone.
 """
 
 import io
@@ -18,23 +17,25 @@ from PIL import Image
 from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Infer
-from orchestrator.evaluation.inference_task import InferenceJob
+from orchestrator.jobs import InferenceJob
 from orchestrator.planning.plan import DRIVER_CPUS
 from workloads.settings.scorers import ScorerSettings
 
 BATCH = 64
+Columns = dict[str, Any]
+"""A batch of Ray Data: columns by name."""
 EXAMPLE = "example"
-"""Column of the first picture (PNG) of each pair, for contact sheets; else empty."""
+"""Column of the first picture (PNG) of each pair, for contact sheets; empty in other rows."""
 
 
 class ReadDrawn:
-    """A Ray Data task: the pictures of an arm, from the storage."""
+    """Ray Data task that reads the pictures of an arm from the storage."""
 
     def __init__(self, root: str) -> None:
         self._root = root
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Names of files -> their rows."""
+        """Map a table of file names to the rows of these files."""
         store = Store(self._root)
         return pa.concat_tables(
             pq.read_table(io.BytesIO(store.read(row["file"]))) for row in table.to_pylist()
@@ -42,10 +43,10 @@ class ReadDrawn:
 
 
 class Measure:
-    """What an actor of the pool holds: scorers with their weights."""
+    """Ray Data actor that holds the scorers with their weights."""
 
     def __init__(self, settings: Sequence[ScorerSettings], gpu: bool, pictures: int) -> None:
-        """`pictures`: of each pair, the first of which is kept as an example."""
+        """Load the scorers; the first of the `pictures` of each pair is kept as an example."""
         from workloads.scorers.catalogue import make_scorer
 
         self._pictures = pictures
@@ -53,8 +54,8 @@ class Measure:
         for scorer in self._scorers:
             scorer.load("cuda" if gpu else "cpu")
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Adds what each scorer measures, as columns SCORER/NAME, and drops the pictures."""
+    def __call__(self, batch: Columns) -> Columns:
+        """Add each scorer's measurements as columns SCORER/NAME, and drop the pictures."""
         import torch
 
         from workloads.images import from_image
@@ -73,7 +74,11 @@ class Measure:
 
 
 def score(jobs: Sequence[InferenceJob], infer: Infer, store: Store) -> None:
-    """Measures the arms in `jobs` that have not been, and removes their pictures."""
+    """Score the arms of `jobs` that have no measurements yet, and delete their pictures.
+
+    Raises:
+        UserError: a file of pictures is incomplete.
+    """
     todo = [job for job in jobs if not store.exists(job.measured)]
     if not todo:
         return
@@ -95,7 +100,9 @@ def score(jobs: Sequence[InferenceJob], infer: Infer, store: Store) -> None:
     for job in todo:
         arm = measured[measured["arm"] == job.infer.digest].sort_values("row")
         if len(arm) != len(job.pairs) * job.pictures:
-            raise UserError(f"{store.uri(job.drawn)}: holds {len(arm)} pictures; delete it, run again")
+            raise UserError(
+                f"{store.uri(job.drawn)}: holds {len(arm)} pictures: delete it and run the same command"
+            )
         content = io.BytesIO()
         pq.write_table(pa.Table.from_pandas(arm.drop(columns="arm"), preserve_index=False), content)
         store.write(job.measured, content.getvalue())
@@ -104,11 +111,11 @@ def score(jobs: Sequence[InferenceJob], infer: Infer, store: Store) -> None:
 
 
 def _most_actors(infer: Infer) -> int:
-    """With GPUs as many as they hold; else a quarter of the cores, as trainings need them more."""
+    """Return as many actors as the GPUs hold, or a quarter of the CPUs, as trainings need them more."""
     have = ray.cluster_resources()
     return max(1, int(have.get("GPU", 0) / infer.gpus if infer.gpus else have.get("CPU", 0) / 4))
 
 
 def load_measured(store: Store, job: InferenceJob) -> pd.DataFrame:
-    """What was measured of an arm: a row a picture, in the order of the pairs."""
+    """Return an arm's measurements: a row for each picture, in the order of the pairs."""
     return pq.read_table(io.BytesIO(store.read(job.measured))).to_pandas()

@@ -1,16 +1,15 @@
-"""A student over strength: scores of every arm, what guidance removed, and what it cost.
+"""The curve of a student over strength: scores of every arm, removal of negatives, and its cost.
 
 Arms are compared picture by picture with the plain student's, drawn from the same noise.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from orchestrator.reporting.rows import ArmRow, PairRow
 from workloads.scorers.catalogue import make_scorer
 from workloads.scorers.score import Score, mean, share
 from workloads.scorers.scorer import Request
@@ -18,61 +17,34 @@ from workloads.settings.scorers import ScorerSettings
 from workloads.settings.train import AttentionGuidanceSettings
 
 SHOWN_OFTEN = 0.3
-"""A pair counts for removal if the plain student shows its negative at least this often."""
+"""Least rate at which the plain student shows a pair's negative, for the pair to count for removal."""
 SHOWN = "negative_shown"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One point of a curve."""
-
-    guidance: AttentionGuidanceSettings
-    scores: tuple[Score, ...]
-    pairs: tuple[Mapping[str, Any], ...]
-    """Of each pair: prompt, negative_prompt, and how often its negative is shown, if measured."""
-
-    def score(self, metric: str) -> Score | None:
-        return next((score for score in self.scores if score.metric == metric), None)
-
-    def value(self, metric: str, otherwise: float = 0.0) -> float:
-        found = self.score(metric)
-        return otherwise if found is None else found.value
-
-    def as_row(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "label": self.guidance.label,
-            **asdict(self.guidance),
-            "scores": [asdict(score) for score in self.scores],
-            "pairs": [dict(pair) for pair in self.pairs],
-        }
 
 
 def curve(
     measured: Sequence[tuple[AttentionGuidanceSettings, pd.DataFrame]], scorers: Sequence[ScorerSettings]
-) -> list[Arm]:
-    """The arms of one student; the first of `measured` is the plain one."""
+) -> list[ArmRow]:
+    """Return the arms of one student; the first table of `measured` is the plain student's."""
     plain = measured[0][1]
     return [_arm(guidance, table, plain, scorers) for guidance, table in measured]
 
 
-def best(arms: Sequence[Arm], max_accuracy_loss: float) -> Arm:
-    """The arm that removes most for at most `max_accuracy_loss` of what the prompt asks for.
+def best(arms: Sequence[ArmRow], max_accuracy_loss: float) -> ArmRow:
+    """Return the arm that removes most at a cost of at most `max_accuracy_loss`.
 
-    Removal is `removal_rate`; the cost is `accuracy_lost` (or `clip_plus_lost`, relative). If
-    neither was measured, the arm of the highest HPSv2; else the plain student. Equal ones: the
-    least strength.
+    Removal is `removal_rate`, the cost is `accuracy_lost` or the relative `clip_plus_lost`. Without removal
+    the highest HPSv2 decides, without that the plain student is chosen. Among equals the least strength is.
     """
     allowed = [arm for arm in arms if _lost(arm) <= max_accuracy_loss]
     preference = [(_merit(arm), -arm.guidance.strength) for arm in allowed]
     return allowed[preference.index(max(preference))]
 
 
-def _lost(arm: Arm) -> float:
+def _lost(arm: ArmRow) -> float:
     return max(arm.value("accuracy_lost"), arm.value("clip_plus_lost"))
 
 
-def _merit(arm: Arm) -> float:
+def _merit(arm: ArmRow) -> float:
     removal = arm.score("removal_rate")
     if removal is not None:
         return removal.value
@@ -84,7 +56,7 @@ def _arm(
     table: pd.DataFrame,
     plain: pd.DataFrame,
     scorers: Sequence[ScorerSettings],
-) -> Arm:
+) -> ArmRow:
     scores: list[Score] = []
     requests = [Request(*row) for row in zip(*(table[key] for key in ASKED), strict=True)]
     for settings in scorers:
@@ -92,7 +64,7 @@ def _arm(
         own = [name for name in table if name.startswith(prefix)]
         columns = {name.removeprefix(prefix): _array(table, name) for name in own}
         scores += make_scorer(settings).summarise(columns, requests)
-    return Arm(guidance, (*scores, *_against_plain(table, plain)), tuple(_by_pair(table)))
+    return ArmRow(guidance, (*scores, *_against_plain(table, plain)), tuple(_by_pair(table)))
 
 
 ASKED = ("prompt", "negative_prompt", "style")
@@ -119,19 +91,18 @@ def _against_plain(table: pd.DataFrame, plain: pd.DataFrame) -> list[Score]:
     return scores
 
 
-def _by_pair(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _by_pair(table: pd.DataFrame) -> list[PairRow]:
     shown = _column(table, SHOWN)
     rows = []
     for _, part in table.groupby("pair", sort=True):
-        row: dict[str, Any] = {key: str(part[key].iloc[0]) for key in ("prompt", "negative_prompt")}
-        if shown is not None:
-            row["negative_rate"] = float(shown[part.index].mean())
-        rows.append(row)
+        prompt, negative = (str(part[key].iloc[0]) for key in ("prompt", "negative_prompt"))
+        rate = None if shown is None else float(shown[part.index].mean())
+        rows.append(PairRow(prompt, negative, rate))
     return rows
 
 
 def _column(table: pd.DataFrame, name: str) -> "pd.Series[float] | None":
-    """The column that some scorer measured under `name`."""
+    """Return the column that a scorer measured under `name`."""
     found = [column for column in table if column.endswith(f"/{name}")]
     return table[found[0]].astype(float) if found else None
 

@@ -1,89 +1,115 @@
-"""One launch of a sweep, stage after stage: prompts, references, search, summary."""
+"""One launch of a sweep, stage after stage: checks, prompts and references, the search, the summary."""
 
+import errno
 import importlib.metadata
-import json
+import logging
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from orchestrator.analysis.seed_study import has_seeds, study
 from orchestrator.common.errors import UnfinishedError
-from orchestrator.common.redaction import redact, redact_json
+from orchestrator.common.redaction import redact_json
 from orchestrator.common.storage import Store
-from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.evaluation.reference import load_reference
+from orchestrator.execution.lock import SweepLock
 from orchestrator.execution.preparation import encoding_key, prepare
-from orchestrator.execution.search import LaunchState, search
+from orchestrator.execution.ray_cluster import connected
+from orchestrator.execution.search import search
+from orchestrator.execution.tune_callback import LaunchState
 from orchestrator.jobs import TrainingJob
-from orchestrator.planning.capacity import Capacity
+from orchestrator.planning.backbone_checks import check_backbones
+from orchestrator.planning.capacity import Capacity, connected_capacity
 from orchestrator.planning.plan import Plan, Trial
-from orchestrator.reporting.strength_figures import pictured
-from orchestrator.reporting.sweep_report import report
+from orchestrator.reporting.rows import SweepSummary, TrialRow
+from orchestrator.reporting.strength_figures import plotted_rows
+from orchestrator.reporting.sweep_report import sweep_report
 from orchestrator.results.budget import GpuHourBudget
-from orchestrator.results.compatibility import check_resumable, identity
+from orchestrator.results.compatibility import check_resumable, trial_identity
 from orchestrator.results.ledger import Ledger
-from orchestrator.results.students import Students, assign_champion_aliases
-from orchestrator.results.summary import comparison_rows, summary
-from orchestrator.tracking import Tracker, log_comparison, recorded_trainings
+from orchestrator.results.record import TrialRecord
+from orchestrator.results.students import Students, TeacherReferences, assign_champion_aliases
+from orchestrator.results.summary import summarise, trial_rows
+from orchestrator.tracking import Tracker, describe_sweep, log_comparison, recorded_trainings, tracking_uri
 
+logger = logging.getLogger(__name__)
 LIBRARIES = ("ray", "torch", "diffusers", "transformers", "deepspeed", "mlflow", "numpy")
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+"""Errors of a storage that fails during a launch, such as a full disk."""
 BUCKETS = ("s3://", "gs://", "abfs://", "abfss://", "hdfs://")
-"""What pyarrow opens on every machine."""
-LAST_WORDS_SECONDS = 10.0
-"""For which an interrupted launch waits for a tracking server that does not answer."""
+"""Schemes that pyarrow opens on every machine."""
+CLOSE_SECONDS = 10.0
+"""Time that an interrupted launch waits for a tracking server that does not answer."""
 
 
 def launch(
-    plan: Plan, store: Store, tracker: Tracker, capacity: Capacity, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Runs the sweep on the connected Ray, of `capacity`; returns its summary, which it also writes.
+    plan: Plan, storage: str = "results", tracking: str | None = None, capacity: Capacity | None = None
+) -> SweepSummary:
+    """Run a sweep on the Ray cluster that RAY_ADDRESS names, or on one of its own; return its results.
+
+    Finished trials are kept: the same call resumes an interrupted launch.
+
+    Args:
+        plan: the sweep's plan; see `make_plan`.
+        storage: folder or bucket of everything that the sweep writes.
+        tracking: URI of MLflow; by default MLFLOW_TRACKING_URI, else a SQLite file in the storage.
+        capacity: capacity of the cluster; by default that of the connected one.
 
     Raises:
-        UserError: the cluster cannot hold a trial, no prompt is usable, or the file alters trials
-            that are finished.
+        UserError: the storage, a backbone, MLflow or the cluster cannot serve the plan, no prompt is usable,
+            or the plan alters finished trials.
         UnfinishedError: tracking is down at the end, or the budget is used up.
-        KeyboardInterrupt: the user ended it; running trials are left to be taken up again.
+        KeyboardInterrupt: the user interrupted it.
     """
+    store = Store(storage)
+    store.check_writable()
+    with SweepLock(store, plan.sweep.name), _storage_errors():
+        check_backbones(plan)
+        uri = tracking_uri(tracking, store)
+        check_resumable(plan, store, None)
+        tracker = Tracker(uri, plan.sweep.name, store)
+        logger.info("sweep %s: %d trials; starting Ray", plan.sweep.name, len(plan.trials))
+        with connected():
+            return run_stages(plan, store, tracker, capacity or connected_capacity())
+
+
+def run_stages(plan: Plan, store: Store, tracker: Tracker, capacity: Capacity) -> SweepSummary:
+    """Run all stages on the connected Ray; see `launch`."""
     began = time.monotonic()
     capacity.max_concurrent_trials(plan)
     try:
-        result = _Launch(plan, store, tracker, capacity, say).run(began)
+        summary = _Launch(plan, store, tracker, capacity).run(began)
     except BaseException:
         with suppress(UnfinishedError):
-            tracker.close("KILLED", LAST_WORDS_SECONDS)
+            tracker.close("KILLED", CLOSE_SECONDS)
         raise
-    tracker.close("FAILED" if result["failed"] or result["infer_failures"] else "FINISHED")
-    return result
+    tracker.close("FINISHED" if summary.complete else "FAILED")
+    return summary
 
 
 class _Launch:
     """The stages of a launch, one after the other."""
 
-    def __init__(
-        self, plan: Plan, store: Store, tracker: Tracker, capacity: Capacity, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, plan: Plan, store: Store, tracker: Tracker, capacity: Capacity) -> None:
         self._plan, self._store, self._tracker, self._capacity = plan, store, tracker, capacity
-        self._say = say
-        self._shared = prepare(plan, store, say)
+        self._shared = prepare(plan, store)
         check_resumable(plan, store, self._shared.prompts)
-        self._ledger = Ledger(store, plan.sweep.name, tracker, say)
-        self._meter = GpuHourBudget(plan, store)
-        references = self._shared.references
-        self._teachers = {
-            source: load_reference(store, name).teacher_scores for source, name in references.items()
-        }
+        self._ledger = Ledger(store, plan.sweep.name, tracker)
+        self._budget = GpuHourBudget(plan, store)
+        files = self._shared.references
+        scores = {source: load_reference(store, name).teacher_scores for source, name in files.items()}
+        self._teachers = TeacherReferences(files, scores)
 
-    def run(self, began: float) -> dict[str, Any]:
-        """All of it; the summary. `began`: when, by the monotonic clock."""
-        parent = _record_launch(self._plan, self._tracker, self._shared.prompts, self._store)
-        self._say(f"tracking: experiment {self._plan.sweep.name}, parent run {parent}")
-        prompts, references = self._shared.prompts, self._shared.references
+    def run(self, began: float) -> SweepSummary:
+        """Run all stages; `began` is the launch's start by the monotonic clock."""
+        parent = self._start_parent_run()
+        logger.info("tracking: experiment %s, parent run %s", self._plan.sweep.name, parent)
         students = Students(
-            self._plan, self._store, self._ledger, self._tracker, prompts, references, self._teachers
+            self._plan, self._store, self._ledger, self._tracker, self._shared.prompts, self._teachers
         )
         try:
             self._search(students)
@@ -94,68 +120,86 @@ class _Launch:
             self._ledger.interrupted()
             raise
 
+    def _start_parent_run(self) -> str:
+        """Open the parent run with the launch's versions and settings; return it."""
+        plan, tracker, prompts = self._plan, self._tracker, self._shared.prompts
+        about = {"trials": len(plan.trials), "prompts": prompts.prompts, "launch": plan.digest}
+        tags = {key: str(value) for key, value in (about | _versions()).items()}
+        parent = tracker.start_sweep(plan.sweep.name, self._store.root, tags, plan.sweep.ranked_by)
+        tracker.log_json(parent, redact_json(plan.sweep.model_dump(mode="json")), "sweep.json")
+        tracker.log_text(parent, "\n".join(sys.argv), "command.txt")
+        tracker.log_prompts(parent, prompts.source, prompts.digest, prompts.prompts)
+        return parent
+
     def _search(self, students: Students) -> None:
-        """Whatever has no result yet, and what becomes of students."""
+        """Run every trial that has no result yet, and the second search of every student."""
         plan, ledger = self._plan, self._ledger
-        stopped = plan.sweep.search.scheduler != "none"
-        todo = [self._job(trial) for trial in plan.trials if not ledger.keep(trial, stopped)]
+        keep_stopped = plan.sweep.search.scheduler != "none"
+        todo = [self._job(trial) for trial in plan.trials if not ledger.restore(trial, keep_stopped)]
         if len(todo) < len(plan.trials):
-            ledger.say(f"{len(plan.trials) - len(todo)} trials have a result already and are kept")
-        for entry in [entry for entry in ledger.entries.values() if entry.status == "finished"]:
-            students.ready(entry.trial)
+            logger.info("%d trials have a result already and are kept", len(plan.trials) - len(todo))
+        for record in [record for record in ledger.records.values() if record.status == "finished"]:
+            students.ready(record.trial)
         if todo or students.waiting:
             at_once = self._capacity.max_concurrent_trials(plan)
-            ledger.say(f"searching: {len(todo)} trainings, {at_once} at once")
-            search(plan, todo, LaunchState(ledger, students, self._meter), at_once)
+            logger.info("searching: %d trainings, %d at once", len(todo), at_once)
+            search(plan, todo, LaunchState(ledger, students, self._budget), at_once)
 
     def _job(self, trial: Trial) -> TrainingJob:
-        """What the trial's workers are told, and its run in MLflow."""
+        """Open the trial's run in MLflow, and return the job of its workers."""
         plan, store, shared = self._plan, self._store, self._shared
         run, artifacts = self._tracker.start_trial(
             trial.name, trial.digest, _params(trial), {"backbone": trial.backbone.name}
         )
         self._tracker.log_prompts(run, shared.prompts.source, shared.prompts.digest, shared.prompts.prompts)
-        self._ledger.add(trial, run, identity(plan, trial, shared.prompts))
+        self._ledger.add(trial, run, trial_identity(plan, trial, shared.prompts))
         folder = f"{plan.sweep.name}/trials/{trial.digest}"
+        with_negatives = trial.train.nasa_interval is not None
         job = TrainingJob(
-            trial,
-            shared.shards[encoding_key(trial)],
-            shared.negatives[trial.source] if trial.train.nasa_interval is not None else None,
-            shared.references[trial.source],
-            store.root,
-            folder,
-            checkpoints_uri(artifacts, store, folder),
-            plan.sweep.evaluate,
-            plan.sweep.resources,
-            self._capacity.node_labels(plan),
-            plan.sweep.ranked_by,
+            trial=trial,
+            shards=shared.shards[encoding_key(trial)],
+            negatives=shared.negatives[trial.source] if with_negatives else None,
+            reference=shared.references[trial.source],
+            root=store.root,
+            folder=folder,
+            checkpoints=checkpoints_uri(artifacts, store, folder),
+            evaluate=plan.sweep.evaluate,
+            resources=plan.sweep.resources,
+            node_labels=self._capacity.node_labels(plan),
+            ranked_by=plan.sweep.ranked_by,
         )
-        store.delete(job.notice)
+        store.delete(job.stop_request)
         return job
 
-    def _conclude(self, failures: Sequence[str], seconds: float) -> dict[str, Any]:
-        """Champions, comparison, summary and report."""
+    def _conclude(self, failures: Sequence[str], seconds: float) -> SweepSummary:
+        """Name the champions, and write comparison, summary and report."""
         plan, store, tracker = self._plan, self._store, self._tracker
-        entries = [self._ledger.entries[trial.digest] for trial in plan.trials]
-        champions = tracker.ask(lambda: assign_champion_aliases(entries, plan.sweep.ranked_by))
-        rows = comparison_rows(entries, self._teachers, champions, plan.sweep.ranked_by)
-        drawn = {row["digest"] for row in pictured(rows)}
-        shown = [entry for entry in entries if entry.trial.digest in drawn]
-        sheets = {entry.trial.name: store.read(entry.sheet) for entry in shown if entry.sheet}
-        strengths = {entry.trial.name: store.read(entry.strengths) for entry in shown if entry.strengths}
+        records = [self._ledger.records[trial.digest] for trial in plan.trials]
+        champions = tracker.ask(lambda: assign_champion_aliases(records, plan.sweep.ranked_by))
+        rows = trial_rows(records, self._teachers.scores, champions, plan.sweep.ranked_by)
+        sheets, strengths = self._sheets(records, rows)
         log_comparison(tracker, rows, list(sheets.values()), strengths)
-        whole = summary(plan, rows, self._shared.prompts, tracker, self._meter, failures, seconds)
-        result: dict[str, Any] = redact_json(whole)
-        store.write_json(f"{plan.sweep.name}/summary.json", result)
-        tracker.log_json(tracker.parent, result, "summary.json")
-        over_seeds = self._over_seeds()
-        page = report(result, sheets, strengths, over_seeds)
+        summary = summarise(plan, rows, self._shared.prompts, tracker, self._budget, failures, seconds)
+        store.write_json(f"{plan.sweep.name}/summary.json", summary.to_json())
+        tracker.log_json(tracker.parent, summary.to_json(), "summary.json")
+        page = sweep_report(summary, sheets, strengths, self._over_seeds())
         store.write(f"{plan.sweep.name}/report.html", page.encode())
         tracker.log_text(tracker.parent, page, "report.html")
-        return result
+        describe_sweep(tracker, summary, store.uri(plan.sweep.name))
+        return summary
+
+    def _sheets(
+        self, records: Sequence[TrialRecord], rows: Sequence[TrialRow]
+    ) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Read the contact sheets, and the sheets of pairs by strength, of the trials that are plotted."""
+        plotted = {row.digest for row in plotted_rows(rows)}
+        shown = [record for record in records if record.trial.digest in plotted]
+        sheets = {record.name: self._store.read(record.sheet) for record in shown if record.sheet}
+        strengths = {record.name: self._store.read(record.strengths) for record in shown if record.strengths}
+        return sheets, strengths
 
     def _over_seeds(self) -> dict[str, Any] | None:
-        """What `orchestrator.report` tells, from MLflow as there, if any arm has more than one seed."""
+        """Return the study over seeds, as `orchestrator.report` computes it, if an arm has several seeds."""
         plan, tracker = self._plan, self._tracker
         if len({trial.train.seed for trial in plan.trials}) < 2:
             return None
@@ -168,30 +212,34 @@ class _Launch:
         return found
 
 
-def _record_launch(plan: Plan, tracker: Tracker, prompts: PromptSet, store: Store) -> str:
-    """Opens the parent run with what this launch is; the run."""
-    about = {"trials": len(plan.trials), "prompts": prompts.prompts, "launch": plan.digest}
-    versions = {f"version.{name}": importlib.metadata.version(name) for name in LIBRARIES}
-    code = {"git_revision": _git_revision(), "python": platform.python_version()}
-    tags = {key: str(value) for key, value in {**about, **versions, **code}.items()}
-    parent = tracker.start_sweep(plan.sweep.name, store.root, tags, plan.sweep.ranked_by)
-    tracker.log_json(parent, redact_json(json.loads(plan.sweep.model_dump_json())), "sweep.json")
-    tracker.log_text(parent, redact("\n".join(sys.argv)), "command.txt")
-    tracker.log_prompts(parent, prompts.source, prompts.digest, prompts.prompts)
-    return parent
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    """Turn the failure of the storage, such as a full disk, into an error that ends the launch in one
+    line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        raise UnfinishedError(f"storage: {error}; correct it, then run the same command to resume") from None
 
 
 def checkpoints_uri(artifacts: str, store: Store, folder: str) -> str:
-    """Where a training's checkpoints are kept: with MLflow's artifacts of its run, if workers reach these.
+    """Return the place of a training's checkpoints: MLflow's artifacts of its run, if workers reach them.
 
-    They do not behind a server's proxy, nor where MLflow keeps files in a folder of the driver's
-    machine; then it is the training's `folder` in the storage, from which the tracker uploads them.
+    Workers do not reach them behind a server's proxy, or where MLflow keeps files in a folder of the driver's
+    machine. Then the place is the training's `folder` in the storage, and the tracker uploads from there.
     """
     return artifacts if artifacts.startswith((f"{store.root}/", *BUCKETS)) else store.uri(folder)
 
 
+def _versions() -> dict[str, str]:
+    libraries = {f"version.{name}": importlib.metadata.version(name) for name in LIBRARIES}
+    return {**libraries, "git_revision": _git_revision(), "python": platform.python_version()}
+
+
 def _params(trial: Trial) -> dict[str, Any]:
-    """The trial's settings, flat, as MLflow lists them."""
+    """Return the trial's settings, flattened by one level, as MLflow lists them."""
     train: dict[str, Any] = {}
     for key, value in trial.train.identity.items():
         train |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}

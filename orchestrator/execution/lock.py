@@ -1,16 +1,18 @@
-"""Who runs a sweep: one launch at a time, named in the storage, taken over when it is dead.
+"""The lock of a sweep: one launch at a time, named in the storage, taken over when its holder is dead.
 
-NAME/launch.json names its holder, who renews it every few seconds. On the holder's own machine a
-later launch looks whether that process lives; from elsewhere it waits to see whether it is renewed.
+NAME/launch.json names the holder, which renews it every few seconds. On the holder's own machine a later
+launch checks whether that process is alive; on another machine it waits for a renewal.
 """
 
 import getpass
 import json
+import logging
 import os
 import socket
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -18,21 +20,26 @@ from typing import Any
 import psutil
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.signals import interrupt_at_once
+from orchestrator.common.signals import interrupt_now
 from orchestrator.common.storage import Store
 
+logger = logging.getLogger(__name__)
 RENEW_SECONDS = 5.0
 STALE_SECONDS = 30.0
 SETTLE_SECONDS = 0.5
-"""Two may write at nearly the same time: the one that is there a moment later holds it."""
+"""Two launches may write at nearly the same time: the content a moment later decides which one holds the
+lock."""
+Holder = Mapping[str, Any]
+"""Content of the lock's file."""
 
 
 class SweepLock:
-    """Held for the time of a launch, in a with-block."""
+    """The lock of one sweep, held during a with-block."""
 
     def __init__(self, store: Store, sweep: str) -> None:
+        """Describe this launch as the holder; entering the with-block takes the lock."""
         self._store, self._sweep, self._file = store, sweep, f"{sweep}/launch.json"
-        self._mine = {
+        self._mine: Holder = {
             "holder": uuid.uuid4().hex,
             "user": getpass.getuser(),
             "host": socket.gethostname(),
@@ -43,27 +50,28 @@ class SweepLock:
         self._ended = threading.Event()
 
     def __enter__(self) -> "SweepLock":
-        """Takes it.
+        """Take the lock.
 
         Raises:
-            UserError: another launch of the sweep holds it, who and since when.
+            UserError: another launch of the sweep holds it.
         """
         while not self._taken():
             theirs = self._read()
             if theirs is not None and self._alive(theirs):
                 raise UserError(
-                    f"sweep {self._sweep} in {self._store.root}: is being run by {theirs['user']}, process "
-                    f"{theirs['pid']} on {theirs['host']}, since {theirs['since']}: wait for it, or end it"
+                    f"sweep {self._sweep} in {self._store.root}: is running since {theirs['since']} by "
+                    f"{theirs['user']}, process {theirs['pid']} on {theirs['host']}: wait for it, or end it"
                 )
-            # Of several that find a dead one's, each removes only what it has seen.
+            # Of several launches that find a dead one's lock, each removes only the content it has read.
             if theirs == self._read():
                 self._store.delete(self._file)
-        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+        threading.Thread(target=self._renew, name="sweep-lock", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Release the lock, unless another launch holds it now."""
         self._ended.set()
         theirs = self._read()
         if theirs is None or self._is_mine(theirs):
@@ -76,23 +84,23 @@ class SweepLock:
         theirs = self._read()
         return theirs is not None and self._is_mine(theirs)
 
-    def _is_mine(self, theirs: dict[str, Any]) -> bool:
+    def _is_mine(self, theirs: Holder) -> bool:
         return bool(theirs["holder"] == self._mine["holder"])
 
     def _content(self) -> bytes:
         return json.dumps({**self._mine, "renewed": time.time()}, indent=1).encode()
 
-    def _read(self) -> dict[str, Any] | None:
-        """Who holds it; None if nobody does, or the file is not whole."""
+    def _read(self) -> Holder | None:
+        """Return the holder; None if there is none, or the file is incomplete."""
         try:
-            found: dict[str, Any] = self._store.read_json(self._file)
+            found: Holder = self._store.read_json(self._file)
         except (OSError, ValueError):
             return None
         return found if found.keys() >= self._mine.keys() else None
 
-    def _alive(self, theirs: dict[str, Any]) -> bool:
+    def _alive(self, theirs: Holder) -> bool:
         if theirs["host"] == self._mine["host"]:
-            # The time tells it from a later process of the same number.
+            # The creation time distinguishes it from a later process of the same number.
             with suppress(psutil.NoSuchProcess):
                 return bool(psutil.Process(theirs["pid"]).create_time() == theirs["started"])
             return False
@@ -110,9 +118,10 @@ class SweepLock:
         while not self._ended.wait(RENEW_SECONDS):
             theirs = self._read()
             if theirs is not None and not self._is_mine(theirs):
-                print(f"the sweep was taken over by process {theirs['pid']} on {theirs['host']}", flush=True)
-                # Nothing is handed back: its trainings are the other's now, and so are their notices.
-                interrupt_at_once()
+                logger.error("the sweep was taken over by process %s on %s", theirs["pid"], theirs["host"])
+                # Trainings are not asked to stop: they and their stop requests belong to the other launch
+                # now.
+                interrupt_now()
                 return
             with suppress(OSError):
                 self._store.write(self._file, self._content())

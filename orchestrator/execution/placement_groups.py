@@ -1,18 +1,20 @@
-"""The CPUs and GPUs of a training group, which stay taken when the trial's process dies: Ray 2.60
-gives a placement group back when its job ends, or when it is told to.
+"""The CPUs and GPUs of a training group, which stay reserved when the trial's process dies.
+
+Ray 2.60 releases a placement group when its job ends, or when it is asked to.
 """
 
-from ray._raylet import PlacementGroupID
-from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
+from ray.util.placement_group import get_current_placement_group, remove_placement_group
+
+from orchestrator.common.ray_internals import placement_group
 
 
 def current_id() -> str:
-    """Of the group that this worker belongs to: what `give_back` is to be told."""
+    """Return the hex id of this worker's placement group."""
     group = get_current_placement_group()
     assert group is not None, "a worker of Ray Train has one"
     return str(group.id.hex())
 
 
-def give_back(bundles: str) -> None:
-    """Whatever is still taken of them; what runs there is killed."""
-    remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(bundles)))
+def release(hex_id: str) -> None:
+    """Release a placement group; processes that still run in it are killed."""
+    remove_placement_group(placement_group(hex_id))

@@ -1,6 +1,7 @@
-"""What all trials share, made before the first of them: encoded prompts, the teachers' references."""
+"""The stages before the search, whose results all trials share: encoded prompts and teacher references."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -16,28 +17,29 @@ from orchestrator.planning.plan import Plan, Trial
 from workloads.backbones.text_encoder_files import encoder_digest
 from workloads.objectives.columns import Column, columns_of
 
+logger = logging.getLogger(__name__)
 REFERENCE_CPUS = 0.75
-"""Asked for by each teacher that draws: on two CPUs two of them, and the data stage beside."""
+"""CPUs of each task that draws with a teacher: on two CPUs two of them fit, and the data stage beside."""
 
 EncodingKey = tuple[str, tuple[Column, ...]]
-"""How prompts are read: source of the backbone whose text encoder does, and what else is made of them."""
+"""Key of a trial's encoded prompts: source of the backbone, and the extra columns of its objective."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the stages before the search made."""
+    """Results of the stages before the search."""
 
     prompts: PromptSet
     shards: Mapping[EncodingKey, ShardSet]
-    """Backbones with one text encoder have one."""
+    """Encoded prompts; backbones with the same text encoder share them."""
     negatives: Mapping[str, ShardSet]
-    """The same of the negative prompts, if any trial trains with them."""
+    """Encoded negative prompts by source of the backbone, if any trial trains with them."""
     references: Mapping[str, str]
-    """By source of the backbone, names of files."""
+    """Files of the teacher references by source of the backbone."""
 
 
-def prepare(plan: Plan, store: Store, say: Callable[[str], None]) -> Shared:
-    """The data stage and the teachers' references, side by side; what is there already is kept.
+def prepare(plan: Plan, store: Store) -> Shared:
+    """Encode prompts and draw with the teachers, side by side; results that exist are kept.
 
     Raises:
         UserError: no prompt is usable, or a part of a backbone cannot be read.
@@ -45,21 +47,15 @@ def prepare(plan: Plan, store: Store, say: Callable[[str], None]) -> Shared:
     gpu = plan.gpus_per_trial > 0
     sources = list(dict.fromkeys(trial.source for trial in plan.trials))
     make = ray.remote(_make_reference).options(num_cpus=REFERENCE_CPUS, num_gpus=1 if gpu else 0)
-    say(f"drawing with {len(sources)} teachers, reading prompts")
+    logger.info("drawing with %d teachers, reading prompts", len(sources))
     pending = [make.remote(source, plan.sweep.evaluate, plan.infer, store.root) for source in sources]
     try:
         prompts = prepare_prompts(plan.sweep.prompts, store)
-        aside = f", see {store.uri(prompts.folder)}/set_aside.jsonl" if prompts.set_aside else ""
-        say(f"prompts: {prompts.prompts} used, {prompts.set_aside} set aside{aside}")
+        _log_prompts("prompts", prompts, store)
         shards = _encoded(prompts, dict.fromkeys(map(encoding_key, plan.trials)), store, gpu)
-        negatives: Mapping[str, ShardSet] = {}
-        if plan.sweep.negative_prompts is not None and plan.trains_with_negatives:
-            found = prepare_prompts(plan.sweep.negative_prompts, store)
-            say(f"negative prompts: {found.prompts} used, {found.set_aside} set aside")
-            encoded = _encoded(found, [(source, ()) for source in sources], store, gpu)
-            negatives = {source: shards for (source, _), shards in encoded.items()}
+        negatives = _negatives(plan, sources, store, gpu)
         folders = len({found.folder for found in shards.values()})
-        say(f"shards: {len(prompts.rows)} for each of {folders} text encoders")
+        logger.info("shards: %d for each of %d text encoders", len(prompts.rows), folders)
         references = dict(zip(sources, ray.get(pending), strict=True))
     except ray.exceptions.RayTaskError as error:
         raise UserError(" ".join(str(error.cause).split())) from None
@@ -69,8 +65,22 @@ def prepare(plan: Plan, store: Store, say: Callable[[str], None]) -> Shared:
 
 
 def encoding_key(trial: Trial) -> EncodingKey:
-    """How a trial's prompts are."""
+    """Return the key of a trial's encoded prompts."""
     return trial.source, columns_of(trial.train)
+
+
+def _log_prompts(name: str, prompts: PromptSet, store: Store) -> None:
+    aside = f", see {store.uri(prompts.folder)}/set_aside.jsonl" if prompts.set_aside else ""
+    logger.info("%s: %d used, %d set aside%s", name, prompts.prompts, prompts.set_aside, aside)
+
+
+def _negatives(plan: Plan, sources: Sequence[str], store: Store, gpu: bool) -> Mapping[str, ShardSet]:
+    if plan.sweep.negative_prompts is None or not plan.trains_with_negatives:
+        return {}
+    found = prepare_prompts(plan.sweep.negative_prompts, store)
+    _log_prompts("negative prompts", found, store)
+    encoded = _encoded(found, [(source, ()) for source in sources], store, gpu)
+    return {source: shards for (source, _), shards in encoded.items()}
 
 
 def _encoded(
@@ -83,13 +93,13 @@ def _encoded(
 
 
 def _digest(source: str, columns: Sequence[Column]) -> str:
-    """Of all that reads."""
+    """Return the digest of the text encoder and the extra columns."""
     encoder = encoder_digest(source)
     return digest([encoder, *(column.digest() for column in columns)]) if columns else encoder
 
 
 def _make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None, root: str) -> str:
-    """Imports in the task, not in the driver, what loads diffusers whole."""
+    """Run as a Ray task; the task and not the driver imports diffusers."""
     from orchestrator.evaluation.make_reference import make_reference
 
     return make_reference(source, evaluate, infer, root)

@@ -1,4 +1,4 @@
-"""Connecting to Ray: the cluster that RAY_ADDRESS names, or one of this machine's own."""
+"""Connection to Ray: the cluster that RAY_ADDRESS names, or one that runs on this machine for the launch."""
 
 import os
 import secrets
@@ -10,46 +10,47 @@ from unittest.mock import patch
 import ray
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.library_logging import ENVIRONMENT, silence
+from orchestrator.common.library_logging import process_environment, silence_loggers
+from orchestrator.common.ray_internals import loopback_only
 from orchestrator.data.ray_data import prepare_data_context
 
-ALONE = {
-    # Nobody takes this machine away, and each watcher is a process of seconds.
+OWN_RAY = {
+    # This machine is not preempted, and each watcher costs a process of some seconds.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Ray's own processes would come before those that train: its workers' niceness is 15 by default.
+    # By default workers have a niceness of 15, so that Ray's own processes come before those that train.
     "RAY_worker_niceness": "0",
-    # What its dashboard and a Prometheus would show, for two fifths of its processes' CPU time.
+    # Metrics and events for a dashboard and a Prometheus that do not exist; two fifths of Ray's CPU time.
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_event_stats": "0",
     "REPORTER_UPDATE_INTERVAL_MS": str(24 * 3600 * 1000),
 }
-"""Of a Ray of this machine's own."""
+"""Variables of a Ray that the launch starts for itself."""
 TOKEN = Path(".ray/auth_token")
-"""Ray's token, below the home folder; Ray looks there unless told otherwise."""
-ELSEWHERE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+"""Ray's default token file, below the home folder."""
+TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Ray for the time of a launch.
+    """Connect to Ray during a with-block.
 
     Raises:
-        UserError: the named cluster does not answer, or none can be started here.
+        UserError: the named cluster does not answer, or Ray cannot be started on this machine.
     """
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            _init(address, runtime_env={"env_vars": ENVIRONMENT})
+            _init(address, runtime_env={"env_vars": process_environment()})
         else:
             _start_own()
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"Ray at {address or 'this machine'}: {str(error).splitlines()[0][:200]}; is it up, "
-            f"and are RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN those of its head?"
+            f"Ray at {address or 'this machine'}: {str(error).splitlines()[0][:200]}; check that it runs, "
+            f"and that RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN are those of its head"
         ) from None
     prepare_data_context()
-    silence()
+    silence_loggers()
     try:
         yield
     finally:
@@ -61,20 +62,18 @@ def _init(address: str, **options: object) -> None:
 
 
 def _start_own() -> None:
-    """A Ray that nobody reaches from another machine, and here who has the token.
+    """Start a Ray that is reachable from this machine only, with its owner's token.
 
-    Its processes inherit this one's environment; one that Ray sets for them is a second start of each.
+    Its processes inherit this process's environment; a runtime environment would start each of them twice.
     """
-    if not any(name in os.environ for name in ELSEWHERE):
+    if not any(name in os.environ for name in TOKEN_VARIABLES):
         _make_token(Path.home() / TOKEN)
-    # As on macOS: all of Ray's servers at loopback. Elsewhere most would listen on every interface.
-    alone = patch("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
-    with alone, patch.dict(os.environ, {**ENVIRONMENT, **ALONE}):
+    with loopback_only(), patch.dict(os.environ, {**process_environment(), **OWN_RAY}):
         _init("local", include_dashboard=False)
 
 
 def _make_token(path: Path) -> None:
-    """A token that its owner alone can read, unless there is one: Ray would write it for all to see."""
+    """Write a token that only its owner can read, unless one exists; Ray would write it readable for all."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -1,8 +1,8 @@
-"""The same command goes on; a changed file may add trials, but not alter those that are finished.
+"""Compatibility of a sweep file with the results in the storage.
 
-A trial is its backbone, settings and prompts (`Trial.digest`); its result also depends on how it
-was looked at. Results whose trial, prompts or `evaluate` section are no longer those of the file
-would be compared with what they cannot be compared with, so that is said, and stops the launch.
+A changed file may add trials but not alter finished ones. A trial is its backbone, settings and prompts
+(`Trial.digest`); its result also depends on the `evaluate` section. Results under other settings are not
+comparable, so a launch that would mix them is refused.
 """
 
 import json
@@ -15,24 +15,25 @@ from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.planning.plan import Plan, Trial
 from orchestrator.results.ledger import result_file
 
-WAY_OUT = "put it back, or give this sweep a name of its own (--set name=...)"
+Settings = Mapping[str, Any]
+"""Settings as JSON holds them, by name."""
+WAY_OUT = "restore it, or give this sweep another name (--set name=...)"
 
 
-def identity(plan: Plan, trial: Trial, prompts: PromptSet) -> dict[str, Any]:
-    """What is kept with a result, to compare with a later file; as JSON has it."""
-    evaluate = plan.sweep.evaluate.model_dump(mode="json", exclude={"evaluations"})
-    return {**_settings(trial), "evaluate": evaluate, "prompts.digest": prompts.digest}
+def trial_identity(plan: Plan, trial: Trial, prompts: PromptSet) -> dict[str, Any]:
+    """Return the settings and digests that are kept with a result, to compare with a later file."""
+    return {**_settings(trial), "evaluate": _evaluate(plan), "prompts.digest": prompts.digest}
 
 
 def check_resumable(plan: Plan, store: Store, prompts: PromptSet | None) -> None:
-    """Compares the file with the results in the storage, and their prompts, if they are known yet.
+    """Compare the plan, and its prompts once they are known, with the results in the storage.
 
     Raises:
-        UserError: a finished trial, how it was looked at, or what it was trained on has changed.
+        UserError: a finished trial, its evaluation or its prompts have changed.
     """
-    planned = {trial.digest: trial for trial in plan.trials}
+    planned = {trial.digest for trial in plan.trials}
     for name in store.files(f"{plan.sweep.name}/results"):
-        kept = _kept_identity(store, name)
+        kept = _stored_identity(store, name)
         digest = name.rsplit("/", 1)[-1].removesuffix(".json")
         if digest in planned:
             _compare(digest, kept, plan, prompts)
@@ -40,26 +41,33 @@ def check_resumable(plan: Plan, store: Store, prompts: PromptSet | None) -> None
             _check_not_replaced(digest, kept, plan, store)
 
 
-def _kept_identity(store: Store, name: str) -> dict[str, Any]:
+def _stored_identity(store: Store, name: str) -> Settings:
     try:
-        kept: dict[str, Any] = store.read_json(name)["identity"]
+        kept: Settings = store.read_json(name)["identity"]
         return kept
     except (ValueError, KeyError, TypeError):
-        reason = "is torn, or of an earlier version: delete it and its trial is trained again"
-        raise UserError(f"{store.uri(name)}: {reason}; or {WAY_OUT}") from None
+        raise UserError(
+            f"{store.uri(name)}: is incomplete or of an earlier version: delete it to repeat its trial; "
+            f"or {WAY_OUT}"
+        ) from None
 
 
-def _compare(digest: str, kept: Mapping[str, Any], plan: Plan, prompts: PromptSet | None) -> None:
-    now = plan.sweep.evaluate.model_dump(mode="json", exclude={"evaluations"})
-    for key, value in now.items():
+def _evaluate(plan: Plan) -> Settings:
+    """Return the `evaluate` section without the number of evaluations, which changes no score."""
+    section: Settings = plan.sweep.evaluate.model_dump(mode="json", exclude={"evaluations"})
+    return section
+
+
+def _compare(digest: str, kept: Settings, plan: Plan, prompts: PromptSet | None) -> None:
+    for key, value in _evaluate(plan).items():
         if kept["evaluate"][key] != value:
             raise _altered(plan, digest, f"evaluate.{key}", kept["evaluate"][key], value)
     if prompts is not None and prompts.digest != kept["prompts.digest"]:
-        raise _altered(plan, digest, "what prompts.source holds", kept["prompts.digest"], prompts.digest)
+        raise _altered(plan, digest, "prompts of digest", kept["prompts.digest"], prompts.digest)
 
 
-def _check_not_replaced(digest: str, kept: Mapping[str, Any], plan: Plan, store: Store) -> None:
-    """A finished trial that is not in the file any more must not have made way for a new one."""
+def _check_not_replaced(digest: str, kept: Settings, plan: Plan, store: Store) -> None:
+    """Refuse a plan in which a new trial takes the place of a finished one of the same backbone."""
     new = [trial for trial in plan.trials if not store.exists(result_file(plan.sweep.name, trial))]
     settings = [_settings(trial) for trial in new if trial.backbone.name == kept["backbone"]]
     if settings:
@@ -69,15 +77,15 @@ def _check_not_replaced(digest: str, kept: Mapping[str, Any], plan: Plan, store:
         raise _altered(plan, digest, key, kept.get(key), settings[nearest][key])
 
 
-def _settings(trial: Trial) -> dict[str, Any]:
-    """The trial's own settings, one level deep, as JSON has them."""
+def _settings(trial: Trial) -> Settings:
+    """Return the trial's settings, flattened by one level, as JSON holds them."""
     flat = {"backbone": trial.backbone.name, **trial.identity}
     flat |= {f"train.{key}": value for key, value in flat.pop("train").items()}
-    settings: dict[str, Any] = json.loads(json.dumps(flat))
+    settings: Settings = json.loads(json.dumps(flat))
     return settings
 
 
-def _altered(plan: Plan, digest: str, key: str, before: Any, now: Any) -> UserError:
+def _altered(plan: Plan, digest: str, key: str, before: object, now: object) -> UserError:
     return UserError(
         f"sweep {plan.sweep.name}: the finished trial {digest} was made with {key} {before!r}, "
         f"which is {now!r} now: {WAY_OUT}"

@@ -1,17 +1,16 @@
-"""A student's model card: what it is, what it was made of, how well it does and by what measure."""
+"""A student's model card: its base model, its training, its scores and how they were measured."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.planning.plan import MINIATURE
-from orchestrator.results.ledger import Entry
+from orchestrator.results.record import TrialRecord
 from workloads.scorers.score import Score
 from workloads.settings.objectives import IN_WORDS
 
 SAMPLES = "samples.png"
 NEGATIVES = "negative_prompts.png"
-PROMPT, PROMPT_TOY = "a photo of a corgi", "a large red circle"
 FRONT = """---
 base_model: {base}
 base_model_relation: finetune
@@ -31,7 +30,7 @@ pipeline = DiffusionPipeline.from_pretrained("FOLDER")
 image = pipeline("{prompt}", num_inference_steps=1, guidance_scale=1.0{more}).images[0]
 ```
 
-A negative prompt needs the project that made it (stock pipelines ignore one at guidance scale 1):
+A negative prompt needs the project that trained the student (stock pipelines ignore it at guidance scale 1):
 
 ```python
 from pathlib import Path
@@ -44,15 +43,24 @@ pictures = Generator(Path("FOLDER")).draw("{prompt}", seeds=[0], negative_prompt
 
 
 def model_card(
-    entry: Entry,
+    record: TrialRecord,
     prompts: str,
     teacher: Sequence[Score],
     negative: str,
     made_by: Mapping[str, str],
     base: Path,
 ) -> str:
-    """The card in Markdown; `made_by` names sweep and run, `base` is the teacher's folder."""
-    trial, train = entry.trial, entry.trial.train
+    """Return the card in Markdown.
+
+    Args:
+        record: the trial that made the student.
+        prompts: source of the training prompts.
+        teacher: scores of the teacher's own pictures.
+        negative: negative prompt of the example.
+        made_by: sweep and MLflow run, as rows of the card's table.
+        base: folder of the student, which holds the teacher's other parts and its card.
+    """
+    trial, train = record.trial, record.trial.train
     transformer = (base / "transformer").exists()
     more = ", height=16, width=16" if trial.backbone.model.startswith(MINIATURE) else ""
     more += ", clean_caption=False, use_resolution_binning=False" if transformer and more else ""
@@ -68,21 +76,21 @@ def model_card(
             prompt="a large red circle" if more else "a photo of a corgi", negative=negative, more=more
         ),
         "## How it was made\n",
-        *_table({**_making(entry, prompts), **made_by}),
+        *_table({**_making(record, prompts), **made_by}),
         f"\nAll settings: `{json.dumps(vars(train), default=vars)}`\n",
         "## How well it does\n",
-        *_scores(entry.scores, teacher),
-        *(_negatives(entry) if entry.curve else []),
+        *_scores(record.scores, teacher),
+        *(_negatives(record) if record.curve else []),
         "\n## Limits\n",
-        "One step only: more steps do not improve it. It can be no better than its teacher where the "
-        "teacher is wrong, and what a prompt leaves open comes out less varied than the teacher's. "
-        "Scores are of one training seed, on the stated number of pictures.",
+        "One step only: more steps do not improve the picture. Where the teacher is wrong the student is "
+        "wrong too, and its pictures of one prompt vary less than the teacher's. Scores are from one "
+        "training seed, on the stated number of pictures.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def licence(model: str, base: Path) -> str:
-    """That of the base model, as its own card says; `other` if it does not."""
+    """Return the licence that the base model's card states; `other` if it states none."""
     if model.startswith(MINIATURE):
         return "apache-2.0"
     card = base / "README.md"
@@ -90,14 +98,14 @@ def licence(model: str, base: Path) -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("license:")), "other")
 
 
-def _making(entry: Entry, prompts: str) -> dict[str, str]:
-    trial, train = entry.trial, entry.trial.train
+def _making(record: TrialRecord, prompts: str) -> dict[str, str]:
+    trial, train = record.trial, record.trial.train
     return {
         "base model": f"`{trial.backbone.model}`",
         "prompts": f"`{prompts}`, no pictures",
         "guidance scale in training": f"{trial.interval} ({train.guided})",
         "steps, batch, seed": f"{train.steps}, {train.batch_size}, {train.seed}",
-        "training": f"{entry.train_seconds:.0f} s",
+        "training": f"{record.train_seconds:.0f} s",
     }
 
 
@@ -107,7 +115,7 @@ def _table(rows: Mapping[str, str]) -> list[str]:
 
 def _scores(scores: Sequence[Score], teacher: Sequence[Score]) -> list[str]:
     if not scores:
-        return ["No scorer was asked for."]
+        return ["No scorer was configured."]
     theirs = {score.metric: score.value for score in teacher}
     rows = [
         f"| {s.metric} | {s.value:.3f} | {s.low:.3f} to {s.high:.3f} | {s.samples} | "
@@ -118,21 +126,20 @@ def _scores(scores: Sequence[Score], teacher: Sequence[Score]) -> list[str]:
     return [head, "|---|---|---|---|---|---|", *rows]
 
 
-def _negatives(entry: Entry) -> list[str]:
-    best = entry.best
+def _negatives(record: TrialRecord) -> list[str]:
     lines = ["\n## Negative prompts\n", f"![Pairs by strength]({NEGATIVES})\n"]
-    if best["kind"] == "none":
-        lines.append("No strength that was tried removed anything at an allowed cost.\n")
+    if record.best is None or record.best.is_plain:
+        lines.append("No tested strength removed anything at an allowed cost.\n")
     else:
-        lines.append(f"By default {best['label']} at strength {best['strength']:g}.\n")
+        lines.append(f"Default: {record.best.label} at strength {record.best.strength:g}.\n")
     lines += [
         "| guidance | strength | metric | value | 95 % interval | samples |",
         "|---|---|---|---|---|---|",
     ]
-    for arm in entry.curve:
-        lines += [
-            f"| {arm['label']} | {arm['strength']:g} | {s['metric']} | {s['value']:.3f} | "
-            f"{s['low']:.3f} to {s['high']:.3f} | {s['samples']} |"
-            for s in arm["scores"]
-        ]
+    lines += [
+        f"| {arm.label} | {arm.strength:g} | {s.metric} | {s.value:.3f} | "
+        f"{s.low:.3f} to {s.high:.3f} | {s.samples} |"
+        for arm in record.curve
+        for s in arm.scores
+    ]
     return lines

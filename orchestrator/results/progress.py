@@ -1,52 +1,76 @@
-"""What a launch tells of itself while it runs: a line on the screen, gauges, what it has cost."""
+"""Progress of a running launch: a live table on a terminal, otherwise a line now and then; and gauges."""
 
+import logging
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 
 from orchestrator.results.budget import GpuHourBudget
-from orchestrator.results.ledger import Entry, Ledger
+from orchestrator.results.ledger import Ledger
+from orchestrator.results.live_table import LiveTable
 from orchestrator.results.prometheus import PrometheusGauges
+from orchestrator.results.record import TrialRecord
 
+logger = logging.getLogger(__name__)
 LINE_SECONDS = 15.0
 GAUGES_SECONDS = 2.0
-"""Ray tells a gauge once for each time it is set, so it must be oftener than anybody asks."""
+"""Seconds between two updates of the gauges. Ray exports a gauge once for each time it is set, so this must
+be shorter than Prometheus' scrape interval."""
+TABLE_SECONDS = 0.5
 
 
 class Progress:
-    """Told whenever something may have happened; tells it on now and then."""
+    """Display of a launch's progress; `tick` is called often and `close` once."""
 
-    def __init__(self, ledger: Ledger, meter: GpuHourBudget, gauges: PrometheusGauges) -> None:
-        self._ledger, self._meter, self._gauges = ledger, meter, gauges
-        self._line = self._shown = 0.0
+    def __init__(self, ledger: Ledger, budget: GpuHourBudget, gauges: PrometheusGauges) -> None:
+        """Show a live table if standard output is a terminal."""
+        self._ledger, self._budget, self._gauges = ledger, budget, gauges
+        self._table = LiveTable() if sys.stdout.isatty() else None
+        self._last: dict[str, float] = {}
 
     def tick(self, strengths: int) -> None:
-        """Tells, if it is time; `strengths`: of students, that wait to be drawn or are."""
-        now, entries = time.monotonic(), list(self._ledger.entries.values())
-        if now - self._shown >= GAUGES_SECONDS:
-            self._shown = now
-            self._gauges.show(entries, self._meter.gpu_hours, self._ledger.restarts)
-        if now - self._line >= LINE_SECONDS:
-            self._line = now
-            self._meter.keep()
-            drawing = f"{strengths} strengths to draw" if strengths else ""
-            parts = (progress_line(entries), drawing, self._meter.words)
-            self._ledger.say(" | ".join(part for part in parts if part))
+        """Update whatever is due; `strengths` counts small trials that are not over."""
+        records = list(self._ledger.records.values())
+        if self._due("gauges", GAUGES_SECONDS):
+            self._gauges.update(records, self._budget.gpu_hours, self._ledger.restarts)
+        if self._due("budget", LINE_SECONDS):
+            self._budget.save()
+            if self._table is None:
+                logger.info("%s", " | ".join([progress_line(records), *self._footer(strengths)]))
+        if self._table is not None and self._due("table", TABLE_SECONDS):
+            self._table.show(records, " | ".join(self._footer(strengths)))
+
+    def close(self) -> None:
+        """Leave the last state of the live table on the screen."""
+        if self._table is not None:
+            self._table.close()
+
+    def _footer(self, strengths: int) -> list[str]:
+        drawing = f"{strengths} strengths to draw" if strengths else ""
+        return [part for part in (drawing, self._budget.summary) if part]
+
+    def _due(self, what: str, seconds: float) -> bool:
+        now = time.monotonic()
+        if now - self._last.get(what, -math.inf) < seconds:
+            return False
+        self._last[what] = now
+        return True
 
 
-def progress_line(entries: Sequence[Entry]) -> str:
-    """Trials done, running and waiting; of each running one its step, rate and time left."""
-    count = Counter(entry.status for entry in entries)
-    done = len(entries) - sum(count[status] for status in ("waiting", "running", "interrupted"))
-    running = [_running(entry) for entry in entries if entry.status == "running"]
-    head = f"{done} of {len(entries)} trials done, {count['running']} running, {count['waiting']} waiting"
+def progress_line(records: Sequence[TrialRecord]) -> str:
+    """Return the counts of trials by state, and step, rate and time left of each running one."""
+    count = Counter(record.status for record in records)
+    done = len(records) - sum(count[status] for status in ("waiting", "running", "interrupted"))
+    running = [_running(record) for record in records if record.status == "running"]
+    head = f"{done} of {len(records)} trials done, {count['running']} running, {count['waiting']} waiting"
     return " | ".join([head, *running])
 
 
-def _running(entry: Entry) -> str:
-    steps = entry.trial.train.steps
-    if not entry.step:
-        return f"{entry.trial.name}: starting, {time.monotonic() - entry.started:.0f} s"
-    left = (steps - entry.step) / (entry.rate or math.inf)
-    return f"{entry.trial.name}: step {entry.step}/{steps}, {entry.rate:.2f}/s, {left:.0f} s left"
+def _running(record: TrialRecord) -> str:
+    steps = record.trial.train.steps
+    if not record.step:
+        return f"{record.name}: starting, {time.monotonic() - record.started:.0f} s"
+    left = (steps - record.step) / (record.rate or math.inf)
+    return f"{record.name}: step {record.step}/{steps}, {record.rate:.2f}/s, {left:.0f} s left"

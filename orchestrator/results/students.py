@@ -1,9 +1,10 @@
-"""What becomes of a student: drawn at every strength, scored, described, registered.
+"""Students after their training: drawn at every strength, scored, described and registered.
 
-Tune runs the drawing (see `search`); a thread of the driver does the rest, one student after the
-other, while trainings go on.
+Ray Tune runs the drawing (see `execution.search`). A thread of the driver does the rest, one student
+after the other, while trainings continue.
 """
 
+import logging
 import shutil
 import tempfile
 import traceback
@@ -16,30 +17,44 @@ from pathlib import Path
 
 from orchestrator.common.digests import digest
 from orchestrator.common.storage import Store
-from orchestrator.config.ranking import AT_STRENGTH, arm_in_words, first_of, headline
+from orchestrator.config.ranking import AT_STRENGTH, first_of
 from orchestrator.data.prompt_encoding import PromptSet
-from orchestrator.evaluation.inference_task import InferenceJob
 from orchestrator.evaluation.scoring import EXAMPLE, load_measured, score
-from orchestrator.evaluation.strength_curve import Arm, best, curve
+from orchestrator.evaluation.strength_curve import best, curve
+from orchestrator.jobs import InferenceJob
 from orchestrator.planning.inference import InferenceTrial
 from orchestrator.planning.plan import Plan, Trial
 from orchestrator.reporting.contact_sheet import strength_sheet
-from orchestrator.results.ledger import Entry, Ledger, last_line
+from orchestrator.reporting.formatting import describe_arm
+from orchestrator.reporting.rows import ArmRow, find_score
+from orchestrator.results.ledger import Ledger, last_line
 from orchestrator.results.model_card import NEGATIVES, SAMPLES, model_card
+from orchestrator.results.record import TrialRecord
 from orchestrator.tracking import Tracker, log_curve, name_champion, register_student
 from workloads.scorers.score import Score
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.defaults import save_defaults
 
+logger = logging.getLogger(__name__)
 SCORED_TOGETHER = 4
-"""Students that may wait for others before they are scored."""
+"""Students that wait for each other before one pool of actors scores them."""
+
+
+@dataclass(frozen=True)
+class TeacherReferences:
+    """References of the sweep's teachers, by source of the backbone."""
+
+    files: Mapping[str, str]
+    """Files in the storage."""
+    scores: Mapping[str, Sequence[Score]]
+    """Scores of the teachers' own pictures."""
 
 
 @dataclass
 class _Student:
-    """One student on its way."""
+    """One student between its training and the registry."""
 
-    entry: Entry
+    record: TrialRecord
     jobs: list[InferenceJob]
     left: int
     """Jobs that Tune has not finished."""
@@ -50,32 +65,26 @@ class Students:
     """Every student of a launch, from its training's end to the registry."""
 
     def __init__(
-        self,
-        plan: Plan,
-        store: Store,
-        ledger: Ledger,
-        tracker: Tracker,
-        prompts: PromptSet,
-        references: Mapping[str, str],
-        teachers: Mapping[str, Sequence[Score]],
-    ) -> None:
-        """`references` and `teachers` (scores) are by source of the backbone."""
+        self, plan: Plan, store: Store, ledger: Ledger, tracker: Tracker, prompts: PromptSet,
+        teachers: TeacherReferences,
+    ) -> None:  # fmt: skip
+        """Start with no student; `ready` adds one."""
         self._plan, self.store, self._ledger, self._tracker = plan, store, ledger, tracker
-        self._prompts, self._references, self._teachers = prompts, references, teachers
+        self._prompts, self._teachers = prompts, teachers
         self._queue: deque[InferenceJob] = deque()
         self._students: dict[str, _Student] = {}
-        self._ripe: list[_Student] = []
+        self._drawn: list[_Student] = []
         self._thread = ThreadPoolExecutor(1, "students")
         self._conclusions: list[Future[None]] = []
 
     def ready(self, trial: Trial) -> None:
-        """A student is there: its small trials join the queue, less those that are done."""
+        """Queue the small trials of a finished student, except for those that have a result."""
         jobs = [self._job(trial, infer) for infer in self._plan.infer_trials(trial)]
-        entry = self._ledger.entries[trial.digest]
-        if entry.model and entry.concluded == self._search():
+        record = self._ledger.records[trial.digest]
+        if record.model and record.concluded == self._search_digest():
             return
         todo = [job for job in jobs if not self.store.exists(job.measured)]
-        student = _Student(entry, jobs, len(todo), [])
+        student = _Student(record, jobs, len(todo), [])
         self._students[trial.digest] = student
         self._queue.extend(todo)
         if not todo:
@@ -92,25 +101,25 @@ class Students:
         return len(self._queue)
 
     def next_job(self) -> InferenceJob:
-        """The next of them."""
+        """Take the first small trial off the queue."""
         return self._queue.popleft()
 
     def put_back(self, job: InferenceJob) -> None:
-        """It could not be started; the next to be."""
+        """Return a small trial that could not be started to the front of the queue."""
         self._queue.appendleft(job)
 
     def drawn(self, job: InferenceJob, error: str) -> None:
-        """A small trial is over; the last of a student has it scored."""
+        """Record the end of a small trial; the last one of a student has the student scored."""
         student = self._students[job.infer.student]
         student.left -= 1
         if error:
             student.failures.append(f"{job.infer.name}: {last_line(error)}")
-            self._ledger.say(student.failures[-1])
+            logger.error("%s", student.failures[-1])
         if student.left == 0:
             self._all_drawn(student)
 
     def close(self) -> list[str]:
-        """Waits for the last student; returns what failed, a line each."""
+        """Wait for the last student; return one line for each failure."""
         self._flush()
         self._thread.shutdown()
         for conclusion in self._conclusions:
@@ -118,55 +127,59 @@ class Students:
         return [line for student in self._students.values() for line in student.failures]
 
     def abandon(self) -> None:
-        """The launch ends early: what has not prefetch_first is left to the next one."""
+        """Drop the students that are not concluded; the next launch concludes them."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _search(self) -> str:
+    def _search_digest(self) -> str:
         plan = self._plan.infer
         if plan is None:
             return "none"
         return digest([plan.digest, [vars(arm) for arm in plan.arms], plan.infer.max_accuracy_loss])[:12]
 
     def _job(self, trial: Trial, infer: InferenceTrial) -> InferenceJob:
-        assert self._plan.infer is not None
+        plan = self._plan.infer
+        assert plan is not None
         return InferenceJob(
-            infer,
-            self._plan.infer.pairs,
-            self._plan.infer.infer.pictures,
-            self._plan.infer.seed,
-            self._references[trial.source],
-            self.store.root,
-            f"{self._plan.sweep.name}/trials/{trial.digest}/student",
-            self._plan.sweep.name,
+            infer=infer,
+            pairs=plan.pairs,
+            pictures=plan.infer.pictures,
+            seed=plan.seed,
+            reference=self._teachers.files[trial.source],
+            root=self.store.root,
+            student=self._folder(trial, "student"),
+            folder=self._plan.sweep.name,
         )
 
+    def _folder(self, trial: Trial, name: str) -> str:
+        return f"{self._plan.sweep.name}/trials/{trial.digest}/{name}"
+
     def _all_drawn(self, student: _Student) -> None:
-        """Students that are drawn at about the same time are scored by one pool of actors."""
-        self._ripe.append(student)
-        if self.waiting == 0 or len(self._ripe) == SCORED_TOGETHER:
+        """Collect students that are drawn at about the same time for one pool of scoring actors."""
+        self._drawn.append(student)
+        if self.waiting == 0 or len(self._drawn) == SCORED_TOGETHER:
             self._flush()
 
     def _flush(self) -> None:
-        if self._ripe:
-            self._conclusions.append(self._thread.submit(self._conclude, self._ripe))
-            self._ripe = []
+        if self._drawn:
+            self._conclusions.append(self._thread.submit(self._conclude, self._drawn))
+            self._drawn = []
 
     def _conclude(self, students: Sequence[_Student]) -> None:
-        """Scores them together, then finishes one after the other; on the thread."""
+        """Score the students together, then finish one after the other; runs on the thread."""
         self._guarded(students, lambda: self._score(students))
         for student in students:
             self._guarded([student], partial(self._finish, student))
 
     def _guarded(self, students: Sequence[_Student], work: Callable[[], None]) -> None:
-        """What cannot be scored or registered stops no other student; the same command retries."""
+        """Do `work`; a failure is recorded and stops no other student. The same command retries it."""
         try:
             work()
         except Exception as error:
             for student in students:
-                line = f"{student.entry.trial.name}: {last_line(str(error)) or repr(error)}"
+                line = f"{student.record.name}: {last_line(str(error)) or repr(error)}"
                 student.failures.append(line)
-                self._ledger.say(line)
-                self._tracker.log_text(student.entry.run, traceback.format_exc(), "error.txt")
+                logger.error("%s", line)
+                self._tracker.log_text(student.record.run, traceback.format_exc(), "error.txt")
 
     def _score(self, students: Sequence[_Student]) -> None:
         if self._plan.infer is not None:
@@ -174,32 +187,36 @@ class Students:
             score(drawn, self._plan.infer.infer, self.store)
 
     def _finish(self, student: _Student) -> None:
-        """Chooses its strength, describes and registers it."""
-        entry, search = student.entry, self._plan.infer
+        """Choose the student's default strength, describe and register it."""
+        record = student.record
+        jobs = [job for job in student.jobs if self.store.exists(job.measured)]
         sheet = b""
-        default = AttentionGuidanceSettings()
-        if search is not None:
-            jobs = [job for job in student.jobs if self.store.exists(job.measured)]
-            if jobs and jobs[0] is student.jobs[0]:
-                arms, sheet = self._arms(jobs)
-                chosen = best(arms, search.infer.max_accuracy_loss)
-                entry.curve, entry.best = [arm.as_row() for arm in arms], chosen.as_row()
-                default = chosen.guidance
-                entry.strengths = f"{self._plan.sweep.name}/trials/{entry.trial.digest}/strengths.png"
-                self.store.write(entry.strengths, sheet)
-                log_curve(self._tracker, entry.run, entry.curve, entry.best, sheet)
-        entry.model = self._register(entry, default, sheet)
-        self._ledger.write(entry)
+        # Without the plain student's pictures there is nothing to compare with.
+        if jobs and jobs[0] is student.jobs[0]:
+            sheet = self._log_curve(record, jobs)
+        record.model = self._register(record, sheet)
+        self._ledger.write(record)
         if not student.failures:
-            # Only once the curve is recorded: else a launch that dies now would lose it.
-            self._tracker.then(partial(self._concluded, entry))
-        self._ledger.say(f"{entry.trial.name}: {_found(entry)}registered as {entry.model}")
+            # Only once the curve is recorded: a launch that is killed before would lose it.
+            self._tracker.then(partial(self._concluded, record))
+        best_arm = f"best {describe_arm(record.best)}, " if record.curve and record.best else ""
+        logger.info("%s: %sregistered as %s", record.name, best_arm, record.model)
 
-    def _concluded(self, entry: Entry) -> None:
-        entry.concluded = self._search()
-        self._ledger.write(entry)
+    def _log_curve(self, record: TrialRecord, jobs: Sequence[InferenceJob]) -> bytes:
+        """Compute and record the curve of a student; return the sheet of pairs by strength."""
+        assert self._plan.infer is not None
+        arms, sheet = self._arms(jobs)
+        record.curve, record.best = arms, best(arms, self._plan.infer.infer.max_accuracy_loss)
+        record.strengths = self._folder(record.trial, "strengths.png")
+        self.store.write(record.strengths, sheet)
+        log_curve(self._tracker, record.run, record.curve, record.best, sheet)
+        return sheet
 
-    def _arms(self, jobs: Sequence[InferenceJob]) -> tuple[list[Arm], bytes]:
+    def _concluded(self, record: TrialRecord) -> None:
+        record.concluded = self._search_digest()
+        self._ledger.write(record)
+
+    def _arms(self, jobs: Sequence[InferenceJob]) -> tuple[list[ArmRow], bytes]:
         assert self._plan.infer is not None
         infer = self._plan.infer.infer
         tables = [(job.infer.guidance, load_measured(self.store, job)) for job in jobs]
@@ -207,60 +224,65 @@ class Students:
         shown = self._plan.infer.pairs[: infer.sheet_pairs]
         return curve(tables, infer.scorers), strength_sheet(shown, examples, jobs[0].infer.student_name)
 
-    def _register(self, entry: Entry, default: AttentionGuidanceSettings, sheet: bytes) -> str:
-        """The student's folder, with its card and its default strength, as a model; its URI."""
-        trial, sweep = entry.trial, self._plan.sweep
+    def _register(self, record: TrialRecord, sheet: bytes) -> str:
+        """Register the student's folder, with its card and its default strength; return the model's URI."""
+        trial, sweep = record.trial, self._plan.sweep
         pairs = self._plan.infer.pairs if self._plan.infer else ()
         negative = pairs[0].negative_prompt if pairs else "blurry"
-        made_by = {"sweep": sweep.name, "MLflow run": entry.run}
-        place = f"{sweep.name}/trials/{trial.digest}/student"
+        default = record.best.guidance if sheet and record.best else AttentionGuidanceSettings()
+        place = self._folder(trial, "student")
         with self.store.folder(place) as own, tempfile.TemporaryDirectory() as copy:
             folder = Path(copy) / "student"
             shutil.copytree(own, folder)
             save_defaults(folder, default)
-            teacher = self._teachers[trial.source]
-            card = model_card(entry, self._prompts.source, teacher, negative, made_by, folder)
-            (folder / "README.md").write_text(card, encoding="utf-8")
-            if entry.sheet:
-                (folder / SAMPLES).write_bytes(self.store.read(entry.sheet))
-            if sheet:
-                (folder / NEGATIVES).write_bytes(sheet)
+            self._describe(record, folder, negative, sheet)
             self.store.put_folder(folder, place)
             example = (sweep.evaluate.sheet_prompts[0], negative if pairs else "", default.strength)
-            name, search = f"{sweep.name}-{trial.backbone.name}", self._search()
-            return self._tracker.ask(lambda: register_student(entry.run, folder, name, example, search))
+            name, search = f"{sweep.name}-{trial.backbone.name}", self._search_digest()
+            return self._tracker.ask(lambda: register_student(record.run, folder, name, example, search))
+
+    def _describe(self, record: TrialRecord, folder: Path, negative: str, sheet: bytes) -> None:
+        """Write the model card and its pictures into the student's local folder."""
+        teacher = self._teachers.scores[record.trial.source]
+        made_by = {"sweep": self._plan.sweep.name, "MLflow run": record.run}
+        card = model_card(record, self._prompts.source, teacher, negative, made_by, folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        if record.sheet:
+            (folder / SAMPLES).write_bytes(self.store.read(record.sheet))
+        if sheet:
+            (folder / NEGATIVES).write_bytes(sheet)
 
 
-def assign_champion_aliases(entries: Sequence[Entry], metric: str | None) -> set[str]:
-    """Gives the best student of each backbone the alias `champion`; the digests of their trials.
+def assign_champion_aliases(records: Sequence[TrialRecord], metric: str | None) -> set[str]:
+    """Give the best student of each backbone the alias `champion`; return the digests of their trials.
 
-    Best is the highest of `metric`, that trials are ranked by; without it the best at its best strength,
-    by HPSv2 or CLIP+; without scores, nobody is.
+    Args:
+        records: all trials.
+        metric: ranks students, highest first. Without it students rank by HPSv2 or CLIP+ at their best
+            strengths; students without scores get no alias.
     """
-    champions: dict[str, Entry] = {}
-    # Sorted upwards, so that the last of a backbone is its best.
-    values = [(_value(entry, metric), entry) for entry in entries if entry.model]
-    scored = [(value, entry) for value, entry in values if value is not None]
-    for _, entry in sorted(scored, key=lambda pair: pair[0]):
-        champions[entry.trial.backbone.name] = entry
-    for entry in champions.values():
-        found = {score.metric: f"{score.value:.4f}" for score in entry.scores}
-        tags = {"guidance_interval": entry.trial.interval, "base_model": entry.trial.backbone.model, **found}
-        if entry.best:
-            tags |= {"guidance": entry.best["label"], "strength": f"{entry.best['strength']:g}"}
-        name_champion(entry.model, tags)
-    return {entry.trial.digest for entry in champions.values()}
+    champions: dict[str, TrialRecord] = {}
+    values = [(_ranking_value(record, metric), record) for record in records if record.model]
+    scored = [(value, record) for value, record in values if value is not None]
+    # Ascending, so that the last record of a backbone is its best.
+    for _, record in sorted(scored, key=lambda pair: pair[0]):
+        champions[record.trial.backbone.name] = record
+    for record in champions.values():
+        name_champion(record.model, _champion_tags(record))
+    return {record.trial.digest for record in champions.values()}
 
 
-def _value(entry: Entry, metric: str | None) -> float | None:
-    score = headline(entry.scores, metric)
-    if score is not None:
-        return score.value
-    found = {each["metric"]: float(each["value"]) for each in entry.best.get("scores", [])}
-    return found.get(first_of(AT_STRENGTH, found) or "")
+def _champion_tags(record: TrialRecord) -> dict[str, str]:
+    trial = record.trial
+    tags = {"guidance_interval": trial.interval, "base_model": trial.backbone.model}
+    tags |= {score.metric: f"{score.value:.4f}" for score in record.scores}
+    if record.best is not None:
+        tags |= {"guidance": record.best.label, "strength": f"{record.best.strength:g}"}
+    return tags
 
 
-def _found(entry: Entry) -> str:
-    if not entry.curve:
-        return ""
-    return f"best {arm_in_words(entry.best)}, "
+def _ranking_value(record: TrialRecord, metric: str | None) -> float | None:
+    score = find_score(record.scores, metric)
+    if score is None and record.best is not None:
+        score = record.best.score(first_of(AT_STRENGTH, record.best.metrics) or "")
+    return None if score is None else score.value

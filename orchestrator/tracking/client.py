@@ -1,6 +1,6 @@
-"""Recording: parent and child runs, metrics, pictures, files, checkpoints.
+"""Recording in MLflow: parent and child runs, metrics, pictures, files, checkpoints.
 
-Whatever is recorded goes through an `RetryQueue`; what needs an answer at once is asked with patience.
+Records go through a `RetryQueue`; requests whose answer is needed at once are repeated during outages.
 """
 
 import math
@@ -25,49 +25,53 @@ from orchestrator.common.storage import Store
 from orchestrator.tracking.deduplication import Records
 from orchestrator.tracking.retry_queue import RetryPolicy, RetryQueue
 from orchestrator.tracking.server import refusal
-from orchestrator.tracking.ui_view import VIEW_TAG, view
+from orchestrator.tracking.ui_view import experiment_tags
 
 PARENT_TAG = "mlflow.parentRunId"
 DIGEST_TAG = "digest"
 PAGE = 200
 PARAM_CHARACTERS = 6_000
 CLOSE_SECONDS = 300.0
-"""For which a finished launch waits for a tracking server that does not answer."""
+"""Seconds that a finished launch waits for a tracking server that does not answer."""
 T = TypeVar("T")
 
 
 class Tracker:
     """The record of one launch of a sweep; used from one process only."""
 
-    def __init__(self, uri: str, experiment: str, store: Store, say: Callable[[str], None]) -> None:
-        """Connects, and finds or makes the experiment; `say` takes lines for the user.
+    def __init__(self, uri: str, experiment: str, store: Store) -> None:
+        """Connect to MLflow, and find or create the experiment.
 
         Raises:
-            UserError: no MLflow answers there, it refuses the login, or the experiment was deleted.
+            UserError: MLflow does not answer, it refuses the login, or the experiment was deleted.
         """
-        # MLflow's own retries, of minutes, would hold up the driver.
+        # MLflow's own retries take minutes and would block the driver.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        # It would print the URI whole, at the end of every run.
+        # MLflow would print the URI with its password at the end of every run.
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         mlflow.set_tracking_uri(uri)
         self.uri, self.client = uri, MlflowClient(uri)
         self.experiment = self._find_experiment(experiment, store)
         self.parent = ""
         self._trials: dict[str, Run] = {}
-        """By digest, those that are known."""
+        """Known runs of trials, by digest."""
         self._monitor: SystemMetricsMonitor | None = None
-        self._say, self._records = say, Records(self.client)
+        self._records = Records(self.client)
         self._gathered: dict[str, list[Metric]] = {}
         self._gather = Lock()
-        self._patience = RetryPolicy(say, self._answers)
-        self._outbox = RetryQueue("tracking", self._patience, say)
-        # Apart, since a checkpoint may be gigabytes.
-        self._uploads = RetryQueue("uploads", self._patience, say)
+        self._retries = RetryPolicy(self._answers)
+        self._queue = RetryQueue("tracking", self._retries)
+        # A queue of their own, since a checkpoint may have gigabytes.
+        self._uploads = RetryQueue("uploads", self._retries)
 
     def start_sweep(self, name: str, root: str, tags: Mapping[str, str], metric: str | None) -> str:
-        """Opens the parent run of the sweep in the storage `root`, again if it is there already.
+        """Open the parent run of a sweep, or reopen it if it exists; return it.
 
-        MLflow's pages show its trials by `metric`, if any is given.
+        Args:
+            name: the sweep.
+            root: URI of its storage.
+            tags: tags of the run.
+            metric: ranks the trials on MLflow's page, if there is one.
 
         Raises:
             UserError: this login may not write to the experiment.
@@ -80,7 +84,8 @@ class Tracker:
         self.parent = str(run.info.run_id)
         if resumed:
             self._trials = self.ask(self._find_trials)
-        self.then(partial(self.client.set_experiment_tag, self.experiment, VIEW_TAG, view(metric)))
+        for key, value in experiment_tags(metric).items():
+            self.then(partial(self.client.set_experiment_tag, self.experiment, key, value))
         self._monitor = SystemMetricsMonitor(self.parent, sampling_interval=10, resume_logging=resumed)
         self._monitor.start()
         return self.parent
@@ -88,9 +93,10 @@ class Tracker:
     def start_trial(
         self, name: str, digest: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> tuple[str, str]:
-        """Opens the child run of a trial, again if it is there already.
+        """Open the child run of a trial, or reopen it if it exists.
 
-        Returns its id, and where its artifacts are: a folder or bucket, or a server's proxy.
+        Returns:
+            The run's id, and the URI of its artifacts: a folder, a bucket or a server's proxy.
         """
         identity = {DIGEST_TAG: digest, PARENT_TAG: self.parent}
         run = self._run(name, identity, params, {**tags, **identity}, self._trials.get(digest))[0]
@@ -98,31 +104,35 @@ class Tracker:
         return str(run.info.run_id), str(run.info.artifact_uri)
 
     def check_holds(self, run: str, trial: str) -> None:
-        """Raises UserError if the run of a trial that is finished is not there."""
+        """Check that the run of a finished trial exists.
+
+        Raises:
+            UserError: it was deleted, or this MLflow never had it.
+        """
         if any(known.info.run_id == run for known in self._trials.values()):
             return
         try:
             info = self.ask(lambda: self.client.get_run(run).info)
             if info.lifecycle_stage != "deleted":
                 return
-            way_out = f"bring it back with mlflow runs restore --run-id {run}"
+            way_out = f"restore it with mlflow runs restore --run-id {run}"
         except MlflowException:
             way_out = "give the tracking URI that it was recorded with"
         raise UserError(
-            f"tracking {redact(self.uri)}: run {run} of the finished trial {trial} is not there: "
+            f"tracking {redact(self.uri)}: run {run} of the finished trial {trial} does not exist: "
             f"{way_out}, or give this sweep another name"
         )
 
     def ask(self, work: Callable[[], T]) -> T:
-        """What `work` returns, now, however long MLflow takes to answer."""
-        return self._patience.call(work)
+        """Return the result of `work`, however long MLflow takes to answer."""
+        return self._retries.call(work)
 
     def then(self, work: Callable[[], object]) -> None:
-        """Does `work` when all is recorded that was given before."""
-        self._outbox.put(work)
+        """Do `work` once all earlier records are sent."""
+        self._queue.put(work)
 
     def log_metrics(self, run: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Finite numbers, at this step; those that are recorded already are left as they are."""
+        """Log the finite numbers at this step; numbers that are recorded already stay as they are."""
         now = int(time.time() * 1000)
         finite = [Metric(key, float(v), now, step) for key, v in metrics.items() if math.isfinite(v)]
         with self._gather:
@@ -133,25 +143,27 @@ class Tracker:
             self._gathered[run] += finite
 
     def log_picture(self, run: str, key: str, step: int, content: bytes) -> None:
-        """A PNG, shown by MLflow against its step."""
+        """Log a PNG, which MLflow shows by step."""
         self.then(partial(self._records.picture, run, key, step, content))
 
     def log_table(self, run: str, columns: Mapping[str, Sequence[Any]], file: str) -> None:
-        """A table, by columns, in place of any of this name."""
+        """Log a table, given by columns; it replaces an earlier one of this name."""
         self.then(partial(self._records.table, run, columns, file))
 
     def log_text(self, run: str, text: str, file: str) -> None:
+        """Log text, without credentials, as the artifact `file`."""
         self.then(partial(self.client.log_text, run, redact(text), file))
 
     def log_file(self, run: str, content: bytes, file: str) -> None:
-        """`content` as the artifact `file`."""
+        """Log `content` as the artifact `file`."""
         self.then(partial(self._log_file, run, content, file))
 
     def log_json(self, run: str, value: Any, file: str) -> None:
+        """Log a JSON value as the artifact `file`."""
         self.then(partial(self.client.log_dict, run, value, file))
 
     def log_prompts(self, run: str, source: str, digest: str, rows: int) -> None:
-        """The prompt set as an MLflow dataset, with its digest."""
+        """Log the prompt set as an MLflow dataset, with its digest."""
         dataset = Dataset(
             name=Path(source).name or source,
             digest=digest,
@@ -163,36 +175,37 @@ class Tracker:
         self.then(partial(self.client.log_inputs, run, [used]))
 
     def upload(self, run: str, folder: Path, path: str) -> None:
-        """Sends a local folder as artifacts, off the training path."""
+        """Upload a local folder as artifacts, on a thread of its own."""
         self._uploads.put(partial(self._upload, run, folder, path))
 
     def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run."""
         entries = [RunTag(key, value) for key, value in tags.items()]
         self.then(partial(self.client.log_batch, run, tags=entries))
 
     def finish(self, run: str, status: str) -> None:
-        """Ends a run: FINISHED, FAILED or KILLED."""
+        """End a run as FINISHED, FAILED or KILLED."""
         self.then(partial(self.client.set_terminated, run, status))
 
     def close(self, status: str, seconds: float = CLOSE_SECONDS) -> None:
-        """Ends the parent run and waits for all that is to be recorded, for so long at the most.
+        """End the parent run, and wait until all is recorded, for at most `seconds`.
 
         Raises:
-            UnfinishedError: MLflow does not answer; what waits is made again by the same command.
+            UnfinishedError: MLflow does not answer; the same command sends what is missing.
         """
         if self._monitor is not None:
             self._monitor.finish()
         if self.parent:
             self.finish(self.parent, status)
-        done = [self._uploads.close(seconds), self._outbox.close(seconds)]
+        done = [self._uploads.close(seconds), self._queue.close(seconds)]
         if not all(done):
             raise UnfinishedError(
                 f"tracking {redact(self.uri)}: has not answered for {seconds:g} s, "
-                f"{self._outbox.waiting} records wait; the same command records them when it is back"
+                f"{self._queue.waiting} records wait: run the same command once it answers"
             )
 
     def _find_trials(self) -> dict[str, Run]:
-        """The sweep's child runs by digest, in a request per page."""
+        """Return the sweep's child runs by digest, with one request for each page."""
         query = f"tags.`{PARENT_TAG}` = '{self.parent}'"
         found: dict[str, Run] = {}
         page, more = None, True
@@ -212,8 +225,8 @@ class Tracker:
             raise UserError(refusal(self.uri, error, name)) from None
         if found.lifecycle_stage == "deleted":
             raise UserError(
-                f"tracking {redact(self.uri)}: the experiment {name!r} was deleted there: bring it "
-                f"back with mlflow experiments restore --experiment-id {found.experiment_id}, or give "
+                f"tracking {redact(self.uri)}: the experiment {name!r} was deleted: restore it "
+                f"with mlflow experiments restore --experiment-id {found.experiment_id}, or give "
                 f"another name"
             )
         return str(found.experiment_id)
@@ -226,7 +239,7 @@ class Tracker:
         return True
 
     def _record_metrics(self, run: str, gathered: list[Metric]) -> None:
-        """All that has come of a run while others were recorded: one request, not one a step."""
+        """Send all metrics of a run that have gathered meanwhile in one request instead of one a step."""
         with self._gather:
             if self._gathered.get(run) is gathered:
                 del self._gathered[run]
@@ -238,7 +251,7 @@ class Tracker:
         except FileNotFoundError:
             if folder.exists():
                 raise
-            # A newer checkpoint has replaced this one, and is uploaded in its turn.
+            # A newer checkpoint has replaced this one, and is uploaded next.
 
     def _log_file(self, run: str, content: bytes, file: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -254,12 +267,12 @@ class Tracker:
         tags: Mapping[str, str],
         known: Run | None = None,
     ) -> tuple[Run, bool]:
-        """The run with these tags as `identity`, made if there is none; whether it was there."""
+        """Find the run with these tags as `identity`, or create it; return it, and true if it existed."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
         given = {**tags, "mlflow.runName": name, "mlflow.source.name": "orchestrator.run"}
 
         def find_or_make() -> tuple[Run, bool]:
-            # In one piece: a run whose making was answered too late is found by the next attempt.
+            # One piece of work: a run whose creation was answered too late is found by the next attempt.
             found = self.client.search_runs([self.experiment], query, max_results=1)
             made = found or [self.client.create_run(self.experiment, tags=given, run_name=name)]
             return made[0], bool(found)

@@ -1,7 +1,7 @@
-"""What of a run is in MLflow already, so that nothing is recorded twice.
+"""Deduplication of records: nothing is recorded twice in a run.
 
-A training that is taken up again reports some of its steps once more, and a request whose answer
-was lost is sent once more; MLflow itself would keep both.
+A resumed training reports some of its steps again, and a request whose answer was lost is sent again; MLflow
+itself would keep both.
 """
 
 import io
@@ -15,10 +15,10 @@ from mlflow.entities import Metric
 from PIL import Image
 
 BATCH = 1000
-"""Metrics that MLflow takes in one request."""
+"""Largest number of metrics in one request to MLflow."""
 TABLES_TAG = "mlflow.loggedArtifacts"
 PICTURE = re.compile(r"images/(?P<key>.+?)\+step\+(?P<step>\d+)\+")
-"""How MLflow names the file of a picture; a slash in the key is a tilde."""
+"""File name that MLflow gives a picture; a tilde stands for a slash in the key."""
 
 
 class Records:
@@ -31,12 +31,12 @@ class Records:
         self._new: set[str] = set()
 
     def made(self, run: str) -> None:
-        """The run is new: nothing is in it, and nobody need be asked."""
+        """Record that the run is new and empty."""
         self._new.add(run)
         self._pictures[run] = set()
 
     def metrics(self, run: str, metrics: Sequence[Metric]) -> None:
-        """Records the numbers with whose step and key the run has not been recorded."""
+        """Log the metrics whose key and step the run does not have yet."""
         fresh: dict[tuple[str, int], Metric] = {}
         for metric in metrics:
             if metric.step not in self._recorded_steps(run, metric.key):
@@ -49,7 +49,7 @@ class Records:
         try:
             self._client.log_batch(run, metrics=entries)
         except Exception:
-            # Perhaps they arrived all the same: ask again before the next attempt.
+            # They may have arrived nevertheless: read the run's metrics before the next attempt.
             self._new.discard(run)
             for entry in entries:
                 self._steps.pop((run, entry.key), None)
@@ -58,7 +58,7 @@ class Records:
             self._steps[run, entry.key].add(entry.step)
 
     def picture(self, run: str, key: str, step: int, content: bytes) -> None:
-        """A PNG that MLflow shows against its step."""
+        """Log a PNG, which MLflow shows by step."""
         if run not in self._pictures:
             self._pictures[run] = self._recorded_pictures(run)
         if (key, step) in self._pictures[run]:
@@ -72,7 +72,7 @@ class Records:
         self._pictures[run].add((key, step))
 
     def table(self, run: str, columns: Mapping[str, Sequence[Any]], file: str) -> None:
-        """A table in place of any of this name; `MlflowClient.log_table` would add to it."""
+        """Log a table that replaces an earlier one of this name; `MlflowClient.log_table` would append."""
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         self._client.log_dict(run, {"columns": list(columns), "data": rows}, file)
         shown = json.loads(self._client.get_run(run).data.tags.get(TABLES_TAG, "[]"))

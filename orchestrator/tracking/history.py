@@ -1,4 +1,4 @@
-"""Reading back: the trainings of a sweep, as rows that no more need MLflow."""
+"""Reading of a sweep's trainings from MLflow, as plain rows."""
 
 import difflib
 import os
@@ -17,14 +17,14 @@ from orchestrator.tracking.client import CLOSE_SECONDS, PARENT_TAG, Tracker
 
 PAGE = 1000
 PLAIN = ("", "none/", "under_none.")
-"""What a metric's name has before it: nothing, or where the second search drew the plain student."""
+"""Prefixes of a metric's name: none, or those of the plain student in the second search."""
 
 
 def read_sweep(uri: str, experiment: str) -> tuple[str, list[Training]]:
-    """The newest sweep that was recorded in `experiment`: its parent run, and its trainings.
+    """Return the parent run and the trainings of the newest sweep in `experiment`.
 
     Raises:
-        UserError: no MLflow there, no such experiment, or no sweep in it.
+        UserError: MLflow does not answer, or the experiment or a sweep in it does not exist.
     """
     _check_exists(uri)
     # MLflow's own retries take minutes.
@@ -39,12 +39,12 @@ def read_sweep(uri: str, experiment: str) -> tuple[str, list[Training]]:
         reason = redact(str(error)).splitlines()[0][:300]
         raise UserError(f"tracking {shown}: MLflow does not answer: {reason}") from None
     if not trainings:
-        raise UserError(f"experiment {experiment!r} at {shown}: holds no training of a sweep")
+        raise UserError(f"experiment {experiment!r} at {shown}: contains no training of a sweep")
     return str(sweeps[0].info.run_id), trainings
 
 
 def read_trainings(client: MlflowClient, experiment: str, parent: str) -> list[Training]:
-    """All trainings below a parent run, in the order in which they were recorded first."""
+    """Return all trainings below a parent run, in the order of their first records."""
     query = f"tags.`{PARENT_TAG}` = '{parent}'"
     runs: list[Run] = []
     page, more = None, True
@@ -57,7 +57,7 @@ def read_trainings(client: MlflowClient, experiment: str, parent: str) -> list[T
 
 
 def recorded_trainings(tracker: Tracker) -> list[Training]:
-    """The trainings of a launch, when all is recorded that was given; none if MLflow is down for long."""
+    """Return a launch's trainings once all its records are sent; none if MLflow does not answer for long."""
     recorded = Event()
     tracker.then(recorded.set)
     if not recorded.wait(CLOSE_SECONDS):
@@ -73,18 +73,18 @@ def _training(client: MlflowClient, run: Run) -> Training:
             looks = sorted(client.get_metric_history(run.info.run_id, name), key=lambda each: each.step)
             histories[metric] = [each.value for each in looks]
     params, tags = dict(run.data.params), run.data.tags
-    # Its end is one of ours, or it did not end: MLflow keeps the tag of a run that is taken up again.
+    # MLflow keeps the tag of a run that was reopened, so the tag counts only for a run that has ended.
     status = tags.get("status", "") if run.info.status in ("FINISHED", "FAILED") else ""
     return Training(run.info.run_name, params["backbone"], int(params["seed"]), params, status, histories)
 
 
 def _check_exists(uri: str) -> None:
-    """MLflow would make an empty database where there is none."""
+    """Check that a SQLite file exists, since MLflow would create an empty one."""
     if uri.startswith("sqlite"):
         database = make_url(uri).database
         if not database or not Path(database).is_file():
             raise UserError(
-                f"tracking {uri}: there is no such database; give --tracking-uri, as in "
+                f"tracking {uri}: the database does not exist: give --tracking-uri, as in "
                 f"sqlite:///results/mlflow.db or http://HOST:PORT"
             )
 
@@ -95,7 +95,7 @@ def _experiment(client: MlflowClient, name: str, shown: str) -> str:
         return str(found.experiment_id)
     names = [each.name for each in client.search_experiments()]
     near = difflib.get_close_matches(name[:64], names, n=1, cutoff=0)
-    state = "was deleted" if found is not None else "is not there"
+    state = "was deleted" if found is not None else "does not exist"
     raise UserError(
         f"experiment {name!r} at {shown}: {state}" + (f"; the nearest name is {near[0]!r}" if near else "")
     )

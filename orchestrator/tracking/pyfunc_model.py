@@ -1,7 +1,7 @@
-"""A registered student, as MLflow loads it: needs torch, diffusers and transformers alone.
+"""The MLflow model of a registered student; needs torch, diffusers and transformers alone.
 
-MLflow stores this file itself with the model ("models from code"), and beside it a copy of
-`workloads`, which draws; so a student is loaded where this project is not installed.
+MLflow stores this file with the model ("models from code"), and beside it a copy of `workloads`, which draws.
+So a student can be loaded where this project is not installed.
 """
 
 from pathlib import Path
@@ -13,10 +13,10 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
 class Student(PythonModel):  # type: ignore[misc]
-    """A table of `prompt` and, if wanted, `negative_prompt`, `seed` and `strength` -> of `png`."""
+    """Maps a table of `prompt`, optionally `negative_prompt`, `seed` and `strength`, to a table of `png`."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Opens the pipeline folder; on a GPU if there is one."""
+        """Open the pipeline folder, on a GPU if there is one."""
         from workloads.students.sampler import Generator
 
         self._generator = Generator(Path(context.artifacts["pipeline"]))
@@ -24,7 +24,7 @@ class Student(PythonModel):  # type: ignore[misc]
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Draws each row in one network call; the same seed gives the same picture."""
+        """Draw each row in one network call; the same seed gives the same picture."""
         return pd.DataFrame({"png": [self._draw(row) for row in model_input.to_dict("records")]})
 
     def _draw(self, row: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Students as registered MLflow models: putting them there, and fetching them."""
+"""Students as registered MLflow models: registration, the champion alias, download."""
 
 import shutil
 import tempfile
@@ -17,10 +17,10 @@ import workloads
 from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import redact
 
-CODE = Path(__file__).with_name("student_model.py")
+CODE = Path(__file__).with_name("pyfunc_model.py")
 CHAMPION = "champion"
 IDENTITY_TAG = "identity"
-"""Of a version: digest of the second search that its defaults come from."""
+"""Tag of a version: digest of the second search that its defaults come from."""
 NEEDS = (
     "torch",
     "diffusers",
@@ -47,11 +47,16 @@ SIGNATURE = ModelSignature(
 def register_student(
     run: str, folder: Path, name: str, example: tuple[str, str, float], identity: str
 ) -> str:
-    """Logs the pipeline `folder` as a model of `run` and registers it; returns models:/NAME/VERSION.
+    """Log a student as a model of its run and register it; return models:/NAME/VERSION.
 
-    `example` is a prompt, a negative prompt and a strength, kept as the model's input example.
-    What happens inside a worker is stored with the model, so that it loads without this project.
-    A version that was registered with the same `identity` is found again.
+    A copy of `workloads` is stored with the model, so that it loads where this project is not installed.
+
+    Args:
+        run: the trial's MLflow run.
+        folder: the student's pipeline folder.
+        name: name of the registered model.
+        example: prompt, negative prompt and strength of the model's input example.
+        identity: digest of the second search; a version with the same one is returned as it is.
     """
     client = MlflowClient()
     for known in client.search_model_versions(f"run_id = '{run}'"):
@@ -74,14 +79,14 @@ def register_student(
         )
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    # Apart from logging it, since only so the tag is there as soon as the version is.
+    # Registered separately from logging, so that the version has its tag from the start.
     tags = {IDENTITY_TAG: identity}
     made = client.create_model_version(name, logged.model_uri, run, tags, model_id=logged.model_id)
     return f"models:/{name}/{made.version}"
 
 
 def name_champion(uri: str, tags: dict[str, str]) -> None:
-    """Gives the registered student models:/NAME/VERSION the alias `champion`, and its tags."""
+    """Give the registered student `uri` (models:/NAME/VERSION) the alias `champion`, and tags."""
     name, number = uri.removeprefix("models:/").split("/")
     client = MlflowClient()
     client.set_registered_model_alias(name, CHAMPION, number)
@@ -90,12 +95,12 @@ def name_champion(uri: str, tags: dict[str, str]) -> None:
 
 
 def fetch_student(uri: str, tracking: str, into: Path) -> Path:
-    """Downloads the registered student `uri` below `into`; returns its pipeline folder.
+    """Download the registered student `uri` to a folder below `into`; return its pipeline folder.
 
     The code that is stored with the model is not run.
 
     Raises:
-        UserError: no such model there, or one that is no student.
+        UserError: the model does not exist, or is not a student of this project.
     """
     mlflow.set_tracking_uri(tracking)
     try:
@@ -107,8 +112,8 @@ def fetch_student(uri: str, tracking: str, into: Path) -> Path:
         description = yaml.safe_load((model / "MLmodel").read_text())
         pipeline: Path = model / description["flavors"]["python_function"]["artifacts"]["pipeline"]["path"]
     except (OSError, yaml.YAMLError, LookupError, TypeError) as error:
-        raise UserError(f"model {uri}: is no student of this project: {error!r}") from None
+        raise UserError(f"model {uri}: is not a student of this project: {error!r}") from None
     inside = model.resolve()
     if not all(path.resolve().is_relative_to(inside) for path in (pipeline, *model.rglob("*"))):
-        raise UserError(f"model {uri}: names files outside its own folder, and is not opened")
+        raise UserError(f"model {uri}: names files outside of its own folder and is not opened")
     return pipeline

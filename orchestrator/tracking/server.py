@@ -1,4 +1,4 @@
-"""Which MLflow: the embedded one in the storage, or a server that the user names."""
+"""Choice of the MLflow: an embedded one in the storage, or a server that the user names."""
 
 import os
 from pathlib import Path
@@ -19,16 +19,17 @@ SCHEMES = ("http", "https", "databricks", *DATABASES)
 
 
 def tracking_uri(given: str | None, store: Store) -> str:
-    """The URI given by the user, else by MLFLOW_TRACKING_URI, else SQLite in the storage.
+    """Return the given URI, else MLFLOW_TRACKING_URI, else SQLite in the storage.
 
     Raises:
-        UserError: no kind of URI that MLflow takes, a database whose driver is not installed, or no
-            server where the storage is a bucket.
+        UserError: MLflow does not accept such a URI, the driver of a database is not installed, or the
+        storage
+            is a bucket and the URI is not a server's.
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None:
         if not store.local:
-            raise UserError(f"storage {store.root}: a bucket cannot hold the embedded SQLite: {GIVE_SERVER}")
+            raise UserError(f"storage {store.root}: a bucket cannot hold an SQLite file: {GIVE_SERVER}")
         return f"sqlite:///{store.root.removeprefix('file://')}/{DATABASE}"
     scheme = uri.partition(":")[0].split("+")[0]
     if scheme not in SCHEMES:
@@ -41,23 +42,22 @@ def tracking_uri(given: str | None, store: Store) -> str:
             )
         _check_database(uri)
     elif scheme != "databricks" and not _host(uri):
-        raise UserError(f"tracking.uri {redact(uri)}: no host in it: give http://HOST:PORT")
+        raise UserError(f"tracking.uri {redact(uri)}: has no host: give http://HOST:PORT")
     return uri
 
 
 def refusal(uri: str, error: Exception, name: str) -> str:
-    """What a person is told when MLflow does not let the sweep `name` begin."""
+    """Return the message for an error of MLflow at the start of the sweep `name`."""
     shown, reason = redact(uri), redact(str(error)).splitlines()[0][:300]
     code = getattr(error, "error_code", "")
     if code == "UNAUTHENTICATED":
         return (
-            f"tracking {shown}: refuses the login: give the name and the password that it knows, as "
-            f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            f"tracking {shown}: refuses the login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     if code == "PERMISSION_DENIED":
         return (
-            f"tracking {shown}: refuses ({reason}): the experiment {name!r} may be another login's, whose "
-            f"owner or an administrator can give permission to edit it, or give this sweep another name"
+            f"tracking {shown}: refuses ({reason}): the experiment {name!r} may belong to another login: ask "
+            f"its owner or an administrator for permission to edit it, or give this sweep another name"
         )
     return f"tracking {shown}: MLflow does not answer: {reason}"
 
@@ -70,22 +70,19 @@ def _host(uri: str) -> str | None:
 
 
 def _check_database(uri: str) -> None:
-    """Whether SQLAlchemy can read the URI, and has what it takes to speak to such a database."""
+    """Check that SQLAlchemy can read the URI and has a driver for the database."""
     try:
         url = make_url(uri)
         url.get_dialect().import_dbapi()
         if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).parent.is_dir():
-            raise ValueError(f"no such folder: {Path(url.database).parent}: make it")
+            raise ValueError(f"the folder {Path(url.database).parent} does not exist: create it")
     except (ImportError, SQLAlchemyError, ValueError) as error:
         reason = redact(str(error)).splitlines()[0][:200]
         raise UserError(f"tracking.uri {redact(uri)}: cannot be used: {reason}") from None
 
 
 def look_command(uri: str, experiment_id: str) -> str:
-    """How a person opens what was recorded, on the page of training runs, best first.
-
-    (MLflow's own start page is the one for language-model traces.)
-    """
+    """Return the command or address that opens the page of training runs, best first."""
     page = f"#/experiments/{experiment_id}/runs?{QUERY}"
     if uri.startswith("http"):
         return f"open {redact(uri)}/{page}"

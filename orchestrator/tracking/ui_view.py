@@ -1,31 +1,37 @@
-"""How MLflow's pages show a sweep: a view of ours, which is kept with the experiment.
+"""The appearance of a sweep on MLflow's pages, set by tags of its experiment.
 
-By itself MLflow folds all trials below their parent, and draws the charts of what is not folded: of a
-sweep one line and its machine's load. Pages sorted by a metric unfold them; our view does so, and
-chooses columns and charts. It is a tag of the experiment, as the button that shares a view makes them;
-the address names it.
+MLflow by itself opens an experiment as one of language-model traces, folds all trials below their parent, and
+draws charts of unfolded runs only. The experiment's kind makes it open as model training. The view sorts the
+page by a metric, which unfolds the trials, and chooses columns and charts; it is the tag that the button
+"share view" writes, and the address names it.
 """
 
 import json
 import re
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag that opens the experiment's pages for model training instead of those for traces."""
 NAME = "trials"
 QUERY = f"viewStateShareKey={NAME}"
-"""Of a page's address."""
+"""Query of the page's address that selects the view."""
 VIEW_TAG = f"mlflow.sharedViewState.{NAME}"
-"""Of the experiment."""
 CHARTS = (".*_loss", "score_gap", "latent_spread", "seconds_per_step", "sheet")
-"""Patterns of what is drawn at first, beside the metric that trials are ranked by."""
+"""Patterns of the metrics that are charted at first, beside the metric that trials are ranked by."""
 COLUMNS = (
     "params.`backbone`", "params.`guidance_interval`", "params.`seed`",
     "tags.`status`", "tags.`best_guidance`", "tags.`best_strength`", "attributes.`Duration`",
 )  # fmt: skip
 
 
-def view(metric: str | None) -> str:
-    """The tag's value: trials by `metric`, what was swept beside what came of it, the curves of ten.
+def experiment_tags(metric: str | None) -> dict[str, str]:
+    """Return the tags of a sweep's experiment; `metric` ranks its trials, if there is one."""
+    return {**KIND, VIEW_TAG: view(metric)}
 
-    Without one the trials stand as they come, unfolded all the same.
+
+def view(metric: str | None) -> str:
+    """Return the view as JSON: trials by `metric`, the swept settings, the results, the curves of ten.
+
+    Without a metric the trials are sorted by the student's loss, which unfolds them all the same.
     """
     ranking = [] if metric is None else [metric]
     return json.dumps(

@@ -1,20 +1,20 @@
-"""What a training group does before it loads its networks: it finds where to go on, and has prompts read.
+"""The start of a training group, before its networks load: the checkpoint to resume from, and the prompts.
 
-Both networks and reader take seconds to begin with, in two processes; so this loads no network's code.
+Networks and the prompt reader take seconds to start, in two processes, so this module loads no network's code
+and starts the reader first.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import ray.train
 
 from orchestrator.common.collectives import from_rank_0
 from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store
-from orchestrator.data.batch_stream import missing_shard, prefetch_first, stream
+from orchestrator.data.batch_stream import BatchStream, missing_shard
 from orchestrator.data.shard_order import START, Position, ShardSet, advance
-from orchestrator.jobs import TrainingJob
+from orchestrator.jobs import Event, Resumed, TrainingJob, WorkerReport
 from orchestrator.training.checkpoint.manifest import Progress
 from orchestrator.training.checkpoint.store import CheckpointStore
 from orchestrator.training.watchdog import collect_hang_reports
@@ -23,60 +23,63 @@ from workloads.objectives.batch import Batch
 
 @dataclass(frozen=True)
 class TrainingStart:
-    """Where one worker's part of a training begins."""
+    """One worker's starting point of a training."""
 
     checkpoints: CheckpointStore
     progress: Progress
     checkpoint: str | None
-    """The checkpoint that says so, by name, if there is one."""
+    """Name of the checkpoint that `progress` comes from; None for a new training."""
     batches: Iterator[Batch]
-    """This worker's rows of each global batch that remains, the first of them on its way."""
+    """This worker's rows of each remaining global batch; the first one is being read."""
 
 
-def begin(job: TrainingJob) -> TrainingStart:
-    """Called by every worker at the same time; tells the driver.
+def send(*events: Event, progress: float = 0.0) -> None:
+    """Report events from every worker; the driver receives those of rank 0."""
+    ray.train.report(WorkerReport(events, progress).to_tune())
+
+
+def prepare_training(job: TrainingJob) -> TrainingStart:
+    """Find the checkpoint to resume from and start reading prompts; all workers call this together.
 
     Raises:
-        UserError: a prompt shard is not there, or the newest checkpoint is of other prompts.
+        UserError: a prompt shard is missing, or the newest checkpoint was trained on other prompts.
     """
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     _check_shards(job, rank)
-    kept = job.resources.keep_checkpoints
-    checkpoints = CheckpointStore(Store(job.checkpoints), "checkpoints", rank, kept)
+    checkpoints = CheckpointStore(
+        Store(job.checkpoints), "checkpoints", rank=rank, keep=job.resources.keep_checkpoints
+    )
     name, notes = checkpoints.newest()
     progress = Progress(prompts=job.shards.digest)
     if name is not None:
         progress = checkpoints.progress(name)
         if progress.prompts != job.shards.digest:
-            raise UserError(f"checkpoint {name} was trained on other prompts than those of now")
+            raise UserError(f"checkpoint {name}: was trained on other prompts than prompts.source holds now")
     if rank == 0:
         notes += collect_hang_reports(Store(job.root), job.hangs)
-        first_words = {"resumed": progress.step, "notes": notes}
-        ray.train.report({**first_words, "history": list(progress.reports)})
-    else:
-        ray.train.report({})
-    return TrainingStart(checkpoints, progress, name, _batches(job, progress, rank, world))
+    send(Resumed(progress.step, tuple(notes), progress.reports))
+    return TrainingStart(checkpoints, progress, name, remaining_batches(job, progress, rank, world))
 
 
 def _check_shards(job: TrainingJob, rank: int) -> None:
     missing = from_rank_0(missing_shard(Store(job.root), job.shards) if rank == 0 else None)
     if missing is not None:
         raise UserError(
-            f"prompt shard {missing} has changed and was set aside, or is gone: "
-            f"the same command makes it anew"
+            f"prompt shard {missing}: is missing, or was set aside because it had changed: the same command "
+            f"encodes it again"
         )
 
 
-def _batches(job: TrainingJob, progress: Progress, rank: int, world: int) -> Iterator[Batch]:
-    """This worker's rows of every global batch that remains, under NASA-T with negative prompts."""
+def remaining_batches(job: TrainingJob, progress: Progress, rank: int, world: int) -> Iterator[Batch]:
+    """Return this worker's rows of each remaining global batch, with negative prompts under NASA-T."""
     train = job.trial.train
     remaining = train.steps - progress.step
 
     def read(shards: ShardSet, start: Position) -> Iterator[Batch]:
-        batches = stream(Store(job.root), shards, train.seed, start, remaining, train.batch_size, rank, world)
-        # Of a training that is over nothing is read.
-        return prefetch_first(islice(batches, remaining))
+        return BatchStream(
+            Store(job.root), shards, seed=train.seed, batch=train.batch_size, rank=rank, world=world
+        ).read_ahead(start, remaining)
 
     prompts = read(job.shards, progress.position)
     if job.negatives is None:

@@ -1,8 +1,8 @@
-"""What a training is told while it runs: that its machine is going away, or to end.
+"""Requests to a running training: to stop, or to write a checkpoint because a node is going away.
 
-Ray tells of the first (a node that is drained); the driver, by a file in the storage, of the second
-(the sweep is being interrupted, the trial is pruned). Either way the group writes a checkpoint at
-once. All workers must act at the same step, so they ask together, every few steps.
+The driver asks for a stop by a file in the storage (the sweep is being interrupted, or the trial is
+pruned); Ray announces nodes that are being drained. Either way the group writes a checkpoint at once. All
+workers must act at the same step, so they poll together, every few steps.
 """
 
 import os
@@ -13,38 +13,40 @@ import ray.train
 from orchestrator.common.collectives import from_rank_0
 from orchestrator.common.storage import Store
 
-SECONDS = 2.0
-"""Between two looks, about."""
+POLL_SECONDS = 2.0
+"""Approximate time between two polls."""
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Ray's variable that turns the announcement of drained nodes off with the value 0."""
 
 
 @dataclass(frozen=True)
 class StopRequest:
-    """What the group was told."""
+    """A request to the group; false if there is none."""
 
     reason: str = ""
     end: bool = False
-    """Whether to end after the checkpoint, or to go on for as long as it lasts."""
+    """True to stop after the checkpoint; false to continue while the node lasts."""
 
     def __bool__(self) -> bool:
         return bool(self.reason)
 
 
 class StopRequests:
-    """Asked by every worker after every step."""
+    """The requests to one group; every worker polls after every step."""
 
     def __init__(self, store: Store, file: str, rank: int) -> None:
+        """Watch for `file` in the storage, which holds the driver's reason."""
         self._store, self._file, self._rank = store, file, rank
         self._every = 1
         self._known: list[str] = []
-        """Nodes that are known to go away: each is worth one checkpoint."""
+        """Nodes that are known to be going away: each causes one checkpoint."""
 
     def pace(self, seconds: float) -> None:
-        """Steps take so long; the same on all workers."""
-        self._every = max(1, round(SECONDS / max(seconds, 1e-3)))
+        """Set the number of steps between two polls from a step's duration, equal on all workers."""
+        self._every = max(1, round(POLL_SECONDS / max(seconds, 1e-3)))
 
-    def at(self, step: int) -> StopRequest:
-        """What was told by now, the same on all workers."""
+    def poll(self, step: int) -> StopRequest:
+        """Return the request that is pending after `step`, the same on all workers."""
         if step % self._every:
             return StopRequest()
         reason = from_rank_0(self._from_driver() if self._rank == 0 else "")

@@ -1,7 +1,7 @@
-"""A worker that hangs ends itself, and says which rank it was and what it waited for.
+"""A watchdog in each worker: a worker that hangs writes a report and ends its process.
 
-In a group all others then wait as well, in a collective; so each leaves a note, and whoever is
-started next tells them apart: the culprit is the one that waits for something else.
+In a group the other workers then wait in a collective, so each of them writes a report as well, and the
+driver tells them apart: the culprit is the worker that waits for something else.
 """
 
 import os
@@ -18,37 +18,45 @@ from orchestrator.common.storage import Store
 
 COLLECTIVE = "torch/distributed"
 GRACE = 1.5
-"""Times its patience that one waits who only waits for others, so that the culprit speaks first."""
+"""Workers that are blocked in a collective wait this much longer, so that the stuck worker reports first."""
 FIRST_SECONDS = 120.0
-"""At least so long for a start's first step, before which readers start and code is loaded."""
+"""Least timeout of the first step after a start, in which readers start and code is loaded."""
 
 
 @dataclass(frozen=True)
 class Hang:
-    """What a worker was doing when it was given up."""
+    """A worker's report of its own hang."""
 
     rank: int
     step: int
-    """The last that it had finished."""
+    """The last step that it finished."""
     seconds: float
     place: str
-    """Where it waited: function, file and line, innermost last."""
+    """Function, file and line at which it waited, innermost last."""
     collective: bool
-    """Whether it waited for the other workers."""
+    """True if it waited for the other workers."""
 
     @property
     def sentence(self) -> str:
+        """The report as a line for the log."""
         waited = f"waited {'for the other workers, ' if self.collective else ''}in {self.place}"
         return f"rank {self.rank}: nothing for {self.seconds:g} s after step {self.step}; {waited}"
 
 
 class Watchdog:
-    """Watches the thread that makes it; `beat` tells that it is alive."""
+    """Watches the thread that creates it, which calls `beat` after every step."""
 
-    def __init__(self, store: Store, folder: str, rank: int, patience: float) -> None:
-        """Ends the process when `beat` is not called for `patience` seconds, or `FIRST_SECONDS` at first."""
-        self._store, self._folder, self._rank, self._patience = store, folder, rank, patience
-        self._now = max(patience, FIRST_SECONDS)
+    def __init__(self, store: Store, folder: str, rank: int, timeout: float) -> None:
+        """End the process if no `beat` comes for `timeout` seconds, at first for `FIRST_SECONDS`.
+
+        Args:
+            store: the storage.
+            folder: folder of the reports.
+            rank: this worker's rank.
+            timeout: seconds without a finished step.
+        """
+        self._store, self._folder, self._rank, self._timeout = store, folder, rank, timeout
+        self._current_timeout = max(timeout, FIRST_SECONDS)
         self._watched = threading.get_ident()
         self._step, self._last = 0, time.monotonic()
         self._stopped = threading.Event()
@@ -56,36 +64,36 @@ class Watchdog:
         self._thread.start()
 
     def beat(self, step: int) -> None:
-        """Work goes on; `step` steps are done."""
-        self._step, self._last, self._now = step, time.monotonic(), self._patience
+        """Record that `step` steps are done."""
+        self._step, self._last, self._current_timeout = step, time.monotonic(), self._timeout
 
     def stop(self) -> None:
-        """Nobody watches any more once this returns."""
+        """Stop watching, and wait until the watching thread has ended."""
         self._stopped.set()
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(min(1.0, self._patience / 10)):
+        while not self._stopped.wait(min(1.0, self._timeout / 10)):
             waited = time.monotonic() - self._last
-            if waited <= self._now:
+            if waited <= self._current_timeout:
                 continue
             hang = self._hang(sys._current_frames()[self._watched])
-            if waited > GRACE * self._now or not hang.collective:
+            if waited > GRACE * self._current_timeout or not hang.collective:
                 self._store.write_json(f"{self._folder}/rank-{self._rank:04d}.json", asdict(hang))
-                # Nothing milder ends a thread that hangs in native code. Ray Train starts the group again.
+                # A thread that hangs in native code ends by no milder means. Ray Train restarts the group.
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def _hang(self, frame: FrameType) -> Hang:
         calls = traceback.extract_stack(frame)
         place = " > ".join(f"{call.name} ({Path(call.filename).name}:{call.lineno})" for call in calls[-3:])
         collective = any(COLLECTIVE in call.filename for call in calls)
-        return Hang(self._rank, self._step, self._now, place, collective)
+        return Hang(self._rank, self._step, self._current_timeout, place, collective)
 
 
 def collect_hang_reports(store: Store, folder: str) -> list[str]:
-    """Reads and removes the notes that workers left: a sentence each, the culprits' first.
+    """Read and remove the reports that workers wrote; return one line each, sorted by rank.
 
-    Those who only waited for others are left out if there is a culprit.
+    Workers that only waited for others are left out if a culprit reported.
     """
     hangs = [Hang(**store.read_json(name)) for name in store.files(folder)]
     store.delete_folder(folder)

@@ -1,10 +1,10 @@
-"""One training group: the loop that every worker of a trial runs, under Ray Train.
+"""One worker of a training group: the training loop that Ray Train runs.
 
-    batch of prompts -> the objective's updates, each through its network's engine -> average
+    batch of prompts -> the objective's updates, each through its network's engine -> average of weights
 
-Losses stay on the device and are read every few steps, when the group also agrees on whether
-the student has collapsed. Random numbers are drawn for the whole global batch from (seed, step)
-and each worker takes its rows, so the number of workers changes nothing but rounding.
+Losses stay on the device and are read every few steps, when the group also checks together whether the
+student has collapsed. Random numbers are drawn for the whole global batch from (seed, step), and each worker
+takes its rows, so the number of workers changes nothing but rounding.
 """
 
 import time
@@ -18,13 +18,21 @@ from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store
 from orchestrator.data.shard_order import advance
-from orchestrator.evaluation.evaluator import Evaluation
+from orchestrator.evaluation.evaluator import Evaluator
 from orchestrator.evaluation.reference import load_reference
-from orchestrator.jobs import Metrics, TrainingJob
+from orchestrator.jobs import (
+    CheckpointFailed,
+    CheckpointWritten,
+    Ended,
+    Event,
+    HandedBack,
+    StepReport,
+    TrainingJob,
+)
 from orchestrator.training.checkpoint.tensors import load, write_part
 from orchestrator.training.deepspeed_engine import Engine, prepare_process
-from orchestrator.training.startup import TrainingStart
-from orchestrator.training.step_metrics import Losses
+from orchestrator.training.startup import TrainingStart, send
+from orchestrator.training.step_metrics import StepMetrics
 from orchestrator.training.stop_requests import StopRequests
 from orchestrator.training.watchdog import Watchdog
 from workloads.backbones.backbone import load_backbone
@@ -36,11 +44,17 @@ from workloads.students.student import new_student
 from workloads.training.step import apply_settings, train_step
 
 
-class Worker:
+class TrainWorker:
     """One worker's networks, engines and progress."""
 
-    def __init__(self, job: TrainingJob, asked: float, beginning: TrainingStart) -> None:
-        """`asked`: when the search asked for this training, in seconds since 1970."""
+    def __init__(self, job: TrainingJob, asked: float, start: TrainingStart) -> None:
+        """Load the networks and wrap them in engines; all workers do this together.
+
+        Args:
+            job: the training.
+            asked: time at which the search asked for this training, in seconds since 1970.
+            start: the checkpoint to resume from, and the prompts.
+        """
         context = ray.train.get_context()
         self.job, self.train, self._asked = job, job.trial.train, asked
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
@@ -48,8 +62,8 @@ class Worker:
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         half = self.train.precision == "bf16" or (self.train.precision == "auto" and cuda)
         self.store = Store(job.root)
-        self.checkpoints, self.progress = beginning.checkpoints, beginning.progress
-        self._beginning = beginning
+        self.checkpoints, self.progress = start.checkpoints, start.progress
+        self._start = start
         prepare_process()
         torch.manual_seed(self.train.seed)
         self.backbone = load_backbone(
@@ -60,31 +74,34 @@ class Worker:
         )
         reference = load_reference(self.store, job.reference)
         student = new_student(self.backbone, self.train.start_from, self.train.student_lora)
-        step = job.resources.step
         null = reference.null.to(self.device, self.backbone.dtype)
-        self.objective = make_objective(self.backbone, null, self.train, step)
-        self.evaluation = (
-            Evaluation(job, self.backbone, student, reference, self.store) if self.rank == 0 else None
+        self.objective = make_objective(self.backbone, null, self.train, job.resources.step)
+        self.evaluator = (
+            Evaluator(job, self.backbone, student, reference, self.store) if self.rank == 0 else None
         )
-        apply_settings(student, self.objective, step)
+        apply_settings(student, self.objective, job.resources.step)
         self.engines = {STUDENT: Engine(student, self.train.learning_rate, self.train)}
         for name, auxiliary in self.objective.auxiliary.items():
             self.engines[name] = Engine(auxiliary.module, auxiliary.learning_rate, self.train)
         self.average = AverageWeights(self.engines[STUDENT].weights, self.train.ema_decay)
-        self.notices = StopRequests(self.store, job.notice, self.rank)
-        self.losses = Losses(self.train, self.world, self.objective.losses)
+        self.stop_requests = StopRequests(self.store, job.stop_request, self.rank)
+        self.metrics = StepMetrics(self.train, self.world, self.objective.losses)
 
     def run(self) -> None:
-        """Trains from the newest checkpoint, if there is one, to the end or to a collapse.
+        """Train from the newest checkpoint, if there is one, to the end or to a collapse.
 
         Raises:
             UserError: the last checkpoint cannot be written.
         """
-        self._load()
-        watchdog = Watchdog(self.store, self.job.hangs, self.rank, self.job.resources.hang_timeout_s)
+        if self._start.checkpoint is not None:
+            with self.checkpoints.opened(self._start.checkpoint) as folder:
+                load(folder, self.rank, self.engines, self.average)
+        watchdog = Watchdog(
+            self.store, self.job.hangs, rank=self.rank, timeout=self.job.resources.hang_timeout_s
+        )
         try:
             if self.progress.step == self.train.steps:
-                self._end_again()
+                self._repeat_end()
             else:
                 self._train(watchdog)
         finally:
@@ -93,8 +110,8 @@ class Worker:
     def _train(self, watchdog: Watchdog) -> None:
         share = self.train.batch_size // self.world
         rows = slice(self.rank * share, (self.rank + 1) * share)
-        self.losses.restart_clock()
-        for step, batch in enumerate(self.losses.timed(self._beginning.batches), self.progress.step + 1):
+        self.metrics.restart_clock()
+        for step, batch in enumerate(self.metrics.timed(self._start.batches), self.progress.step + 1):
             self._step(step, batch.to(self.device, self.backbone.dtype), rows)
             position = advance(
                 self.job.shards, self.train.seed, self.progress.position, self.train.batch_size
@@ -104,85 +121,84 @@ class Worker:
                 return
             watchdog.beat(step)
 
-    def _load(self) -> None:
-        """Takes up the checkpoint that was found."""
-        if self._beginning.checkpoint is not None:
-            with self.checkpoints.opened(self._beginning.checkpoint) as folder:
-                load(folder, self.rank, self.engines, self.average)
-
     def _step(self, step: int, batch: Batch, rows: slice) -> None:
-        """Every update of one step."""
-        # One seed for the step, far apart for neighbouring steps and trainings.
+        """Do every update of one step."""
+        # A digest, so that the seeds of neighbouring steps and trainings are far apart.
         seed = int(digest([self.train.seed, step])[:15], 16)
         generator = torch.Generator(self.device).manual_seed(seed)
         draws = self.objective.draw(self.train.batch_size, generator)[rows]
         losses = train_step(self.objective, self.engines, batch, draws, step)
         self.average.update(self.engines[STUDENT].weights, step)
-        self.losses.add(losses)
+        self.metrics.add(losses)
 
     def _report(self, step: int) -> bool:
-        """Reports to Ray what is due after `step`; true if the training is over."""
+        """Report to Ray whatever is due after `step`; return true if the training is over."""
         last = step == self.train.steps
-        notice = self.notices.at(step)
-        look_due = last or step in self.job.eval_steps
-        checkpoint_due = look_due or bool(notice) or step % self.job.resources.checkpoint_every == 0
-        if not (checkpoint_due or self.losses.due(step)):
+        request = self.stop_requests.poll(step)
+        evaluate = last or step in self.job.eval_steps
+        checkpoint = evaluate or bool(request) or step % self.job.resources.checkpoint_every == 0
+        if not (checkpoint or self.metrics.due(step)):
             return False
-        metrics = self.losses.read(step)
-        self.notices.pace(metrics["seconds_per_step"])
+        metrics = self._read_metrics(step)
+        collapsed = self.metrics.collapse(metrics, step, self.progress.first_spread)
+        averaged = self._averaged() if evaluate or collapsed else {}
+        report = StepReport(step, metrics)
+        if self.evaluator is not None and averaged:
+            report = self.evaluator.evaluate(averaged, step).merged(report)
+        self.progress = replace(self.progress, reports=(*self.progress.reports, report))
+        over = last or bool(collapsed)
+        events: list[Event] = [report]
+        if over:
+            events.append(self._finish(averaged, collapsed))
+        if checkpoint or over:
+            events.append(self._checkpoint(needed=over))
+        if request.end and not over:
+            events.append(HandedBack(request.reason))
+        send(*events, progress=100 * step / self.train.steps)
+        self.metrics.restart_clock()
+        return over or request.end
+
+    def _read_metrics(self, step: int) -> dict[str, float]:
+        metrics = self.metrics.read()
+        self.stop_requests.pace(metrics["seconds_per_step"])
         if self.progress.first_spread is None:
             self.progress = replace(self.progress, first_spread=metrics[SPREAD])
         if step == 1:
             metrics["seconds_to_first_step"] = time.time() - self._asked
-        collapsed = self.losses.collapse(metrics, self.progress.first_spread)
-        averaged = self._averaged() if look_due or collapsed else {}
-        if self.evaluation is not None and averaged:
-            metrics |= self.evaluation.look(averaged, step)
-        self.progress = replace(self.progress, reports=(*self.progress.reports, dict(metrics)))
-        over = last or bool(collapsed)
-        if over:
-            metrics |= self._finish(averaged, collapsed)
-        if checkpoint_due or over:
-            metrics |= self._checkpoint(needed=over)
-        if notice.end and not over:
-            metrics["handed_back"] = notice.reason
-        ray.train.report(metrics)
-        self.losses.restart_clock()
-        return over or notice.end
+        return metrics
 
-    def _end_again(self) -> None:
-        """The group died between its last checkpoint and its last words: says them again."""
-        metrics: Metrics = {"step": self.progress.step, "progress": 100.0}
+    def _repeat_end(self) -> None:
+        """Report the end once more: the group died between its last checkpoint and its last report."""
         averaged = self._averaged()
-        if self.evaluation is not None:
-            metrics |= self.evaluation.look(averaged, self.progress.step)
-        ray.train.report(metrics | self._finish(averaged, ""))
+        report = StepReport(self.progress.step, {})
+        if self.evaluator is not None:
+            report = self.evaluator.evaluate(averaged, self.progress.step)
+        send(report, self._finish(averaged, ""), progress=100.0)
 
     def _averaged(self) -> dict[str, Tensor]:
-        """The student's averaged weights, by name, on rank 0's host; elsewhere nothing."""
+        """Return the student's averaged weights, by name, on rank 0's host; empty on other ranks."""
         return self.engines[STUDENT].gather(self.average.weights)
 
-    def _checkpoint(self, needed: bool) -> Metrics:
-        """Writes a checkpoint; what the driver needs to know of it.
+    def _checkpoint(self, needed: bool) -> CheckpointWritten | CheckpointFailed:
+        """Write a checkpoint; a failure is an error only if the checkpoint is `needed`.
 
         Raises:
-            UserError: it cannot be written, and there is no later one.
+            UserError: a needed checkpoint cannot be written.
         """
         saved = self.checkpoints.save(
             self.progress,
-            self.progress.reports[-1].get(self.job.ranked_by or ""),
+            self.progress.reports[-1].score(self.job.ranked_by),
             lambda folder: write_part(folder, self.rank, self.engines, self.average),
         )
-        if saved.problem and needed:
-            raise UserError(f"checkpoint {saved.uri} cannot be written: {saved.problem}; make room")
-        if saved.problem:
-            return {"notes": [f"checkpoint {saved.uri} cannot be written: {saved.problem}; training goes on"]}
-        return {"checkpoint": saved.uri, "checkpoint_digest": saved.digest}
+        if isinstance(saved, CheckpointFailed) and needed:
+            raise UserError(
+                f"checkpoint {saved.uri}: cannot be written: {saved.problem}; free some space, then run the "
+                f"same command"
+            )
+        return saved
 
-    def _finish(self, averaged: dict[str, Tensor], collapsed: str) -> Metrics:
-        """Saves the averaged student, unless it has collapsed; what the driver needs to know of the end."""
-        outcome: Metrics = {"finished": True, "collapsed": collapsed}
-        outcome["zero_stage"] = self.engines[STUDENT].zero_stage
-        if self.evaluation is not None and not collapsed:
-            self.evaluation.save(averaged)
-        return outcome
+    def _finish(self, averaged: dict[str, Tensor], collapsed: str) -> Ended:
+        """Save the averaged student unless it has collapsed."""
+        if self.evaluator is not None and not collapsed:
+            self.evaluator.save(averaged)
+        return Ended(self.engines[STUDENT].zero_stage, collapsed)

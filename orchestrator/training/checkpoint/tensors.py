@@ -1,8 +1,7 @@
 """The tensors of a checkpoint: a training's engines, its average, and random states.
 
-Every worker writes its part; the parts can be taken up by any number of workers. What a step draws
-is a function of (seed, step) and so needs no state; torch's own generators are kept all the same,
-for networks with dropout.
+Every worker writes its part, and any number of workers can load the parts. A step's random draws are a
+function of (seed, step) and need no state; torch's own generators are saved for networks with dropout.
 """
 
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ AVERAGE, RANDOM = "average", "random"
 def write_part(
     folder: Path, rank: int, engines: Mapping[str, Engine], average: AverageWeights
 ) -> dict[str, str]:
-    """Writes this worker's part into the local `folder`; returns its files' digests, by name."""
+    """Write this worker's part into the local `folder`; return its files' SHA-256, by name."""
     states = {name: engine.state() for name, engine in engines.items()}
     states |= {AVERAGE: average.weights, RANDOM: _random_states()}
     files = {name: _file(folder, name, rank) for name in states}
@@ -34,7 +33,7 @@ def write_part(
 
 
 def load(folder: Path, rank: int, engines: Mapping[str, Engine], average: AverageWeights) -> None:
-    """Takes up a verified checkpoint; every worker calls it. `engines`: by name, as in `write_part`."""
+    """Load a verified checkpoint into this worker's engines and average; every worker calls this."""
     manifest = Manifest.parse((folder / MANIFEST).read_bytes())
 
     def parts(name: str) -> list[dict[str, Tensor]]:

@@ -1,0 +1,25 @@
+"""Names and numbers as tables, log lines and plots show them."""
+
+from orchestrator.config.ranking import AT_STRENGTH, first_of
+from orchestrator.reporting.rows import ArmRow
+
+NAMES = {"attribute_accuracy": "accuracy", "hps_v2.1": "HPSv2.1", "hps_v2.0": "HPSv2.0", "clip_plus": "CLIP+"}
+"""Display name of each metric that can rank trials."""
+
+
+def is_share(metric: str) -> bool:
+    """Return true if the metric is a share, which is shown in per cent."""
+    return metric == "attribute_accuracy"
+
+
+def format_value(metric: str, value: float) -> str:
+    """Format a value of `metric`, with its unit."""
+    return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4f}"
+
+
+def describe_arm(arm: ArmRow) -> str:
+    """Format an arm's name with its removal rate, or with the score that ranks it."""
+    removal, metric = arm.score("removal_rate"), first_of(AT_STRENGTH, arm.metrics)
+    if removal is not None:
+        return f"{arm.name}: {100 * removal.value:.0f} % gone"
+    return f"{arm.name}: {NAMES[metric]} {format_value(metric, arm.value(metric))}" if metric else arm.name
