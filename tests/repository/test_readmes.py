@@ -84,6 +84,7 @@ HELP = ("orchestrator.run", "orchestrator.generate", "orchestrator.report")
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:\.ci|\.github|infra|orchestrator|sweeps|tests|workloads)/[\w./-]+)`")
+MODULE = re.compile(r"`([\w/]+\.py)`")
 
 
 def commands(text: str) -> Iterator[str]:
@@ -151,7 +152,18 @@ def test_links_and_paths_exist(path: Path) -> None:
     links = [link.partition("#")[0] for link in LINK.findall(text) if "://" not in link]
     missing = [link for link in links if link and not (path.parent / link).exists()]
     missing += [name for name in PATH.findall(text) if not (REPOSITORY / name).exists()]
+    missing += [name for name in MODULE.findall(text) if not module_exists(name)]
     assert not missing
+
+
+def module_exists(name: str) -> bool:
+    """Return true if a file of the repository has this path, or a path that ends with it."""
+    return any(
+        path
+        for folder in FOLDERS
+        for path in (REPOSITORY / folder).rglob(Path(name).name)
+        if path.as_posix().endswith(f"/{name}")
+    )
 
 
 @pytest.mark.parametrize("path", MOST_LINES, ids=lambda path: path.name)
