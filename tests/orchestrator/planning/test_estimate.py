@@ -31,6 +31,7 @@ from workloads.training.step import train_step
 
 REPOSITORY = Path(__file__).parents[3]
 BACKBONES = REPOSITORY / "sweeps/backbones.yaml"
+README = REPOSITORY / "orchestrator/planning/README.md"
 CHECKPOINTING = "resources.step.activation_checkpointing=true"
 
 
@@ -147,14 +148,14 @@ MACHINES = {
 def test_the_readme_shows_the_refusal() -> None:
     with pytest.raises(UserError) as caught:
         check_memory(planned("train.batch_size=256"))
-    readme = " ".join((REPOSITORY / "README.md").read_text().split())
+    readme = " ".join(README.read_text().split())
     assert str(caught.value).partition(": ")[2] in readme
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_readme_shows_the_plans(machine: str) -> None:
     text = describe_plan(planned(*MACHINES[machine]), "x", "y")
-    readme = (REPOSITORY / "README.md").read_text()
+    readme = README.read_text()
     shown = readme.split(f"{machine}:\n\n```text\n")[1].split("```")[0].splitlines()
     assert len(shown) == len(planned().trials) + 2
     for line in shown:
