@@ -27,7 +27,7 @@ from orchestrator.execution.asha import PruneByRequest
 from orchestrator.execution.placement_groups import give_back
 from orchestrator.execution.trainable import run_one, trial_resources
 from orchestrator.jobs import INTERRUPTED, TrainingJob
-from orchestrator.planning.plan import Plan, small_trials_at_once
+from orchestrator.planning.plan import Plan, max_concurrent_inference_trials
 from orchestrator.results.budget import GpuHourBudget
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.progress import Progress
@@ -132,7 +132,7 @@ class Queue(Searcher):  # type: ignore[misc]
         have = ray.cluster_resources()
         cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
         small = len(self._running) - training
-        if small >= small_trials_at_once(self._plan, cpus, gpus, training):
+        if small >= max_concurrent_inference_trials(self._plan, cpus, gpus, training):
             return None
         return self._students.next_job()
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from orchestrator.common.redaction import redact
 from orchestrator.common.storage import Store
-from orchestrator.config.ranking import NAMES, headline, in_words
+from orchestrator.config.ranking import NAMES, find_score, format_score
 from orchestrator.jobs import PRUNED, TrainingJob
 from orchestrator.planning.plan import Trial
 from orchestrator.tracking import Tracker
@@ -235,8 +235,8 @@ def _train_seconds(reports: Mapping[int, Mapping[str, Any]]) -> float:
 
 
 def _ranking(entry: Entry, metric: str | None) -> str:
-    score = headline(entry.scores, metric)
-    return "" if score is None else f", {NAMES[score.metric]} {in_words(score.metric, score.value)}"
+    score = find_score(entry.scores, metric)
+    return "" if score is None else f", {NAMES[score.metric]} {format_score(score.metric, score.value)}"
 
 
 def last_line(error: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orchestrator.common.digests import digest
 from orchestrator.common.storage import Store
-from orchestrator.config.ranking import AT_STRENGTH, arm_in_words, first_of, headline
+from orchestrator.config.ranking import STRENGTH_METRICS, describe_arm, find_score, first_measured
 from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.evaluation.inference_task import InferenceJob
 from orchestrator.evaluation.scoring import EXAMPLE, load_measured, score
@@ -253,14 +253,14 @@ def assign_champion_aliases(entries: Sequence[Entry], metric: str | None) -> set
 
 
 def _value(entry: Entry, metric: str | None) -> float | None:
-    score = headline(entry.scores, metric)
+    score = find_score(entry.scores, metric)
     if score is not None:
         return score.value
     found = {each["metric"]: float(each["value"]) for each in entry.best.get("scores", [])}
-    return found.get(first_of(AT_STRENGTH, found) or "")
+    return found.get(first_measured(STRENGTH_METRICS, found) or "")
 
 
 def _found(entry: Entry) -> str:
     if not entry.curve:
         return ""
-    return f"best {arm_in_words(entry.best)}, "
+    return f"best {describe_arm(entry.best)}, "

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.common.redaction import redact
-from orchestrator.config.ranking import NAMES, arm_in_words, headline, in_words
+from orchestrator.config.ranking import NAMES, describe_arm, find_score, format_score
 from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.planning.plan import Plan
 from orchestrator.results.budget import GpuHourBudget
@@ -38,7 +38,7 @@ def comparison_rows(
     rows = []
     for entry in entries:
         trial = entry.trial
-        score, teacher = headline(entry.scores, metric), headline(teachers[trial.source], metric)
+        score, teacher = find_score(entry.scores, metric), find_score(teachers[trial.source], metric)
         rows.append(
             {
                 "trial": trial.name,
@@ -140,10 +140,10 @@ def _score(row: Mapping[str, Any]) -> str:
     if row["score"] is None:
         return f"{'-':>8}  {'-':>17}  {'-':>8}"
     value, low, high, teacher = (
-        in_words(row["metric"], row[key]) for key in ("score", "score_low", "score_high", "teacher_score")
+        format_score(row["metric"], row[key]) for key in ("score", "score_low", "score_high", "teacher_score")
     )
     return f"{value:>8}  {low.removesuffix(' %') + ' to ' + high:>17}  {teacher:>8}"
 
 
 def _best(row: Mapping[str, Any]) -> str:
-    return arm_in_words(row["best"]) if row["best"] else "-"
+    return describe_arm(row["best"]) if row["best"] else "-"

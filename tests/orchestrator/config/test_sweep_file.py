@@ -64,10 +64,10 @@ WRONG = [
     ("train:\n  steps: 10", "train:\n  stepz: 10", r":6: train.stepz: unknown key; the nearest .* 'steps'"),
     ("steps: 10", "steps: ten", r":6: train.steps: .*integer.*not 'ten'"),
     ("steps: 10", "guidance_interval: [4, 1]", r":6: train.guidance_interval: .*: low is above high"),
-    ("name: tiny\n", "", r"sweep.yaml: name: this setting is needed"),
-    ("name: tiny\n", "name: tiny\nname: big\n", r":2: the key 'name' stands here twice"),
+    ("name: tiny\n", "", r"sweep.yaml: name: this setting is required: add it"),
+    ("name: tiny\n", "name: tiny\nname: big\n", r":2: duplicate key 'name': remove one"),
     ("name: tiny", "name: [tiny", r"sweep.yaml:\d+: not valid YAML"),
-    ("miniature/pixart", "miniature/pixel", r":4: backbones.0.model: no 'miniature/pixel'; there are"),
+    ("miniature/pixart", "miniature/pixel", r":4: backbones.0.model: no 'miniature/pixel': choose one of"),
     ("steps: 10", "steps: {min: 5, max: 1}", r"train.steps: .*needs min < max"),
     ("steps: 10", "seed: {values: []}", r"train.seed.values: .*at least 1 item"),
     ("steps: 10", "seed: {values: [1, 1]}", r"two trials are the same"),
@@ -128,7 +128,7 @@ def test_a_trial_is_named_by_what_it_trains_not_by_how_it_is_watched(tmp_path: P
 
 
 def test_batch_that_workers_cannot_share(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="64 cannot be divided among 3 workers"):
+    with pytest.raises(UserError, match=r"64 is not divisible by the 3 resources\.workers"):
         make_plan(load_sweep(write(tmp_path, MINIMAL), ["resources.workers=3"]))
 
 

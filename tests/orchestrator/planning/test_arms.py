@@ -65,13 +65,13 @@ WRONG = [
     (ARMS.replace("guided: both", "guidet: both"), r":12: arms.0.train.guidet: unknown key; .*'guided'"),
     (ARMS.replace("[3, 3]", "[3, 1]"), r":14: arms.1.train.guidance_interval: .*low is above high"),
     (ARMS.replace("[3, 3]", "{values: []}"), r":14: arms.1.train.guidance_interval.values: .*at least 1"),
-    (ARMS.replace("name: fixed", "name: random"), r"arms: have a name twice"),
+    (ARMS.replace("name: fixed", "name: random"), r"arms: have a duplicate name"),
     (
         ARMS.replace("[3, 3]", "[1, 5], guided: both"),
         r"arms: two trials are the same: pixart-fixed-.* and pixart-ran",
     ),
     (ARMS.replace("name: fixed", "name: a b"), r":13: arms.1.name: .*pattern"),
-    ("arms:\n  - {name: random}\n", r":12: arms.0.train: this setting is needed"),
+    ("arms:\n  - {name: random}\n", r":12: arms.0.train: this setting is required: add it"),
 ]
 
 

@@ -44,7 +44,7 @@ def test_workers_run_on_the_kind_of_gpu_that_was_asked_for() -> None:
 
 
 def test_cpus_that_no_node_has_together_are_no_use() -> None:
-    with pytest.raises(UserError, match="holds no such trial"):
+    with pytest.raises(UserError, match="cannot hold one such trial"):
         Capacity([SPOT]).max_concurrent_trials(planned("resources.cpus_per_worker=41"))
     with pytest.raises(UserError, match=r"no CPUs"):
         Capacity([NodeGroup("headgroup", 0, 0, 1, {})]).max_concurrent_trials(planned())
@@ -128,6 +128,6 @@ def test_the_plan_tells_what_the_cluster_holds(tmp_path: Path, capsys: pytest.Ca
     file = tmp_path / "cluster.json"
     file.write_text(json.dumps(cluster()))
     assert main(["sweeps/miniature.yaml", "--plan", "--cluster", str(file)]) == 0
-    assert "6 run at once where there is cpu: 3 x 4 CPUs" in capsys.readouterr().out
+    assert "6 run at once on cpu: 3 x 4 CPUs" in capsys.readouterr().out
     assert main(["sweeps/backbones.yaml", "--plan", "--cluster", str(file)]) == 2
-    assert "the cluster holds no such trial (cpu: 3 x 4 CPUs)" in capsys.readouterr().err
+    assert "the cluster cannot hold one such trial (cpu: 3 x 4 CPUs)" in capsys.readouterr().err

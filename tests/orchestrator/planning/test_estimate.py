@@ -43,7 +43,7 @@ def test_refused_in_one_line_before_anything_is_started(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     says = (
-        r"trial sd15-\S+: a worker needs 6\d\.\d GiB, and of A100-40GB's 39 GiB 35\.9 can be used; "
+        r"trial sd15-\S+: a worker needs 6\d\.\d GiB, but of A100-40GB's 39 GiB only 35\.9 GiB are usable; "
         r"resources\.step \{activation_checkpointing: true\} \(\d\d\.\d GiB\) fits, "
         r"or train\.batch_size \d+ fits$"
     )
@@ -92,7 +92,7 @@ def test_checkpointing_and_a_smaller_batch_where_neither_will_do(monkeypatch: py
 
 def test_a_gpu_that_is_too_small_whatever_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     with_megabytes(monkeypatch, 20)
-    says = "neither resources.step nor a smaller batch helps, for .*: take a larger GPU, or more workers$"
+    says = "one sample per worker does not fit .*: choose a larger GPU, or more workers$"
     with pytest.raises(UserError, match=says):
         check_memory(miniature_sweep())
 
@@ -100,9 +100,9 @@ def test_a_gpu_that_is_too_small_whatever_is_done(monkeypatch: pytest.MonkeyPatc
 def test_pictures_may_need_more_than_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned("backbones=[{name: x, model: PixArt-alpha/PixArt-XL-2-512x512}]", CHECKPOINTING)
     needs = worker_needs(plan, plan.trials[0], rows=1)
-    assert needs is not None and needs.looking
+    assert needs is not None and needs.peak_is_sampling
     monkeypatch.setitem(GPUS, "A100-40GB", Gpu(needs.bytes * 0.99 / 2**30, 312, 19.5))
-    with pytest.raises(UserError, match=r"neither .* helps, for its pictures: take a larger GPU"):
+    with pytest.raises(UserError, match=r"sampling images does not fit .*: choose a larger GPU"):
         check_memory(plan)
 
 
@@ -144,18 +144,26 @@ MACHINES = {
 }
 
 
-def test_the_readme_shows_the_refusal() -> None:
+def documentation() -> str:
+    """Text of the README that shows the plans."""
+    texts = [(REPOSITORY / name).read_text() for name in ("README.md", "orchestrator/planning/README.md")
+             if (REPOSITORY / name).exists()]  # fmt: skip
+    return next(text for text in texts if all(f"{machine}:\n\n```text\n" in text for machine in MACHINES))
+
+
+def test_readme_shows_the_refusal() -> None:
+    """Its figures and the settings that fit, in this order; the words around them may differ."""
     with pytest.raises(UserError) as caught:
         check_memory(planned("train.batch_size=256"))
-    readme = " ".join((REPOSITORY / "README.md").read_text().split())
-    assert str(caught.value).partition(": ")[2] in readme
+    figures = re.findall(r"\d+\.\d|resources\.step \{.*?\}|train\.batch_size \d+", str(caught.value))
+    assert len(figures) == 5
+    assert re.search(".{1,80}".join(map(re.escape, figures)), " ".join(documentation().split()))
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_the_readme_shows_the_plans(machine: str) -> None:
+def test_readme_shows_the_plans(machine: str) -> None:
     text = describe_plan(planned(*MACHINES[machine]), "x", "y")
-    readme = (REPOSITORY / "README.md").read_text()
-    shown = readme.split(f"{machine}:\n\n```text\n")[1].split("```")[0].splitlines()
+    shown = documentation().split(f"{machine}:\n\n```text\n")[1].split("```")[0].splitlines()
     assert len(shown) == len(planned().trials) + 2
     for line in shown:
         assert line in text.splitlines(), line
