@@ -10,7 +10,7 @@ NOT_LOADED = (OSError, ValueError, RuntimeError, ImportError, UnpicklingError)
 """What the libraries raise when they refuse a file or cannot read it."""
 
 
-def why(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """The reason in a line; the libraries' own words go on to say how to load it all the same."""
     text = " ".join(str(error).split())
     if isinstance(error, UnpicklingError) or "pickle" in text:
