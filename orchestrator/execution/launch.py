@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from orchestrator.analysis.rows import Study
 from orchestrator.analysis.seed_study import has_seeds, study
 from orchestrator.common.errors import UnfinishedError
 from orchestrator.common.redaction import redact, redact_json
@@ -154,7 +155,7 @@ class _Launch:
         tracker.log_text(tracker.parent, page, "report.html")
         return result
 
-    def _over_seeds(self) -> dict[str, Any] | None:
+    def _over_seeds(self) -> Study | None:
         """What `orchestrator.report` tells, from MLflow as there, if any arm has more than one seed."""
         plan, tracker = self._plan, self._tracker
         if len({trial.train.seed for trial in plan.trials}) < 2:

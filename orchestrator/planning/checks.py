@@ -7,10 +7,9 @@ from orchestrator.common.errors import UserError
 from orchestrator.config.schema import Prompts
 from orchestrator.config.sweep_file import SweepFile
 from orchestrator.config.yaml_source import KeyPath
+from orchestrator.data.miniature_prompts import caption_count
 
 MAX_TRIALS, MAX_INFERENCE_TRIALS = 10_000, 100_000
-MINIATURE_PROMPTS = "miniature:"
-MOST_MINIATURE_PROMPTS = 10_000_000
 
 
 def check_sizes(file: SweepFile, trainings: Sequence[int], arms: int) -> None:
@@ -49,26 +48,20 @@ def check_prompts(file: SweepFile) -> None:
 
 
 def _check_source(file: SweepFile, key_path: KeyPath, source: str) -> None:
-    if source.startswith(MINIATURE_PROMPTS):
-        count = source.removeprefix(MINIATURE_PROMPTS)
-        if not (count.isdecimal() and count.isascii() and 0 < _number(count) <= MOST_MINIATURE_PROMPTS):
-            message = f"{source}: write miniature:N with N from 1 to {MOST_MINIATURE_PROMPTS:,}"
-            raise file.error(key_path, message)
-    elif "://" not in source:
-        if not os.path.exists(source):
-            raise file.error(key_path, f"{source}: no such file or folder")
-        # Imports pyarrow, which takes a while; other mistakes need not wait for it.
-        from orchestrator.data.prompt_files import list_files
-
-        try:
-            list_files(source)
-        except UserError as error:
-            raise file.error(key_path, str(error).removeprefix("prompts.source ")) from None
+    try:
+        if caption_count(source) is None and "://" not in source:
+            _check_files(source)
+    except UserError as error:
+        raise file.error(key_path, str(error).removeprefix("prompts.source ")) from None
 
 
-def _number(digits: str) -> int:
-    """Return the number of the first digits, which are enough: Python refuses thousands of them."""
-    return int(digits[:20])
+def _check_files(source: str) -> None:
+    if not os.path.exists(source):
+        raise UserError(f"{source}: no such file or folder")
+    # Imports pyarrow, which takes a while; other mistakes need not wait for it.
+    from orchestrator.data.prompt_files import list_files
+
+    list_files(source)
 
 
 def check_weights(file: SweepFile) -> None:

@@ -40,7 +40,7 @@ class Trial:
     """Name of its arm, which is not part of the identity; empty if the file names no arms."""
 
     @property
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         """All that determines the training's result, as JSON values."""
         return {
             "model": self.backbone.model,

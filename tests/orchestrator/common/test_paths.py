@@ -43,5 +43,5 @@ def test_a_sweep_or_backbone_is_named_by_one_plain_word(setting: str, name: str)
 
 @pytest.mark.parametrize("model", ["miniature/../pixart", "miniature/", "miniature//etc"])
 def test_a_miniature_is_one_of_three(model: str) -> None:
-    with pytest.raises(UserError, match=r"there are miniature/unet-epsilon, "):
+    with pytest.raises(UserError, match=r"choose one of miniature/unet-epsilon, "):
         make_plan(load_sweep(SWEEP, [f"backbones.0.model={model}"]))

@@ -1,4 +1,4 @@
-"""Bad input, row by row: one line that says what, where and what to do; nothing started, nothing lost."""
+"""Bad input, case by case: one line with place, setting and remedy; nothing is started or lost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,25 +21,25 @@ LAUGHS = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in ran
 
 @dataclass(frozen=True)
 class Case:
-    """A mistake, and what must be said of it."""
+    """A mistake, and the expected message."""
 
     id: str
-    says: str
-    """Pattern of the line."""
+    pattern: str
+    """Pattern of the message."""
     text: str | bytes = SWEEP
-    """Of the sweep file."""
+    """Content of the sweep file."""
     options: tuple[str, ...] = ()
 
 
-def spoilt(id: str, old: str, new: str, says: str) -> Case:
-    """A sweep file in which `old` reads `new`."""
+def spoilt(id: str, old: str, new: str, pattern: str) -> Case:
+    """A sweep file with `old` replaced by `new`."""
     assert old in SWEEP, old
-    return Case(id, says, SWEEP.replace(old, new, 1))
+    return Case(id, pattern, SWEEP.replace(old, new, 1))
 
 
-def override(value: str, says: str) -> Case:
-    """A sound file, and a mistake after --set."""
-    return Case(f"--set {value}"[:40], says, SWEEP, ("--set", value))
+def override(value: str, pattern: str) -> Case:
+    """A valid file, and a mistake after --set."""
+    return Case(f"--set {value}"[:40], pattern, SWEEP, ("--set", value))
 
 
 FILES = [
@@ -186,16 +186,14 @@ TRACKING = [
 
 
 @pytest.mark.parametrize("case", FILES + NAMES + RANGES + SETS, ids=lambda case: case.id)
-def test_the_sweep_file_and_its_overrides(
-    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sweep_file_and_overrides(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_bytes(case.text if isinstance(case.text, bytes) else case.text.encode())
-    refused(capsys, case.says, str(path), "--plan", *case.options)
+    refused(capsys, case.pattern, str(path), "--plan", *case.options)
 
 
-def test_a_file_without_a_mistake_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Or else all of this table would say nothing."""
+def test_valid_file_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without this, the cases could fail for another reason."""
     assert main([written(tmp_path), "--plan"]) == 0
     assert "1 trials on 1 backbones" in capsys.readouterr().out
 
@@ -209,15 +207,15 @@ PLACES: list[tuple[str, Callable[[Path], Path], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("place", "says"), [row[1:] for row in PLACES], ids=[row[0] for row in PLACES])
-def test_no_sweep_file_there(
-    place: Callable[[Path], Path], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("place", "pattern"), [row[1:] for row in PLACES], ids=[row[0] for row in PLACES])
+def test_missing_sweep_file(
+    place: Callable[[Path], Path], pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(capsys, says, str(place(tmp_path)), "--plan")
+    refused(capsys, pattern, str(place(tmp_path)), "--plan")
 
 
 def prompts(content: dict[str, Any]) -> Callable[[Path], str]:
-    """Files of a folder `p`; returns it."""
+    """Return a function that writes files to a folder `p` and returns its path."""
 
     def make(folder: Path) -> str:
         for name, text in content.items():
@@ -250,11 +248,11 @@ SOURCES: list[tuple[str, Callable[[Path], str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "says"), [row[1:] for row in SOURCES], ids=[row[0] for row in SOURCES])
-def test_no_prompts_there(
-    make: Callable[[Path], str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("make", "pattern"), [row[1:] for row in SOURCES], ids=[row[0] for row in SOURCES])
+def test_missing_prompts(
+    make: Callable[[Path], str], pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(capsys, says, written(tmp_path), "--plan", "--set", f"prompts.source={make(tmp_path)}")
+    refused(capsys, pattern, written(tmp_path), "--plan", "--set", f"prompts.source={make(tmp_path)}")
 
 
 PAIRS = [
@@ -269,20 +267,18 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "says"), [row[1:] for row in PAIRS], ids=[row[0] for row in PAIRS])
-def test_a_file_of_pairs(text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("text", "pattern"), [row[1:] for row in PAIRS], ids=[row[0] for row in PAIRS])
+def test_bad_pairs_file(text: str, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(text)
-    refused(capsys, says, written(tmp_path), "--plan", "--set", f"infer.pairs={pairs}")
+    refused(capsys, pattern, written(tmp_path), "--plan", "--set", f"infer.pairs={pairs}")
 
 
 @pytest.mark.parametrize("section", ["infer", "evaluate"])
-def test_weights_of_a_scorer_that_are_not_there(
-    section: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_scorer_weights(section: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scorer = f"{section}.scorers=[{{name: hpsv2, version: v2.1, weights: /no/weights.pt}}]"
-    says = rf"{section}\.scorers\.0\.weights: /no/weights\.pt: no such file"
-    refused(capsys, says, written(tmp_path), "--plan", "--set", scorer)
+    pattern = rf"{section}\.scorers\.0\.weights: /no/weights\.pt: no such file"
+    refused(capsys, pattern, written(tmp_path), "--plan", "--set", scorer)
 
 
 UNRANKED = [
@@ -309,11 +305,11 @@ UNRANKED = [
 ]
 
 
-@pytest.mark.parametrize(("override", "says"), UNRANKED)
-def test_what_no_scorer_measures_ranks_no_trial(
-    override: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("override", "pattern"), UNRANKED)
+def test_bad_scorers_and_ranking(
+    override: str, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(capsys, says, written(tmp_path), "--plan", "--set", override)
+    refused(capsys, pattern, written(tmp_path), "--plan", "--set", override)
 
 
 STORAGES: list[tuple[str, Callable[[Path], str], str]] = [
@@ -337,28 +333,28 @@ STORAGES: list[tuple[str, Callable[[Path], str], str]] = [
 
 
 @pytest.mark.usefixtures("no_ray")
-@pytest.mark.parametrize(("make", "says"), [row[1:] for row in STORAGES], ids=[row[0] for row in STORAGES])
-def test_a_storage_that_cannot_be_used(
-    make: Callable[[Path], str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("make", "pattern"), [row[1:] for row in STORAGES], ids=[row[0] for row in STORAGES])
+def test_unusable_storage(
+    make: Callable[[Path], str], pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = make(tmp_path)
-    refused(capsys, says, written(tmp_path), "--storage", storage)
-    assert (tmp_path / "sweep.yaml").read_text() == SWEEP, "what was there is lost"
+    refused(capsys, pattern, written(tmp_path), "--storage", storage)
+    assert (tmp_path / "sweep.yaml").read_text() == SWEEP, "the file that was there is lost"
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_a_storage_in_the_home_of_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_storage_in_an_unknown_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     storage = "~nobody-of-this-name/results"
     refused(capsys, f"storage {storage}: ", written(tmp_path), "--storage", storage)
 
 
 @pytest.mark.usefixtures("no_ray")
-@pytest.mark.parametrize(("uri", "says"), [row[1:] for row in TRACKING], ids=[row[0] for row in TRACKING])
+@pytest.mark.parametrize(("uri", "pattern"), [row[1:] for row in TRACKING], ids=[row[0] for row in TRACKING])
 @pytest.mark.parametrize("where", ["option", "file", "environment"])
-def test_a_tracking_uri_of_another_kind(
+def test_unsupported_tracking_uri(
     where: str,
     uri: str,
-    says: str,
+    pattern: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -366,19 +362,21 @@ def test_a_tracking_uri_of_another_kind(
     options = {"option": ["--tracking-uri", uri], "file": ["--set", f"tracking.uri={uri}"], "environment": []}
     if where == "environment":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    refused(capsys, says, written(tmp_path), "--storage", str(tmp_path / "results"), *options[where])
+    refused(capsys, pattern, written(tmp_path), "--storage", str(tmp_path / "results"), *options[where])
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "pattern"),
     [
         (None, "cannot hold the embedded SQLite: give"),
         ("sqlite:////tmp/m.db", "leave models .* in this folder"),
     ],
 )
-def test_a_bucket_needs_a_server(given: str | None, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bucket_needs_a_tracking_server(
+    given: str | None, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=pattern):
         tracking_uri(given, Store("gs://bucket/x"))
 
 
@@ -402,7 +400,7 @@ ROWS: list[tuple[str, str, bytes, list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "good", "bad"), [r[1:] for r in ROWS], ids=[r[0] for r in ROWS])
-def test_a_bad_row_is_set_aside_and_stops_nothing(
+def test_bad_rows_have_reasons(
     name: str, content: bytes, good: list[str], bad: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / name
@@ -419,7 +417,7 @@ def test_a_bad_row_is_set_aside_and_stops_nothing(
     )
 
 
-def test_a_parquet_column_that_is_no_text_and_one_of_odd_bytes(tmp_path: Path) -> None:
+def test_parquet_columns_without_text(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"prompt": [[1], [2]]}), path)
     assert [row.reason for row in read_rows(str(path), None)] == ["the prompt is not text but list"] * 2

@@ -1,4 +1,4 @@
-"""The sweep file: shipped ones load and plan, wrong ones are told off in one line."""
+"""Sweep files: shipped ones load and plan, mistakes are one line."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def test_shipped_files_load_and_plan(path: Path) -> None:
     assert f"trials on {len(plan.sweep.backbones)} backbones" in describe_plan(plan, "x", "y")
 
 
-def test_the_shipped_miniature_is_three_backbones_with_a_control_each() -> None:
+def test_miniature_has_a_control_per_backbone() -> None:
     plan = make_plan(load_sweep(REPOSITORY / "sweeps/miniature.yaml"))
     by_backbone: dict[str, list[tuple[float, float]]] = {}
     for trial in plan.trials:
@@ -40,8 +40,8 @@ def test_the_shipped_miniature_is_three_backbones_with_a_control_each() -> None:
         assert low < high and fixed == same == (low + high) / 2
 
 
-def test_a_setting_of_all_trainings_is_set_for_all(tmp_path: Path) -> None:
-    """Also where a backbone or an arm has its own; a later override of one backbone alone stays."""
+def test_train_override_applies_to_all_trials(tmp_path: Path) -> None:
+    """Also if a backbone or an arm has its own value; a later override of one backbone remains."""
 
     def steps(name: str, *overrides: str) -> set[tuple[str, int]]:
         trials = make_plan(load_sweep(REPOSITORY / f"sweeps/{name}.yaml", list(overrides))).trials
@@ -119,7 +119,7 @@ def test_grid_and_draws_multiply_and_are_seeded(tmp_path: Path) -> None:
     assert [t.digest for t in plan.trials] == [t.digest for t in again.trials]
 
 
-def test_a_trial_is_named_by_what_it_trains_not_by_how_it_is_watched(tmp_path: Path) -> None:
+def test_digest_ignores_evaluation_and_resources(tmp_path: Path) -> None:
     def digest(*overrides: str) -> str:
         return make_plan(load_sweep(write(tmp_path, MINIMAL), list(overrides))).trials[0].digest
 
@@ -127,18 +127,18 @@ def test_a_trial_is_named_by_what_it_trains_not_by_how_it_is_watched(tmp_path: P
     assert digest() != digest("train.seed=1")
 
 
-def test_batch_that_workers_cannot_share(tmp_path: Path) -> None:
+def test_batch_must_be_divisible_by_workers(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"64 is not divisible by the 3 resources\.workers"):
         make_plan(load_sweep(write(tmp_path, MINIMAL), ["resources.workers=3"]))
 
 
-def test_budget_refuses_what_it_cannot_pay() -> None:
+def test_sweep_above_its_budget_is_refused() -> None:
     plan = make_plan(load_sweep(REPOSITORY / "sweeps/backbones.yaml", ["budget.max_gpu_hours=10"]))
     with pytest.raises(UserError, match=r"about \d+ GPU-hours, above budget.max_gpu_hours 10"):
         check_budget(plan)
 
 
-def test_the_command_tells_mistakes_fast_and_starts_nothing(tmp_path: Path) -> None:
+def test_command_reports_mistakes_fast(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL.replace("steps", "stepz"))
     began = os.times().children_user
     command = [sys.executable, "-m", "orchestrator.run", str(path)]
@@ -149,7 +149,7 @@ def test_the_command_tells_mistakes_fast_and_starts_nothing(tmp_path: Path) -> N
     assert os.times().children_user - began < 10
 
 
-def test_the_command_refuses_a_backbone_that_is_not_there(tmp_path: Path) -> None:
+def test_command_refuses_a_missing_backbone(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL.replace("miniature/pixart", str(tmp_path)))
     command = [sys.executable, "-m", "orchestrator.run", str(path), "--storage", str(tmp_path / "s")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)

@@ -74,7 +74,7 @@ BAD_FILES = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BAD_FILES)
-def test_a_file_without_one_good_row_ends_in_one_line(
+def test_file_without_a_usable_row_is_one_line(
     local_ray: None, tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -83,7 +83,7 @@ def test_a_file_without_one_good_row_ends_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_two_workers_stream_the_batches_of_one_from_any_position(local_ray: None, tmp_path: Path) -> None:
+def test_two_workers_stream_the_batches_of_one(local_ray: None, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     shards = encode(store, Prompts(source="miniature:50", rows_per_shard=16))
     whole = list(stream(store, shards, 3, Position(), 6, 8, 0, 1))
@@ -96,7 +96,7 @@ def test_two_workers_stream_the_batches_of_one_from_any_position(local_ray: None
     assert torch.equal(later[0].prompts.embeddings, whole[2].prompts.embeddings)
 
 
-def test_shards_hold_what_the_encoder_says_and_are_made_once(local_ray: None, tmp_path: Path) -> None:
+def test_shards_hold_embeddings_and_are_encoded_once(local_ray: None, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     settings = Prompts(source="miniature:20", rows_per_shard=16)
     shards = encode(store, settings)
@@ -110,7 +110,7 @@ def test_shards_hold_what_the_encoder_says_and_are_made_once(local_ray: None, tm
     assert (tmp_path / shards.file(0)).stat().st_mtime_ns == before
 
 
-def test_a_changed_shard_is_named(local_ray: None, tmp_path: Path) -> None:
+def test_changed_shard_is_named(local_ray: None, tmp_path: Path) -> None:
     import ray
 
     store = Store(str(tmp_path))

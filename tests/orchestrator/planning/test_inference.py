@@ -1,4 +1,4 @@
-"""The second search's plan: strengths without trainings, and mistakes told in one line."""
+"""Plan of the second search: strengths add no training, and mistakes are one line."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def plan(folder: Path, text: str = SWEEP, overrides: list[str] | None = None) ->
     return make_plan(load_sweep(path, overrides or []))
 
 
-def test_grid_and_draws_make_small_trials_and_no_training(tmp_path: Path) -> None:
+def test_strengths_make_inference_trials_only(tmp_path: Path) -> None:
     found = plan(tmp_path)
     assert found.infer is not None and len(found.trials) == 2
     arms = found.infer.arms
@@ -53,7 +53,7 @@ def test_grid_and_draws_make_small_trials_and_no_training(tmp_path: Path) -> Non
     assert "trainings: 2 and about" in text and "would be 14 trainings" in text
 
 
-def test_a_new_strength_leaves_trainings_and_other_strengths_as_they_are(tmp_path: Path) -> None:
+def test_new_strength_keeps_other_digests(tmp_path: Path) -> None:
     before = plan(tmp_path)
     after = plan(tmp_path, SWEEP.replace("[0.5, 1]", "[0.5, 0.75, 1]"))
     assert [trial.digest for trial in before.trials] == [trial.digest for trial in after.trials]
@@ -79,16 +79,16 @@ def test_a_new_strength_leaves_trainings_and_other_strengths_as_they_are(tmp_pat
         ("steps: 10", "nasa_interval: [1, 0]", "needs 0 <= low <= high"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_mistakes_are_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         plan(tmp_path, SWEEP.replace(old, new, 1))
     text = str(error.value)
     assert message in text and "sweep.yaml:" in text and "\n" not in text
 
 
-def test_small_trials_leave_room_for_trainings(tmp_path: Path) -> None:
+def test_inference_trials_leave_cpus_to_trainings(tmp_path: Path) -> None:
     found = plan(tmp_path)
-    # Two trainings of 0.85 leave 0.3 of 2 CPUs: a small trial and a scorer.
+    # Two trainings of 0.85 CPUs leave 0.3 of 2: an inference trial and a scorer.
     assert max_concurrent_inference_trials(found, 2, 0, 2) == 1
     assert max_concurrent_inference_trials(found, 2, 0, 0) == 2
     assert max_concurrent_inference_trials(found, 16, 0, 4) == 16
@@ -96,7 +96,7 @@ def test_small_trials_leave_room_for_trainings(tmp_path: Path) -> None:
     assert max_concurrent_inference_trials(gpu, 16, 4, 0) == 5
 
 
-def test_pairs_come_from_a_file_too(tmp_path: Path) -> None:
+def test_pairs_from_a_file(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(
         '{"prompt": "a cat", "negative_prompt": "dog", "style": "photo"}\n\n'

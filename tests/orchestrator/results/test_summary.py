@@ -125,4 +125,4 @@ def test_a_students_best_strength_is_told_by_what_was_measured(trials: tuple[Tri
     made[0]["best"] = best | {"scores": [{"metric": "removal_rate", "value": 0.8}]}
     made[1]["best"] = best | {"scores": [{"metric": "hps_v2.1", "value": 0.28}]}
     lines = words(made)
-    assert "nasa 0.5: 80 % gone" in lines[1] and "nasa 0.5: HPSv2.1 0.2800" in lines[2]
+    assert "nasa 0.5: 80 % removed" in lines[1] and "nasa 0.5: HPSv2.1 0.2800" in lines[2]
