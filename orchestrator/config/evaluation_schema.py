@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
-from orchestrator.config.base_model import Positive, Seed, Strict, Text, refuse_booleans
+from orchestrator.config.base_model import Positive, Section, Seed, Text
 from workloads.settings.scorers import ScorerSettings
 
 STYLE = r"^[A-Za-z0-9_ -]{0,60}$"
@@ -24,7 +24,7 @@ def _check_gpu_share(gpus: float) -> float:
     return gpus
 
 
-class Teacher(Strict):
+class Teacher(Section):
     """Settings with which the teacher samples the images that students are compared with."""
 
     steps: Positive = 20
@@ -42,7 +42,7 @@ def _expand_scorer_name(value: Any) -> Any:
         return {"name": value}
     if not isinstance(value, dict | ScorerSettings):
         raise ValueError(f"is {value!r}: give a scorer's name, or {{name: ..., with its options}}")
-    return refuse_booleans(value)
+    return value
 
 
 Scorer = Annotated[ScorerSettings, BeforeValidator(_expand_scorer_name)]
@@ -68,7 +68,7 @@ def _check_unique(scorers: list[ScorerSettings]) -> list[ScorerSettings]:
     return scorers
 
 
-class Evaluate(Strict):
+class Evaluate(Section):
     """Contact sheets and scores of a student while it trains."""
 
     scorers: Annotated[
@@ -103,7 +103,7 @@ class Evaluate(Strict):
         return self
 
 
-class Pair(Strict):
+class Pair(Section):
     """A prompt, and what its image must not show."""
 
     prompt: Text
@@ -112,7 +112,7 @@ class Pair(Strict):
     """Group of prompts, for scores by group."""
 
 
-class AttentionGuidance(Strict):
+class AttentionGuidance(Section):
     """A kernel for negative prompts (`AttentionGuidanceSettings`), at one or more strengths."""
 
     kind: Literal["nasa", "nag"]
@@ -122,7 +122,7 @@ class AttentionGuidance(Strict):
     blend: float = 0.375
 
 
-class Infer(Strict):
+class Infer(Section):
     """The second search: finished students sampled with negative prompts, without training."""
 
     attention_guidance: Annotated[list[AttentionGuidance], Field(min_length=1)]

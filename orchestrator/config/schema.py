@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from orchestrator.config.base_model import Positive, Seed, Strict, Text
+from orchestrator.config.base_model import Positive, Section, Seed, Text, validate
 from orchestrator.config.evaluation_schema import Evaluate, Infer, RankingMetric
 from orchestrator.config.gpu_specs import GPUS
 from orchestrator.config.ranking import RANKING_METRICS, first_measured
@@ -29,13 +29,13 @@ def _check_gpu(name: str) -> str:
     return name
 
 
-class Values(Strict):
+class Values(Section):
     """Values of a setting, each of which is tried."""
 
     values: Annotated[list[Any], Field(min_length=1)]
 
 
-class Range(Strict):
+class Range(Section):
     """Range from which `search.samples` values of a setting are drawn."""
 
     min: float
@@ -51,7 +51,7 @@ class Range(Strict):
         return self
 
 
-class Prompts(Strict):
+class Prompts(Section):
     """Prompts on which students are trained."""
 
     source: Text
@@ -63,7 +63,7 @@ class Prompts(Strict):
     """Prompts in one file of embeddings."""
 
 
-class BackboneEntry(Strict):
+class BackboneEntry(Section):
     """A teacher, and the settings of its trials that differ from `train`."""
 
     name: Annotated[str, Field(pattern=NAME)]
@@ -75,7 +75,7 @@ class BackboneEntry(Strict):
     """Settings that replace those of `train` for this backbone."""
 
 
-class Arm(Strict):
+class Arm(Section):
     """A named group of settings that belong together."""
 
     name: Annotated[str, Field(pattern=NAME)]
@@ -83,7 +83,7 @@ class Arm(Strict):
     """Settings that replace those of `train` and of the backbone; each may be swept."""
 
 
-class Search(Strict):
+class Search(Section):
     """How swept values become trials, and which trials are stopped early."""
 
     samples: Positive = 1
@@ -102,7 +102,7 @@ class Search(Strict):
     """asha: one of this many trials passes a rung."""
 
 
-class Resources(Strict):
+class Resources(Section):
     """Cluster resources of one trial, and how its failures are handled."""
 
     workers: Positive = 1
@@ -136,14 +136,14 @@ class Resources(Strict):
         return self
 
 
-class Tracking(Strict):
+class Tracking(Section):
     """Where runs are recorded."""
 
     uri: Text | None = None
     """MLflow server, or a database unless the storage is a bucket; by default SQLite in the storage."""
 
 
-class Budget(Strict):
+class Budget(Section):
     """Limit on a sweep's cost; checked against the plan's estimate before anything starts."""
 
     price_per_gpu_hour: Annotated[float, Field(ge=0)] | None = None
@@ -153,7 +153,7 @@ class Budget(Strict):
     peak of `resources.gpu`."""
 
 
-class Sweep(Strict):
+class Sweep(Section):
     """A whole sweep file."""
 
     name: Annotated[str, Field(pattern=NAME)]
@@ -217,9 +217,9 @@ def swept(value: Any) -> Values | Range | None:
     if not isinstance(value, dict):
         return None
     if "values" in value:
-        return Values.model_validate(value)
+        return validate(Values, value)
     if "min" in value or "max" in value:
-        return Range.model_validate(value)
+        return validate(Range, value)
     return None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.common.errors import UserError
-from orchestrator.config.base_model import Settings, validate_settings
+from orchestrator.config.base_model import Kind, validate
 from orchestrator.config.schema import Range, Sweep, TrainValues, Values, swept
 from orchestrator.config.validation_messages import explain
 from orchestrator.config.yaml_source import KeyPath, YamlError, YamlFile, parse
@@ -26,7 +26,7 @@ class SweepFile:
         for override in overrides:
             self._override(override)
         try:
-            self.sweep = Sweep.model_validate(self._file.data)
+            self.sweep = validate(Sweep, self._file.data)
         except ValidationError as error:
             raise self.error(*explain(error, Sweep, self._file.data)) from None
 
@@ -50,19 +50,19 @@ class SweepFile:
             raise self.error(self.train_key_path(backbone, arm, ("objective",)), message)
         values = published(values)
         try:
-            return validate_settings(TrainSettings, values)
+            return validate(TrainSettings, values)
         except ValidationError as error:
             at, message = explain(error, TrainSettings, values)
             raise self.error(self.train_key_path(backbone, arm, at), message) from None
 
-    def settings(self, kind: type[Settings], values: Mapping[str, object], key_path: KeyPath) -> Settings:
+    def settings(self, kind: type[Kind], values: Mapping[str, object], key_path: KeyPath) -> Kind:
         """Return the values at `key_path` as `kind`.
 
         Raises:
             UserError: a value does not fit.
         """
         try:
-            return validate_settings(kind, values)
+            return validate(kind, values)
         except ValidationError as error:
             at, message = explain(error, kind, values)
             raise self.error((*key_path, *at), message) from None

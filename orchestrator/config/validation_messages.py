@@ -1,7 +1,6 @@
 """One-line messages for pydantic's validation errors: which setting is wrong, and what to do about it."""
 
 import difflib
-import re
 import reprlib
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -33,9 +32,13 @@ def explain(error: ValidationError, root: Any, data: Any) -> tuple[KeyPath, str]
         return at, "unknown key" + (f"; the nearest valid one is {near[0]!r}" if near else "")
     if first["type"] == "missing":
         return at, "this setting is required: add it"
+    if isinstance(first["input"], bool) and first["type"] != "value_error":
+        value = str(first["input"]).lower()
+        message = f"is {value} (YAML reads yes, no, on and off as booleans): give a number, or quote the text"
+        return at, message
     if first["type"] == "value_error":
         return _split_setting(root, at, first["msg"].removeprefix("Value error, "))
-    message = re.sub(r"^Assertion failed, ", "", first["msg"])
+    message = first["msg"].replace("an object", "a mapping").replace("array", "list")
     shown = "" if ", not " in message else f", not {SHORT.repr(first['input'])}"
     return at, f"{message[:1].lower()}{message[1:]}{shown}"
 

@@ -1,5 +1,6 @@
 """YAML with line numbers: safe loading without duplicate keys, and the line of each value."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ MAX_VALUES, MAX_DEPTH = 100_000, 50
 MAX_OVERRIDE_SHOWN = 100
 """Characters of an override that an error message shows."""
 TAG = "tag:yaml.org,2002:"
-TEXT, MERGE, DATE = TAG + "str", TAG + "merge", TAG + "timestamp"
+TEXT, MERGE, DATE, FLOAT = TAG + "str", TAG + "merge", TAG + "timestamp", TAG + "float"
 TAGS = {TAG + name for name in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
 
 
@@ -36,6 +37,10 @@ class _Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in resolvers if tag != DATE]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+# YAML 1.2 reads 1e-6 as a number, PyYAML only 1.0e-6.
+_Loader.add_implicit_resolver(FLOAT, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 def parse(text: str) -> tuple[yaml.Node | None, Any]:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
+from orchestrator.config.base_model import validate
 from orchestrator.config.evaluation_schema import AttentionGuidance, Infer, Pair
 from orchestrator.config.schema import Range, Values, draw
 from orchestrator.config.sweep_file import SweepFile
@@ -129,7 +130,7 @@ def _pair(name: str, number: int, line: str) -> Pair:
     example = 'write one JSON object per line, as {"prompt": "a cat", "negative_prompt": "blurry"}'
     try:
         record = json.loads(line)
-        return Pair.model_validate(record)
+        return validate(Pair, record)
     except ValidationError as error:
         at, message = explain(error, Pair, record)
         setting = f"{at[0]}: " if at else ""

@@ -106,6 +106,12 @@ def test_overrides_reach_into_lists_by_name(tmp_path: Path) -> None:
     assert trial.backbone.start_timestep == 500 and trial.train.lora.rank == 4
 
 
+def test_exponents_need_no_decimal_point(tmp_path: Path) -> None:
+    """As in YAML 1.2; PyYAML alone reads 1e-6 as text."""
+    trial = make_plan(load_sweep(write(tmp_path, MINIMAL), ["train.learning_rate=1e-6"])).trials[0]
+    assert trial.train.learning_rate == 1e-6
+
+
 def test_grid_and_draws_multiply_and_are_seeded(tmp_path: Path) -> None:
     overrides = [
         "train.seed={values: [0, 1]}",
