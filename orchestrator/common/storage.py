@@ -4,7 +4,7 @@ STORAGE/mlflow.db, STORAGE/artifacts/        the embedded tracking (unless a ser
 STORAGE/prompts/DIGEST/                      prompt shards, shared by sweeps
 STORAGE/NAME/results/TRIAL.json              what each finished trial came to
 STORAGE/NAME/measured/INFER_TRIAL.parquet    what was measured of a student at one strength
-STORAGE/NAME/pictures/                       of what is not measured yet, or infer.keep_pictures
+STORAGE/NAME/pictures/                       of what is not measured yet
 STORAGE/NAME/summary.json                    the whole sweep
 """
 

@@ -132,11 +132,7 @@ class Infer(Section):
     """Images of each pair, with the same noise for every strength and student."""
     scorers: Annotated[list[Scorer], Field(min_length=1), AfterValidator(_check_unique)]
     """Scorers of these images."""
-    sheet_pairs: Positive = 8
-    """Rows of the contact sheet: the first pairs."""
     max_accuracy_loss: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Attribute accuracy that the best strength may cost; see `champion` in the README."""
-    keep_pictures: bool = False
-    """True if images stay in the storage after they have been scored."""
     gpus: Annotated[float, Field(ge=0, le=8), AfterValidator(_check_gpu_share)] = 0
     """GPUs of each inference trial and of each scorer: a fraction of one, or a whole number."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.config.renamed_settings import new_name
+from orchestrator.config.renamed_settings import remedy
 from orchestrator.config.yaml_source import KeyPath
 
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
@@ -24,8 +24,8 @@ def explain(error: ValidationError, root: Any, data: Any) -> tuple[KeyPath, str]
     """
     first = _most_specific(error)
     at = _path_in_data(first["loc"], data, first["type"] == "missing")
-    if first["type"] in UNKNOWN_KEY and (renamed := new_name(at)):
-        return at, f"this setting is called {renamed!r} now: rename it"
+    if first["type"] in UNKNOWN_KEY and (known_remedy := remedy(at)):
+        return at, known_remedy
     if first["type"] in UNKNOWN_KEY:
         known = [name for name, _ in _members(_model_at(root, at[:-1]))]
         near = difflib.get_close_matches(str(at[-1])[:64], known, n=1, cutoff=0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.common.digests import digest
 from orchestrator.config.ranking import RANKING_METRICS
-from orchestrator.config.renamed_settings import under_old_names
+from orchestrator.config.renamed_settings import in_old_form
 from orchestrator.config.schema import BackboneEntry, Range, Sweep, TrainValues, Values, draw
 from orchestrator.config.sweep_file import SweepFile
 from orchestrator.planning.checks import check_prompts, check_sizes, check_weights
@@ -90,7 +90,7 @@ class Plan:
         unused = {"storage", "tracking"} | (set() if self.sweep.arms else {"arms"})
         resolved = self.sweep.model_dump(mode="json", exclude=unused)
         resolved["search"]["metric"] = self.sweep.search.metric or RANKING_METRICS[0]
-        return digest(under_old_names(resolved))[:12]
+        return digest(in_old_form(resolved))[:12]
 
     @property
     def trains_with_negatives(self) -> bool:

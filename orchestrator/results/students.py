@@ -33,6 +33,8 @@ from workloads.students.defaults import save_defaults
 
 SCORED_TOGETHER = 4
 """Students that may wait for others before they are scored."""
+SHEET_PAIRS = 8
+"""Rows of the contact sheet: the first pairs."""
 
 
 @dataclass
@@ -204,7 +206,7 @@ class Students:
         infer = self._plan.infer.infer
         tables = [(job.infer.guidance, load_measured(self.store, job)) for job in jobs]
         examples = [(guidance, [bytes(png) for png in table[EXAMPLE] if png]) for guidance, table in tables]
-        shown = self._plan.infer.pairs[: infer.sheet_pairs]
+        shown = self._plan.infer.pairs[:SHEET_PAIRS]
         return curve(tables, infer.scorers), strength_sheet(shown, examples, jobs[0].infer.student_name)
 
     def _register(self, entry: Entry, default: AttentionGuidanceSettings, sheet: bytes) -> str:

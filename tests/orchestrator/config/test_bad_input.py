@@ -81,6 +81,10 @@ FILES = [
            r":3: backbones: have a duplicate name: \['pixart', 'pixart'\]"),
     spoilt("pair-misspelt", "negative_prompt: red", "negative: red",
      r":12: infer\.pairs\.0\.negative: unknown key"),
+    spoilt("setting-renamed", "{samples: 2}", "{samples: 2}\nresources: {hang_seconds: 5}",
+     r":14: resources\.hang_seconds: this setting is called 'hang_timeout_s' now: rename it"),
+    spoilt("setting-removed", "scorers: [removal]", "keep_pictures: true",
+     r":11: infer\.keep_pictures: this setting was removed: delete it"),
     spoilt("pairs-a-number", "[{prompt: a circle, negative_prompt: red}]", "5",
      r":12: infer\.pairs: .*not 5"),
 ]  # fmt: skip

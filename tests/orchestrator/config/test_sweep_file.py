@@ -18,6 +18,18 @@ REPOSITORY = Path(__file__).parents[3]
 SHIPPED = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
 
 
+LAUNCHES = {
+    "backbones": "408791cba850",
+    "miniature": "13479697c6d6",
+    "objectives": "13d758baea0e",
+    "stability": "f2d517857d4a",
+    "tune-new-backbone": "9916c08ee994",
+}
+"""Launch digests of the shipped sweeps, which stored results carry."""
+MINIATURE_TRIALS = ["b6dd788f0c62", "2730d60ef5e4", "81c80e4555c4", "321047a77d92"]
+"""Digests of the first trials of `sweeps/miniature.yaml`."""
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "sweep.yaml"
     path.write_text(text)
@@ -28,6 +40,12 @@ def write(folder: Path, text: str) -> Path:
 def test_shipped_files_load_and_plan(path: Path) -> None:
     plan = make_plan(load_sweep(path))
     assert f"trials on {len(plan.sweep.backbones)} backbones" in describe_plan(plan, "x", "y")
+
+
+def test_shipped_sweeps_keep_their_digests() -> None:
+    plans = {path.stem: make_plan(load_sweep(path)) for path in SHIPPED}
+    assert {name: plan.digest for name, plan in plans.items()} == LAUNCHES
+    assert [trial.digest for trial in plans["miniature"].trials[:4]] == MINIATURE_TRIALS
 
 
 def test_miniature_has_a_control_per_backbone() -> None:
