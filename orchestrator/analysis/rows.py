@@ -124,7 +124,7 @@ class HalvingRow(TypedDict):
 
 
 class EarlyStoppingRow(TypedDict):
-    """How well early evaluations of a metric predict the last one."""
+    """Early stopping by a metric: prediction of the last score, and cost and loss of halving."""
 
     looks: int
     """Evaluations in a training."""

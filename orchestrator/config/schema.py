@@ -84,7 +84,7 @@ class Arm(Section):
 
 
 class Search(Section):
-    """How swept values become trials, and which trials are stopped early."""
+    """Expansion of swept values to trials, and early stopping of trials."""
 
     samples: Positive = 1
     """Draws from each {min, max}; grid values multiply."""
@@ -112,7 +112,7 @@ class Resources(Section):
     gpu: Annotated[str, AfterValidator(_check_gpu)] | None = None
     """Kind of GPU, with which `--plan` estimates time; a sweep that cannot fit it is refused."""
     step: StepSettings = StepSettings()
-    """How a step is computed; results differ by rounding alone."""
+    """Memory and speed of a step; results differ by rounding alone."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 0.7
     """Logical CPUs; leave 0.3 of a CPU per trial for its driver and for inference trials."""
     max_concurrent_trials: Positive | None = None
@@ -137,7 +137,7 @@ class Resources(Section):
 
 
 class Tracking(Section):
-    """Where runs are recorded."""
+    """Store of the recorded runs."""
 
     uri: Text | None = None
     """MLflow server, or a database unless the storage is a bucket; by default SQLite in the storage."""
@@ -163,6 +163,7 @@ class Sweep(Section):
     """For NASA-T (train.nasa_interval): negative prompts with which students are trained."""
     backbones: Annotated[list[BackboneEntry], Field(min_length=1)]
     train: TrainValues = Field(default_factory=dict)
+    """Settings of all trainings."""
     arms: list[Arm] = Field(default_factory=list)
     """Named groups of settings that are compared where one swept setting does not suffice; each is tried on
     every backbone."""
@@ -212,7 +213,7 @@ def swept(value: Any) -> Values | Range | None:
     """Return `value` as `Values` or `Range` if it is swept, None if it is a plain setting.
 
     Raises:
-        ValidationError: it looks swept and is not well formed.
+        ValidationError: it has a key of a swept value and is not well formed.
     """
     if not isinstance(value, dict):
         return None

@@ -71,7 +71,7 @@ class SweepFile:
         """Return the value at `key_path` as `Values` or `Range`; None if it is a plain setting.
 
         Raises:
-            UserError: it looks swept and is not well formed.
+            UserError: it has a key of a swept value and is not well formed.
         """
         try:
             return swept(value)
