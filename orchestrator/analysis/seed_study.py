@@ -1,19 +1,31 @@
-"""What a sweep says when its seeds are taken together: arms, backbones, and a ranking with its doubt.
+"""Study of a sweep over its seeds: arms on backbones, and rankings of arms with their uncertainty.
 
-An arm is a combination of what the sweep varied within a backbone, seeds apart; or what its file
-names under `arms`. `study` computes from plain rows, `tracking.trainings` reads those from MLflow,
-`study_page` shows the outcome, and its words for each number are `DEFINITIONS`.
+An arm is a combination of the settings, seeds excepted, that the sweep varied within a backbone; or an
+entry of the file's section `arms`. `tracking.history` reads a sweep's trainings from MLflow, `study`
+computes rows (`rows`) from them, `reporting.study_report` shows these with the texts of `DEFINITIONS`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from orchestrator.analysis.early_stopping import DEFINITIONS as EARLY_DEFINITIONS
-from orchestrator.analysis.early_stopping import early
+from orchestrator.analysis.early_stopping import Histories, early_stopping
+from orchestrator.analysis.rows import (
+    ArmRow,
+    CellRow,
+    CollapseRow,
+    DifferenceRow,
+    EarlyStoppingRow,
+    MetricRankingRow,
+    MetricRow,
+    RankedArmRow,
+    RankingRow,
+    Study,
+)
 from orchestrator.analysis.statistics import (
     Cells,
     Estimate,
@@ -33,13 +45,13 @@ HIGHER_IS_BETTER = {
     "attribute_accuracy": True, "frechet_distance": False, "fid": False, "precision": True,
     "recall": True, "hps_v2.1": True, "hps_v2.0": True, "clip_plus": True, "prompt_accuracy": True,
 }  # fmt: skip
-"""The metrics that are compared, in this order, and whether higher is better."""
-ENDED = ("finished", "collapsed")
-"""Statuses of the trainings that are compared: they had the whole budget, or ended by themselves."""
-MOST_COMPARED = 30
-"""Arms of which every two are compared."""
-APART = ("arm", "backbone", "model", "seed", "start_timestep")
-"""Settings that make no arm: an arm is of a backbone, and over seeds."""
+"""Metrics that are compared, in this order; True if higher is better."""
+COMPARED_STATUSES = ("finished", "collapsed")
+"""Statuses of trainings that are compared: they used their whole budget, or collapsed."""
+MAX_COMPARED_ARMS = 30
+"""Largest number of arms of which every two are compared."""
+NOT_IN_ARMS = ("arm", "backbone", "model", "seed", "start_timestep")
+"""Settings that do not distinguish arms: an arm is named for all backbones and seeds."""
 DEFINITIONS = {
     "value": "The last score measured in a training; of a collapsed one too, if there is one.",
     "mean": "Mean over seeds, with Student's t 95 % interval (seeds - 1 degrees of freedom).",
@@ -65,19 +77,19 @@ class Training:
     backbone: str
     seed: int
     settings: Mapping[str, str]
-    """Flat."""
+    """Settings by flat name, as text."""
     status: str
-    """Of `ledger.Status`; empty: it has not ended."""
+    """A `ledger.Status`; empty if the training has not ended."""
     histories: Mapping[str, Sequence[float]]
-    """Metrics of `HIGHER_IS_BETTER`, look after look; none of those that were not measured."""
+    """Scores of each measured metric of `HIGHER_IS_BETTER`, one per evaluation."""
 
 
-def study(trainings: Sequence[Training]) -> dict[str, Any]:
-    """The content of `report.json`: `cells` are arms on backbones, `rankings` and `early` are by metric."""
+def study(trainings: Sequence[Training]) -> Study:
+    """Return the content of `report.json`; `cells` are arms on backbones."""
     labels, settings = _arms(trainings)
     backbones = list(dict.fromkeys(t.backbone for t in trainings))
     arms = list(dict.fromkeys(labels))
-    ended = [(label, t) for label, t in zip(labels, trainings, strict=True) if t.status in ENDED]
+    ended = [(label, t) for label, t in zip(labels, trainings, strict=True) if t.status in COMPARED_STATUSES]
     cells = [
         _cell(arm, backbone, [t for label, t in ended if (label, t.backbone) == (arm, backbone)])
         for arm in arms
@@ -88,27 +100,17 @@ def study(trainings: Sequence[Training]) -> dict[str, Any]:
     return {
         "definitions": DEFINITIONS | EARLY_DEFINITIONS,
         "trainings": len(trainings),
-        "status": {each: sum((t.status or "not ended") == each for t in trainings)
-                   for each in dict.fromkeys(t.status or "not ended" for t in trainings)},
+        "status": _statuses(trainings),
         "backbones": backbones,
-        "arms": [
-            {"arm": arm, "settings": settings[arm], **_collapses([t for own, t in ended if own == arm])}
-            for arm in arms
-        ],
+        "arms": [_arm(arm, settings[arm], [t for own, t in ended if own == arm]) for arm in arms],
         "cells": cells,
-        "rankings": {
-            metric: _ranking(cells, backbones, metric, "values", HIGHER_IS_BETTER[metric])
-            | {"oscillation": _ranking(cells, backbones, metric, "oscillations", False)}
-            for metric in metrics
-        },
-        "early": {
-            metric: found for metric in metrics if (found := early(cells, metric, HIGHER_IS_BETTER[metric]))
-        },
-    }  # fmt: skip
+        "rankings": {metric: _rankings(cells, backbones, metric) for metric in metrics},
+        "early": {metric: row for metric in metrics if (row := _early_stopping(cells, metric))},
+    }
 
 
 def has_seeds(trainings: Iterable[Training]) -> bool:
-    """Whether any arm was trained at more than one seed on a backbone."""
+    """Return True if any arm was trained with more than one seed on a backbone."""
     rows = list(trainings)
     labels, _ = _arms(rows)
     pairs = [(label, t.backbone) for label, t in zip(labels, rows, strict=True)]
@@ -116,14 +118,14 @@ def has_seeds(trainings: Iterable[Training]) -> bool:
 
 
 def _arms(trainings: Sequence[Training]) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """Each training's arm, and each arm's settings, of those that the sweep varied."""
+    """Return each training's arm, and by arm the settings that the sweep varied."""
     groups: dict[tuple[str, str], list[Training]] = {}
     for training in trainings:
         groups.setdefault((training.backbone, training.settings.get("arm", "")), []).append(training)
-    keys = list(dict.fromkeys(key for t in trainings for key in t.settings if key not in APART))
-    inner = [key for key in keys if any(_differ(key, group) for group in groups.values())]
+    keys = list(dict.fromkeys(key for t in trainings for key in t.settings if key not in NOT_IN_ARMS))
+    inner = [key for key in keys if any(_varies(key, group) for group in groups.values())]
     backbones = {t.backbone: [u for u in trainings if u.backbone == t.backbone] for t in trainings}
-    shown = [key for key in keys if any(_differ(key, group) for group in backbones.values())]
+    shown = [key for key in keys if any(_varies(key, group) for group in backbones.values())]
     labels, settings = [], {}
     for training in trainings:
         own = training.settings
@@ -134,56 +136,85 @@ def _arms(trainings: Sequence[Training]) -> tuple[list[str], dict[str, dict[str,
     return labels, settings
 
 
-def _differ(key: str, trainings: Sequence[Training]) -> bool:
+def _varies(key: str, trainings: Sequence[Training]) -> bool:
     return len({t.settings.get(key) for t in trainings}) > 1
 
 
-def _cell(arm: str, backbone: str, trainings: Sequence[Training]) -> dict[str, Any]:
-    found = {metric: _measured(metric, trainings) for metric in HIGHER_IS_BETTER}
+def _statuses(trainings: Sequence[Training]) -> dict[str, int]:
+    statuses = [t.status or "not ended" for t in trainings]
+    return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
+
+
+def _arm(arm: str, settings: dict[str, str], trainings: Sequence[Training]) -> ArmRow:
+    return {"arm": arm, "settings": settings, **_collapses(trainings)}
+
+
+def _cell(arm: str, backbone: str, trainings: Sequence[Training]) -> CellRow:
+    found = {metric: _metric(metric, trainings) for metric in HIGHER_IS_BETTER}
     return {
         "arm": arm,
         "backbone": backbone,
         **_collapses(trainings),
-        "metrics": {metric: each for metric, each in found.items() if each},
+        "metrics": {metric: row for metric, row in found.items() if row is not None},
     }
 
 
-def _collapses(trainings: Sequence[Training]) -> dict[str, Any]:
+def _collapses(trainings: Sequence[Training]) -> CollapseRow:
     count = sum(t.status == "collapsed" for t in trainings)
     rate = share("collapse_rate", count, len(trainings), "") if trainings else None
     return {
         "ended": len(trainings),
         "collapsed": count,
-        "collapse_rate": asdict(Estimate(rate.value, rate.low, rate.high)) if rate else None,
+        "collapse_rate": Estimate(rate.value, rate.low, rate.high).row if rate else None,
     }
 
 
-def _measured(metric: str, trainings: Sequence[Training]) -> dict[str, Any]:
-    """Of one cell: values by seed, their mean and spread, the mean course, the oscillation."""
+def _metric(metric: str, trainings: Sequence[Training]) -> MetricRow | None:
+    """Return a metric of the trainings of one cell; None if none of them measured it."""
     histories = {t.seed: list(t.histories[metric]) for t in trainings if t.histories.get(metric)}
     if not histories:
-        return {}
-    values = {seed: looks[-1] for seed, looks in histories.items()}
-    swings = {seed: oscillation(looks, HIGHER_IS_BETTER[metric]) for seed, looks in histories.items()}
+        return None
+    values = {seed: scores[-1] for seed, scores in histories.items()}
+    swings = {seed: oscillation(scores, HIGHER_IS_BETTER[metric]) for seed, scores in histories.items()}
     known = {seed: swing for seed, swing in swings.items() if swing is not None}
     return {
         "values": values,
-        **asdict(over_seeds(list(values.values()))),
+        **over_seeds(list(values.values())).row,
         "deviation": deviation(list(values.values())),
         "histories": histories,
         "oscillations": known,
-        "oscillation": asdict(over_seeds(list(known.values()))) if known else None,
+        "oscillation": over_seeds(list(known.values())).row if known else None,
+    }
+
+
+def _early_stopping(cells: Sequence[CellRow], metric: str) -> EarlyStoppingRow | None:
+    by_backbone: dict[str, list[Histories]] = {}
+    for cell in cells:
+        if metric in cell["metrics"]:
+            by_backbone.setdefault(cell["backbone"], []).append(cell["metrics"][metric]["histories"])
+    return early_stopping(by_backbone, HIGHER_IS_BETTER[metric])
+
+
+def _rankings(cells: Sequence[CellRow], backbones: Sequence[str], metric: str) -> MetricRankingRow:
+    return {
+        **_ranking(cells, backbones, metric, "values", HIGHER_IS_BETTER[metric]),
+        "oscillation": _ranking(cells, backbones, metric, "oscillations", higher=False),
     }
 
 
 def _ranking(
-    cells: Sequence[Mapping[str, Any]], backbones: Sequence[str], metric: str, of: str, higher: bool
-) -> dict[str, Any]:
-    """Arms by their worst backbone, best first, in what `of` names; those that lack a backbone are not."""
+    cells: Sequence[CellRow],
+    backbones: Sequence[str],
+    metric: str,
+    by: Literal["values", "oscillations"],
+    higher: bool,
+) -> RankingRow:
+    """Rank arms by `by` on their worst backbone, best first; arms that lack a backbone are not ranked."""
     by_arm: dict[str, dict[str, dict[int, float]]] = {}
     for cell in cells:
-        if cell["metrics"].get(metric, {}).get(of):
-            by_arm.setdefault(cell["arm"], {})[cell["backbone"]] = cell["metrics"][metric][of]
+        row = cell["metrics"].get(metric)
+        if row is not None and row[by]:
+            by_arm.setdefault(cell["arm"], {})[cell["backbone"]] = row[by]
     measured = [name for name in backbones if any(name in own for own in by_arm.values())]
     whole = {arm: {b: own[b] for b in measured} for arm, own in by_arm.items() if len(own) == len(measured)}
     seeds = min((len(values) for own in whole.values() for values in own.values()), default=0)
@@ -194,14 +225,14 @@ def _ranking(
         "better": "higher" if higher else "lower",
         "backbones": measured,
         "fewest_seeds": seeds,
-        "arms": _ranked(whole, sign, draws),
+        "arms": _ranked_arms(whole, sign, draws),
         "not_ranked": [arm for arm in by_arm if arm not in whole],
         "differences": _differences(whole, sign, draws),
     }
 
 
-def _ranked(cells: Cells, sign: float, draws: Floats | None) -> list[dict[str, Any]]:
-    rows = []
+def _ranked_arms(cells: Cells, sign: float, draws: Floats | None) -> list[RankedArmRow]:
+    rows: list[RankedArmRow] = []
     best = probability_of_best(draws) if draws is not None else None
     placed = ranks(draws) if draws is not None else None
     for index, (arm, own) in enumerate(cells.items()):
@@ -224,10 +255,10 @@ def _ranked(cells: Cells, sign: float, draws: Floats | None) -> list[dict[str, A
     return sorted(rows, key=lambda row: -sign * row["worst"])
 
 
-def _differences(cells: Cells, sign: float, draws: Floats | None) -> list[dict[str, Any]]:
-    """Every two arms that share a seed on every backbone; of very many arms the best ones."""
-    rows = []
-    best = sorted(enumerate(cells), key=lambda each: -sign * _worst(cells[each[1]], sign))[:MOST_COMPARED]
+def _differences(cells: Cells, sign: float, draws: Floats | None) -> list[DifferenceRow]:
+    """Compare every two arms that share a seed on every backbone; of very many arms only the best."""
+    rows: list[DifferenceRow] = []
+    best = sorted(enumerate(cells), key=lambda each: -sign * _worst(cells[each[1]], sign))[:MAX_COMPARED_ARMS]
     for (i, first), (j, second) in combinations(sorted(best), 2):
         pairs = [
             [own[seed] - cells[second][backbone][seed] for seed in own if seed in cells[second][backbone]]
@@ -241,7 +272,7 @@ def _differences(cells: Cells, sign: float, draws: Floats | None) -> list[dict[s
                 "first": first,
                 "second": second,
                 "pairs": sum(map(len, pairs)),
-                **asdict(mean_difference(pairs)),
+                **mean_difference(pairs).row,
                 "p": sign_flip_p(pairs) if draws is not None else None,
                 "worst": _worst(cells[first], sign) - _worst(cells[second], sign),
                 "worst_low": worst[0],

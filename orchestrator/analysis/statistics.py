@@ -1,6 +1,6 @@
-"""The statistics of a study over seeds: intervals, the bootstrap of worst cases, a test of pairs.
+"""Statistics of a study over seeds: intervals, the bootstrap of worst cases, a sign-flip test of pairs.
 
-Shapes: D bootstrap draws, A arms, S seeds, N pairs, B backbones.
+Shapes: A arms, B backbones, S seeds, D bootstrap draws, N pairs, F sign flips.
 """
 
 import math
@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
+from orchestrator.analysis.rows import EstimateRow
+
 DRAWS = 10_000
 SEED = 0
-"""Of the bootstrap, and of sign flips where there are too many to try all."""
-MOST_EXACT = 16
-"""Pairs of which every sign flip is tried; of more a random 2^16 of them."""
+"""Seed of the bootstrap, and of sign flips if there are too many to try all."""
+MAX_EXACT_PAIRS = 16
+"""Largest number of pairs for which every sign flip is tried; for more, a random 2^16 of them."""
 Floats = npt.NDArray[np.float64]
 BySeed = Mapping[int, float]
 Cells = Mapping[str, Mapping[str, BySeed]]
@@ -25,15 +27,19 @@ Cells = Mapping[str, Mapping[str, BySeed]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval, which is absent where nothing is known of the spread."""
+    """A number with its 95 % interval, which is None if the spread is unknown."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
+    @property
+    def row(self) -> EstimateRow:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean of a number per seed, with Student's t interval of S - 1 degrees of freedom."""
+    """Return the mean of `values` (S,), with Student's t interval of S - 1 degrees of freedom."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return Estimate(mean)
@@ -42,28 +48,27 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def deviation(values: Sequence[float]) -> float:
-    """The standard deviation, of S - 1; 0 of one value."""
+    """Return the standard deviation of `values` (S,), with S - 1 in the denominator; 0 for one value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def oscillation(looks: Sequence[float], higher_is_better: bool) -> float | None:
-    """Mean worsening between successive looks: sum of max(0, how much worse) / (looks - 1).
+def oscillation(scores: Sequence[float], higher_is_better: bool) -> float | None:
+    """Return the mean worsening between successive scores: sum of max(0, worsening) / (len(scores) - 1).
 
-    0 of a training that only ever gets better, however fast: differences take the trend out (as in
-    Chan et al. 2020, arXiv 1912.05663), and of them only those for the worse count. None of fewer
-    than three looks.
+    0 for a training that only improves, however fast: differences remove the trend (as in Chan et al.
+    2020, arXiv 1912.05663), and only those for the worse count. None for fewer than three scores.
     """
-    if len(looks) < 3:
+    if len(scores) < 3:
         return None
-    worse = np.diff(looks) * (-1 if higher_is_better else 1)
+    worse = np.diff(scores) * (-1 if higher_is_better else 1)
     return float(np.maximum(worse, 0).mean())
 
 
 def bootstrap_means(cells: Cells) -> Floats:
-    """(A, B, D) means over seeds drawn with replacement, within each backbone.
+    """Return means (A, B, D) over seeds drawn with replacement within each backbone.
 
-    Where all arms of a backbone have the same seeds, which share noise and prompts, each draw takes
-    the same seeds of all of them.
+    If all arms of a backbone have the same seeds, which share noise and prompts, each draw takes
+    the same seeds for all of them.
     """
     rng = np.random.default_rng(SEED)
     backbones = list(next(iter(cells.values())))
@@ -82,23 +87,24 @@ def bootstrap_means(cells: Cells) -> Floats:
 
 
 def ranks(scores: Floats) -> Floats:
-    """(A, D) ranks of `scores` (A, D), higher is better, 1 the best; equals share the better rank."""
+    """Return ranks (A, D) of `scores` (A, D), higher is better, 1 the best; equals share the better rank."""
     columns = zip(np.sort(-scores, 0).T, -scores.T, strict=True)
     return 1.0 + np.stack([np.searchsorted(ordered, own) for ordered, own in columns], 1)
 
 
 def probability_of_best(scores: Floats) -> Floats:
-    """(A,) share of draws of `scores` (A, D) in which an arm is best; equals share a draw."""
+    """Return the share (A,) of draws of `scores` (A, D) in which an arm is best; equals share a draw."""
     best = scores == scores.max(0)
     shares: Floats = (best / best.sum(0)).mean(1)
     return shares
 
 
 def mean_difference(pairs: Sequence[Sequence[float]]) -> Estimate:
-    """Mean over backbones of each one's mean difference, with its t interval.
+    """Return the mean over backbones of each one's mean difference, with its t interval.
 
-    `pairs`: by backbone, a difference per seed. Backbones are not drawn from anything, so the error
-    is that over seeds within each: se^2 = sum s_b^2 / n_b / B^2, freedom by Welch and Satterthwaite.
+    `pairs`: (B, S), a difference per backbone and seed. Backbones are a fixed set, not a sample, so the
+    error is that over seeds within each: se^2 = sum s_b^2 / n_b / B^2, with the degrees of freedom of
+    Welch and Satterthwaite.
     """
     value = float(np.mean([np.mean(differences) for differences in pairs]))
     if min(map(len, pairs)) < 2:
@@ -112,24 +118,24 @@ def mean_difference(pairs: Sequence[Sequence[float]]) -> Estimate:
 
 
 def sign_flip_p(pairs: Sequence[Sequence[float]]) -> float:
-    """Two-sided p of the same mean: how often flipped signs make one at least as far from 0.
+    """Return the two-sided p of the mean of `pairs` (B, S): share of sign flips with a mean as far from 0.
 
-    Exact where there are few pairs, since then every one of the 2^N flips is tried.
+    Exact for at most `MAX_EXACT_PAIRS` pairs, because then each of the 2^N flips is tried.
     """
     weighted = np.concatenate([np.asarray(each) / len(each) / len(pairs) for each in pairs])
     flipped = np.abs(_signs(len(weighted)) @ weighted)
-    # Equal sums differ by rounding, by how they were added up.
+    # Equal sums may differ by rounding, depending on the order of summation.
     observed = abs(weighted.sum()) * (1 - 1e-9) - 1e-15
     return float((flipped >= observed).mean())
 
 
 @cache
 def _signs(pairs: int) -> Floats:
-    """(F, N) of +1 and -1; of many pairs a random choice, in which the observed signs are one."""
-    if pairs <= MOST_EXACT:
+    """Return signs (F, N) of +1 and -1; for many pairs a random choice that includes the observed signs."""
+    if pairs <= MAX_EXACT_PAIRS:
         bits = np.arange(2**pairs)[:, None] >> np.arange(pairs) & 1
     else:
-        bits = np.random.default_rng(SEED).integers(2, size=(2**MOST_EXACT, pairs))
+        bits = np.random.default_rng(SEED).integers(2, size=(2**MAX_EXACT_PAIRS, pairs))
         bits[0] = 1
     signs: Floats = np.where(bits, 1.0, -1.0)
     return signs

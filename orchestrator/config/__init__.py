@@ -1,1 +1,1 @@
-"""The sweep file: its schema, how it is read, and errors that name file, line and setting."""
+"""The sweep file: its schema, its reader, and errors that name file, line and setting."""

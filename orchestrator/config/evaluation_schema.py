@@ -1,111 +1,110 @@
-"""The sections of a sweep file about what is drawn and measured: `evaluate` and `infer`."""
+"""Sections `evaluate` and `infer` of a sweep file: which images are sampled, and what is measured of them."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
-from orchestrator.config.base_model import Positive, Seed, Strict, Text, no_booleans
+from orchestrator.config.base_model import Positive, Section, Seed, Text
 from workloads.settings.scorers import ScorerSettings
 
 STYLE = r"^[A-Za-z0-9_ -]{0,60}$"
-"""A style becomes part of a metric's name, which MLflow must take."""
-FEWEST_FOR_FIDELITY = 8
-Headline = Literal["attribute_accuracy", "hps_v2.1", "hps_v2.0", "clip_plus"]
-"""The metrics that trials can be ranked by, higher is better; unless `search.metric` names one, by the
+"""Pattern of a style, which becomes part of a metric's name that MLflow must accept."""
+MIN_FIDELITY_SAMPLES = 8
+RankingMetric = Literal["attribute_accuracy", "hps_v2.1", "hps_v2.0", "clip_plus"]
+"""Metrics by which trials can be ranked, higher is better. `search.metric` names one; by default it is the
 first of these that is measured."""
-LOOKING = ("attributes", "fidelity", "clip", "hpsv2")
-"""Scorers that can measure pictures of prompts alone."""
+TRAINING_SCORERS = ("attributes", "fidelity", "clip", "hpsv2")
+"""Scorers that need prompts and images alone, so that they can run while a student trains."""
 
 
-def _whole_or_share(gpus: float) -> float:
+def _check_gpu_share(gpus: float) -> float:
     if gpus > 1 and not gpus.is_integer():
-        raise ValueError(f"needs a share of one GPU or whole ones, not {gpus:g}")
+        raise ValueError(f"must be a fraction of one GPU or a whole number, not {gpus:g}")
     return gpus
 
 
-class Teacher(Strict):
-    """How the teacher draws the pictures that students are compared with."""
+class Teacher(Section):
+    """Settings with which the teacher samples the images that students are compared with."""
 
     steps: Positive = 20
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 4.5
 
 
-def _briefly(scorer: ScorerSettings) -> str | dict[str, str | float]:
-    """As a sweep file would have it; part of what a result was measured with."""
+def _serialize_scorer(scorer: ScorerSettings) -> str | dict[str, str | float]:
+    """Return a scorer as a sweep file writes it; results store it as part of their protocol."""
     given = {key: value for key, value in asdict(scorer).items() if value is not None}
     return scorer.name if len(given) == 1 else given
 
 
-def _by_name(value: Any) -> Any:
+def _expand_scorer_name(value: Any) -> Any:
     if isinstance(value, str):
         return {"name": value}
     if not isinstance(value, dict | ScorerSettings):
         raise ValueError(f"is {value!r}: give a scorer's name, or {{name: ..., with its options}}")
-    return no_booleans(value)
+    return value
 
 
-Scorer = Annotated[
-    ScorerSettings,
-    BeforeValidator(_by_name),
-]
+Scorer = Annotated[ScorerSettings, BeforeValidator(_expand_scorer_name)]
 """A scorer by its name alone, or {name: ..., with its options}."""
 
 
-def _looks(scorer: ScorerSettings) -> ScorerSettings:
-    if scorer.name not in LOOKING:
+def _check_training_scorer(scorer: ScorerSettings) -> ScorerSettings:
+    if scorer.name not in TRAINING_SCORERS:
         raise ValueError(
-            f"scorer {scorer.name} belongs under infer.scorers; while a student trains, "
-            f"{', '.join(LOOKING)} can look"
+            f"scorer {scorer.name} belongs under infer.scorers: evaluate.scorers accepts "
+            f"{', '.join(TRAINING_SCORERS)}"
         )
     if scorer.threshold is not None:
-        raise ValueError("clip's threshold is of negative prompts, which belong under infer: leave it out")
+        raise ValueError("clip's threshold applies to negative prompts, which only infer has: leave it out")
     return scorer
 
 
-def _once(scorers: list[ScorerSettings]) -> list[ScorerSettings]:
+def _check_unique(scorers: list[ScorerSettings]) -> list[ScorerSettings]:
     names = [f"{scorer.name} {scorer.version or ''}".strip() for scorer in scorers]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{twice} is there twice, and its scores have one name: keep one")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise ValueError(f"{duplicate} is listed twice, and both would write the same metrics: keep one")
     return scorers
 
 
-class Evaluate(Strict):
-    """What is looked at and measured while a student trains, and when it is done."""
+class Evaluate(Section):
+    """Contact sheets and scores of a student while it trains."""
 
     scorers: Annotated[
-        list[Annotated[Scorer, AfterValidator(_looks), PlainSerializer(_briefly)]], AfterValidator(_once)
+        list[Annotated[Scorer, AfterValidator(_check_training_scorer), PlainSerializer(_serialize_scorer)]],
+        AfterValidator(_check_unique),
     ] = Field(default_factory=list)
-    """Of miniature backbones, `attributes`: does the picture show what the prompt names, and `fidelity`:
-    are pictures as good and as varied as real ones. Of all, `clip` and `hpsv2`: agreement with the prompt."""
+    """Miniature backbones only: `attributes` (does the image show what the prompt names?) and `fidelity`
+    (are images as good and as varied as real ones?). All backbones: `clip` and `hpsv2`, agreement with
+    the prompt."""
     samples: Positive = 256
-    """Pictures that a score is measured on; of captions of the miniature world if `attributes` or
-    `fidelity` is there, else of the sheet's prompts in turn."""
+    """Images behind a score: of captions of the miniature world if `attributes` or `fidelity` is among the
+    scorers, else of `sheet_prompts` in turn."""
     seed: Seed = 0
-    """Of the noise; the same for every trial, so that sheets and scores compare."""
+    """Seed of the noise; the same for every trial, so that sheets and scores are comparable."""
     evaluations: Positive = 5
-    """How often in a training: contact sheets and scores, evenly spaced, the last at its end."""
+    """Evaluations in a training (contact sheet and scores), evenly spaced, the last at its end."""
     sheet_prompts: Annotated[list[Text], Field(min_length=1, max_length=32)]
-    """The rows of the contact sheets."""
+    """Rows of the contact sheets."""
     teacher: Teacher = Teacher()
 
     @property
-    def headlines(self) -> list[str]:
-        """The metrics of these scorers that trials can be ranked by."""
+    def ranking_metrics(self) -> list[str]:
+        """Metrics of these scorers by which trials can be ranked."""
         names = {"attributes": "attribute_accuracy", "clip": "clip_plus"}
         found = [f"hps_{s.version}" if s.name == "hpsv2" else names.get(s.name) for s in self.scorers]
         return [metric for metric in found if metric is not None]
 
     @model_validator(mode="after")
-    def _enough(self) -> "Evaluate":
-        if self.samples < FEWEST_FOR_FIDELITY and any(each.name == "fidelity" for each in self.scorers):
-            raise ValueError(f"samples must be at least {FEWEST_FOR_FIDELITY} for scorer fidelity")
+    def _check_samples(self) -> "Evaluate":
+        if self.samples < MIN_FIDELITY_SAMPLES and any(each.name == "fidelity" for each in self.scorers):
+            raise ValueError(f"samples must be at least {MIN_FIDELITY_SAMPLES} for scorer fidelity")
         return self
 
 
-class Pair(Strict):
-    """A prompt, and what its picture shall not show."""
+class Pair(Section):
+    """A prompt, and what its image must not show."""
 
     prompt: Text
     negative_prompt: Text
@@ -113,31 +112,27 @@ class Pair(Strict):
     """Group of prompts, for scores by group."""
 
 
-class AttentionGuidance(Strict):
-    """A way to obey negative prompts, at one or more strengths."""
+class AttentionGuidance(Section):
+    """A kernel for negative prompts (`AttentionGuidanceSettings`), at one or more strengths."""
 
     kind: Literal["nasa", "nag"]
     strength: Any
-    """A number, {values: [...]} or {min:, max:}; the plain student is always drawn as well."""
+    """A number, {values: [...]} or {min:, max:}; the plain student is always sampled as well."""
     clip: float = 2.5
     blend: float = 0.375
 
 
-class Infer(Strict):
-    """What is tried on each finished student; none of it trains anything."""
+class Infer(Section):
+    """The second search: finished students sampled with negative prompts, without training."""
 
     attention_guidance: Annotated[list[AttentionGuidance], Field(min_length=1)]
     pairs: list[Pair] | str
     """Prompts with their negative prompts; or a .jsonl file of them."""
     pictures: Positive = 32
-    """Of each pair, with the same noise for every strength and student."""
-    scorers: Annotated[list[Scorer], Field(min_length=1), AfterValidator(_once)]
-    """What is measured of these pictures."""
-    sheet_pairs: Positive = 8
-    """Rows of the contact sheet: the first pairs."""
+    """Images of each pair, with the same noise for every strength and student."""
+    scorers: Annotated[list[Scorer], Field(min_length=1), AfterValidator(_check_unique)]
+    """Scorers of these images."""
     max_accuracy_loss: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Attribute accuracy that the best strength may cost; see `champion` in the README."""
-    keep_pictures: bool = False
-    """Whether pictures stay in the storage when they have been scored."""
-    gpus: Annotated[float, Field(ge=0, le=8), AfterValidator(_whole_or_share)] = 0
-    """Asked for by each of its small trials, and by each scorer; a share of one, or whole ones."""
+    gpus: Annotated[float, Field(ge=0, le=8), AfterValidator(_check_gpu_share)] = 0
+    """GPUs of each inference trial and of each scorer: a fraction of one, or a whole number."""

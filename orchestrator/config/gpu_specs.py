@@ -1,31 +1,31 @@
-"""GPUs that a plan can reckon with, by the makers' figures; costs nothing to import."""
+"""Memory and peak speed of the GPUs that a plan knows, from the vendors' data sheets; light to import."""
 
 from dataclasses import dataclass
 
 RESERVED = 0.08
-"""Share of a GPU's memory left to its context, to workspaces of cuDNN, cuBLAS and NCCL, and to
+"""Share of a GPU's memory reserved for its context, for workspaces of cuDNN, cuBLAS and NCCL, and for
 fragmentation. Assumed, not measured."""
 ASSUMED_SHARE = 0.3
-"""Of the peak that a step is taken to sustain: a goal, not a measurement."""
+"""Share of the peak that a step is assumed to sustain: a goal, not a measurement."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU."""
+    """Specification of one GPU."""
 
     gibibytes: float
-    """Memory that a program sees: less than is in the name, where error correction takes some."""
+    """Memory that a program sees: less than the product's name where error correction takes some."""
     bf16_tflops: float
-    """Peak of the matrix units, dense, sums in float32 (data sheets give twice that for sparse ones)."""
+    """Dense peak of the matrix units in bf16 with float32 sums (data sheets give twice that for sparse)."""
     fp32_tflops: float
-    """Peak without them, as torch multiplies float32."""
+    """Peak without the matrix units, which is how torch multiplies float32."""
 
     @property
     def usable_bytes(self) -> float:
         return self.gibibytes * (1 - RESERVED) * 2**30
 
     def assumed_tflops(self, half: bool) -> float:
-        """What a step is taken to sustain, in bf16 or in float32."""
+        """Return the TFLOP/s that a step is assumed to sustain, in bf16 (`half`) or in float32."""
         return ASSUMED_SHARE * (self.bf16_tflops if half else self.fp32_tflops)
 
 
@@ -39,5 +39,5 @@ GPUS = {
     "H200": Gpu(139, 989, 67),
     "B200": Gpu(178, 2250, 75),
 }
-UNNAMED = "A100-40GB"
-"""Whose speed is assumed where a sweep file names no GPU."""
+DEFAULT_GPU = "A100-40GB"
+"""GPU whose speed is assumed if a sweep file names none."""

@@ -1,7 +1,7 @@
-"""Settings of a sweep file that had another name in an earlier version.
+"""Settings of a sweep file that an earlier version named otherwise, or had and this one lacks.
 
-The old name is refused with the new one, and digests are computed under the old names, so that a launch
-keeps its digest across versions.
+An error names the remedy, and launch digests are computed with the old names and with the removed settings
+at their former defaults, so that a launch keeps its digest across versions.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,28 @@ RENAMED: Mapping[tuple[str, str], str] = {
     ("resources", "trials_at_once"): "max_concurrent_trials",
 }
 """New name of each renamed setting, by section and old name."""
+REMOVED: Mapping[tuple[str, str], object] = {("infer", "sheet_pairs"): 8, ("infer", "keep_pictures"): False}
+"""Former default of each removed setting, by section and name."""
 
 
-def new_name(key_path: tuple[str | int, ...]) -> str | None:
-    """Return the new name of the setting at `key_path`; None if it was never renamed."""
+def remedy(key_path: tuple[str | int, ...]) -> str | None:
+    """Return what to do about the renamed or removed setting at `key_path`; None for any other."""
     section, *rest = key_path
-    return RENAMED.get((str(section), str(rest[0]))) if len(rest) == 1 else None
+    key = (str(section), str(rest[0]) if len(rest) == 1 else "")
+    if key in RENAMED:
+        return f"this setting is called {RENAMED[key]!r} now: rename it"
+    return "this setting was removed: delete it" if key in REMOVED else None
 
 
-def under_old_names(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dumped sweep with every renamed setting under its old name."""
+def in_old_form(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dumped sweep with renamed settings under their old names, and with removed settings."""
     dumped = {
         section: dict(values) if isinstance(values, dict) else values for section, values in sweep.items()
     }
     for (section, old), new in RENAMED.items():
         if isinstance(dumped.get(section), dict):
             dumped[section][old] = dumped[section].pop(new)
+    for (section, name), default in REMOVED.items():
+        if isinstance(dumped.get(section), dict):
+            dumped[section][name] = default
     return dumped

@@ -3,14 +3,15 @@
 file = load_sweep(Path("sweeps/miniature.yaml"), overrides=["train.steps=100"])
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.common.errors import UserError
-from orchestrator.config.base_model import Settings, checked
-from orchestrator.config.schema import Range, Sweep, Values, swept
+from orchestrator.config.base_model import Kind, validate
+from orchestrator.config.schema import Range, Sweep, TrainValues, Values, swept
 from orchestrator.config.validation_messages import explain
 from orchestrator.config.yaml_source import KeyPath, YamlError, YamlFile, parse
 from workloads.settings.objectives import OBJECTIVES, published
@@ -18,57 +19,59 @@ from workloads.settings.train import TrainSettings
 
 
 class SweepFile:
-    """A validated sweep, and where in the file each of its settings stands."""
+    """A validated sweep, and the place of each of its settings in the file."""
 
     def __init__(self, path: Path, overrides: list[str]) -> None:
         self._file = YamlFile(path)
         for override in overrides:
             self._override(override)
         try:
-            self.sweep = Sweep.model_validate(self._file.data)
+            self.sweep = validate(Sweep, self._file.data)
         except ValidationError as error:
             raise self.error(*explain(error, Sweep, self._file.data)) from None
 
-    def train(self, backbone: int, arm: int | None) -> dict[str, Any]:
-        """What the file says of the trainings of a backbone and an arm, by index: the arm's goes first."""
+    def train(self, backbone: int, arm: int | None) -> TrainValues:
+        """Return the merged training settings of a backbone and an arm, by index: the arm's take precedence,
+        then the backbone's."""
         arms = {} if arm is None else self.sweep.arms[arm].train
         return {**self.sweep.train, **self.sweep.backbones[backbone].train, **arms}
 
-    def train_settings(self, values: dict[str, Any], backbone: int, arm: int | None) -> TrainSettings:
-        """The settings of one trial of the backbone and the arm at these indices, under their published
-        defaults.
+    def train_settings(self, values: TrainValues, backbone: int, arm: int | None) -> TrainSettings:
+        """Return the settings of one trial, with the published defaults of its objective.
+
+        `backbone` and `arm` are indices in the file.
 
         Raises:
-            UserError: naming file, line and setting.
+            UserError: names file, line and setting.
         """
-        named = values.get("objective", OBJECTIVES[0])
-        if named not in OBJECTIVES:
-            message = f"is {named!r}, which is none of {', '.join(OBJECTIVES)}"
-            raise self.error(self.train_key(backbone, arm, ("objective",)), message)
+        objective = values.get("objective", OBJECTIVES[0])
+        if objective not in OBJECTIVES:
+            message = f"is {objective!r}, not one of {', '.join(OBJECTIVES)}"
+            raise self.error(self.train_key_path(backbone, arm, ("objective",)), message)
         values = published(values)
         try:
-            return checked(TrainSettings, values)
+            return validate(TrainSettings, values)
         except ValidationError as error:
             at, message = explain(error, TrainSettings, values)
-            raise self.error(self.train_key(backbone, arm, at), message) from None
+            raise self.error(self.train_key_path(backbone, arm, at), message) from None
 
-    def settings(self, kind: type[Settings], values: dict[str, Any], key_path: KeyPath) -> Settings:
-        """`values`, which stand at `key_path`, as `kind`.
+    def settings(self, kind: type[Kind], values: Mapping[str, object], key_path: KeyPath) -> Kind:
+        """Return the values at `key_path` as `kind`.
 
         Raises:
-            UserError: naming file, line and setting.
+            UserError: a value does not fit.
         """
         try:
-            return checked(kind, values)
+            return validate(kind, values)
         except ValidationError as error:
             at, message = explain(error, kind, values)
             raise self.error((*key_path, *at), message) from None
 
     def swept(self, value: Any, key_path: KeyPath) -> Values | Range | None:
-        """`value`, which stands at `key_path`, as a swept one; None if it is a plain setting.
+        """Return the value at `key_path` as `Values` or `Range`; None if it is a plain setting.
 
         Raises:
-            UserError: it looks swept and is not well formed.
+            UserError: it has a key of a swept value and is not well formed.
         """
         try:
             return swept(value)
@@ -76,8 +79,8 @@ class SweepFile:
             at, message = explain(error, Values if "values" in value else Range, value)
             raise self.error((*key_path, *at), message) from None
 
-    def train_key(self, backbone: int, arm: int | None, at: KeyPath) -> KeyPath:
-        """Where a training setting stands: with the arm's or the backbone's own, or with those of all."""
+    def train_key_path(self, backbone: int, arm: int | None, at: KeyPath) -> KeyPath:
+        """Return the path of a training setting in the file: in the arm, in the backbone, or in `train`."""
         if arm is not None and at and at[0] in self.sweep.arms[arm].train:
             return ("arms", arm, "train", *at)
         if at and at[0] in self.sweep.backbones[backbone].train:
@@ -85,7 +88,7 @@ class SweepFile:
         return ("train", *at)
 
     def error(self, key_path: KeyPath, message: str) -> UserError:
-        """An error about the setting at `key_path`."""
+        """Return an error about the setting at `key_path`."""
         name = ".".join(str(key) for key in key_path)
         return UserError(f"{self._file.where(key_path)}: {f'{name}: ' if name else ''}{message}")
 
@@ -93,18 +96,18 @@ class SweepFile:
         key, equals, text = override.partition("=")
         keys = key.split(".")
         if not equals or not all(keys):
-            raise UserError(f"--set {override}: write --set key=value, as in train.steps=100")
+            raise UserError(f"--set {override}: write --set key=value, for example train.steps=100")
         try:
             _, value = parse(text)
         except YamlError as error:
             raise UserError(f"--set {override}: the value is {error}") from None
         self._put(keys, value, override)
         if keys[0] == "train" and len(keys) > 1:
-            for place in self._with_their_own(keys[1]):
+            for place in self._entries_that_set(keys[1]):
                 self._put([*place, *keys], value, override)
 
-    def _with_their_own(self, setting: str) -> list[tuple[str, str]]:
-        """Backbones and arms that have this training setting of their own, which would go first."""
+    def _entries_that_set(self, setting: str) -> list[tuple[str, str]]:
+        """Return the backbones and arms that set this training setting, which would take precedence."""
         found = []
         for section in ("backbones", "arms"):
             items = self._file.data.get(section)
@@ -122,15 +125,15 @@ class SweepFile:
             place, index = self._descend(place, part, override, at)
             at = (*at, index)
             if new:
-                self._file.overridden(at, override)
+                self._file.mark_overridden(at, override)
         if not isinstance(place, dict):
             raise UserError(f"--set {override}: {keys[-2]} is not a section of the file")
         place[keys[-1]] = value
-        self._file.overridden((*at, keys[-1]), override)
+        self._file.mark_overridden((*at, keys[-1]), override)
 
     @staticmethod
     def _descend(place: Any, part: str, override: str, above: KeyPath) -> tuple[Any, str | int]:
-        """What `part` (a key, or the index or name of an item) names in `place`, and its key."""
+        """Return the value and the key in `place` of `part`: a key, or the index or name of a list item."""
         if isinstance(place, list):
             names = [item.get("name") if isinstance(item, dict) else None for item in place]
             indices = [str(index) for index in range(len(place))]
@@ -144,7 +147,7 @@ class SweepFile:
 
 
 def load_sweep(path: Path, overrides: list[str] | None = None) -> SweepFile:
-    """Reads and validates a sweep file; `overrides` are `key=value` strings.
+    """Read and validate a sweep file; `overrides` are `key=value` strings.
 
     Raises:
         UserError: one line that names file, line and setting.

@@ -1,1 +1,1 @@
-"""Prompts: from files to shards of embeddings, and from shards to a training group."""
+"""Prompts: from files to shards of embeddings, and from shards to the batches of a training."""

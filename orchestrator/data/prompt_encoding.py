@@ -1,9 +1,9 @@
 """The data stage: prompt files to shards of embeddings, with Ray Data.
 
-Two passes. The first reads and validates rows and cuts the good ones into text shards; the
-second gives each text shard to an actor that holds the text encoder, so that no trainer ever
-loads one. Shards are named by what they depend on, so trials and sweeps share them, and a
-second launch finds them done.
+Two passes. The first reads and validates rows and splits the usable ones into text shards; the
+second gives each text shard to an actor that holds the text encoder, so that no trainer
+loads one. A digest of their inputs names the shards, so trials and sweeps share them, and a
+second launch reuses them.
 """
 
 import io
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,28 +22,27 @@ from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store, file_digest
 from orchestrator.config.schema import Prompts
-from orchestrator.data.prompt_files import list_files, read_rows
+from orchestrator.data.miniature_prompts import SEED, caption_count
+from orchestrator.data.prompt_files import Row, list_files, read_rows
 from orchestrator.data.shard_codec import write_shard
 from orchestrator.data.shard_order import ShardSet
 from workloads.miniature.world import captions
 from workloads.objectives.columns import Column
 
-MINIATURE = "miniature:"
-MINIATURE_SEED = 7
 ENCODE_BATCH = 64
-MOST_ENCODERS, SHARDS_PER_ENCODER = 8, 64
-"""Actors of the second pass: each loads the text encoder, so few shards are left to one."""
+MAX_ENCODERS, SHARDS_PER_ENCODER = 8, 64
+"""Most actors of the second pass, and shards of each: loading the text encoder must pay off."""
 DATA_CPUS = 0.25
-"""Asked for by each task of the data stage: it is bound by files more than by processors."""
+"""CPUs of each task of the data stage, which is bound by file access more than by computation."""
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Validated prompts, cut into text shards."""
+    """Validated prompts, split into text shards."""
 
     source: str
     digest: str
-    """Of the good prompts in order, and of the size of a shard."""
+    """Digest of the usable prompts in order, and of the size of a shard."""
     folder: str
     rows: tuple[int, ...]
     rows_read: int
@@ -54,17 +53,26 @@ class PromptSet:
         return sum(self.rows)
 
 
-def prepare_prompts(settings: Prompts, store: Store) -> PromptSet:
-    """Pass one: reads, validates and cuts the prompts of `settings`.
+class ShardNote(TypedDict):
+    """Content of the JSON file beside a finished shard."""
 
-    Bad rows go to `set_aside.jsonl` beside the shards, each with file, row and reason.
+    sha256: str
+    bytes: int
+    tokens: int
+    width: int
+
+
+def prepare_prompts(settings: Prompts, store: Store) -> PromptSet:
+    """Read, validate and split the prompts of `settings` (pass one).
+
+    Bad rows are written to `set_aside.jsonl` beside the shards, each with file, row and reason.
 
     Raises:
-        UserError: there is no file, or not one good row in them.
+        UserError: there is no prompt file, or no usable row in any.
     """
     texts, bad = _read(settings)
     if not texts:
-        example = f"; the first: {bad[0]['file']} row {bad[0]['row']}: {bad[0]['reason']}" if bad else ""
+        example = f"; the first: {bad[0].file} row {bad[0].row}: {bad[0].reason}" if bad else ""
         raise UserError(f"prompts.source {settings.source}: no usable prompt in {len(bad)} rows{example}")
     name = digest([texts, settings.rows_per_shard])[:16]
     folder = f"prompts/{name}"
@@ -79,7 +87,9 @@ def prepare_prompts(settings: Prompts, store: Store) -> PromptSet:
         if sizes.get(f"{index:06d}.parquet") != len(content):
             store.write(f"{folder}/text/{index:06d}.parquet", content)
     store.write_json(f"{folder}/index.json", asdict(found))
-    store.write(f"{folder}/set_aside.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in bad))
+    store.write(
+        f"{folder}/set_aside.jsonl", b"".join(json.dumps(asdict(row)).encode() + b"\n" for row in bad)
+    )
     return found
 
 
@@ -91,16 +101,16 @@ def encode_prompts(
     gpu: bool,
     columns: Sequence[Column] = (),
 ) -> ShardSet:
-    """Pass two: embeddings of every text shard under the text encoder of `source`.
+    """Encode every text shard with the text encoder of `source` (pass two).
 
     Args:
-        encoder: digest of that text encoder and of `columns`, which with the prompts names the folder.
-        columns: what else an objective needs of each prompt.
+        encoder: digest of that text encoder and of `columns`; with the prompts it names the folder.
+        columns: further columns that an objective needs for each prompt.
     """
     folder = f"{prompts.folder}/{encoder[:16]}"
     notes = _notes(prompts, folder, store)
     sizes = store.sizes(folder)
-    # A torn or missing shard is found by its size; the workers compare digests as they read.
+    # The size reveals a truncated or missing shard; workers compare digests when they read.
     todo = [
         shard
         for shard in range(len(prompts.rows))
@@ -111,7 +121,7 @@ def encode_prompts(
         done = shards.map(
             EncodeShard,
             fn_constructor_args=(source, store.root, prompts.folder, folder, tuple(columns)),
-            compute=ray.data.ActorPoolStrategy(size=min(MOST_ENCODERS, -(-len(todo) // SHARDS_PER_ENCODER))),
+            compute=ray.data.ActorPoolStrategy(size=min(MAX_ENCODERS, -(-len(todo) // SHARDS_PER_ENCODER))),
             num_cpus=DATA_CPUS,
             num_gpus=1 if gpu else 0,
         )
@@ -121,10 +131,10 @@ def encode_prompts(
     return ShardSet(folder, prompts.rows, digests, notes[0]["tokens"], notes[0]["width"])
 
 
-def _notes(prompts: PromptSet, folder: str, store: Store) -> dict[int, dict[str, Any]]:
-    """Of each shard that is done, its digest, bytes and shape."""
-    there = store.sizes(folder)
-    done = [shard for shard in range(len(prompts.rows)) if f"{shard:06d}.json" in there]
+def _notes(prompts: PromptSet, folder: str, store: Store) -> dict[int, ShardNote]:
+    """Return the notes of all finished shards, by number."""
+    files = store.sizes(folder)
+    done = [shard for shard in range(len(prompts.rows)) if f"{shard:06d}.json" in files]
     return {shard: store.read_json(f"{folder}/{shard:06d}.json") for shard in done}
 
 
@@ -144,8 +154,8 @@ class EncodeShard:
         self._store = Store(root)
         self._text_folder, self._folder = text_folder, folder
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Encodes the shard that `row` names; its note is written last, and marks it done."""
+    def __call__(self, row: dict[str, int]) -> dict[str, int]:
+        """Encode the shard that `row` names; its note is written last and marks it as finished."""
         from workloads.backbones.conditioning import concatenate
 
         name = f"{row['shard']:06d}"
@@ -155,13 +165,13 @@ class EncodeShard:
             self._encoder.encode(texts[i : i + ENCODE_BATCH]) for i in range(0, len(texts), ENCODE_BATCH)
         ]
         conditioning = concatenate(parts)
-        with tempfile.TemporaryDirectory() as aside:
-            path = Path(aside) / "shard.parquet"
-            more = {name: make(texts) for name, make in self._makers.items()}
-            write_shard(path, texts, conditioning, more)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "shard.parquet"
+            extra = {name: make(texts) for name, make in self._makers.items()}
+            write_shard(path, texts, conditioning, extra)
             self._store.write(f"{self._folder}/{name}.parquet", path.read_bytes())
             _, tokens, width = conditioning.embeddings.shape
-            note = {
+            note: ShardNote = {
                 "sha256": file_digest(path),
                 "bytes": path.stat().st_size,
                 "tokens": tokens,
@@ -171,32 +181,30 @@ class EncodeShard:
         return {"shard": row["shard"]}
 
 
-def _read(settings: Prompts) -> tuple[list[str], list[dict[str, Any]]]:
-    """All good prompts in order, and the bad rows."""
-    if settings.source.startswith(MINIATURE):
-        count = settings.source.removeprefix(MINIATURE)
-        if not count.isdigit() or int(count) == 0:
-            raise UserError(f"prompts.source {settings.source}: write miniature:N, as in miniature:4096")
-        return captions(int(count), MINIATURE_SEED), []
+def _read(settings: Prompts) -> tuple[list[str], list[Row]]:
+    """Return all usable prompts in order, and the bad rows."""
+    count = caption_count(settings.source)
+    if count is not None:
+        return captions(count, SEED), []
     files = list_files(settings.source)
-    rows = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
-    rows = rows.flat_map(ReadFile(settings.column), num_cpus=DATA_CPUS)
+    dataset = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
+    dataset = dataset.flat_map(ReadFile(settings.column), num_cpus=DATA_CPUS)
     texts, bad = [], []
-    for row in rows.iter_rows():
+    for row in dataset.iter_rows():
         if row["reason"]:
-            bad.append(row)
+            bad.append(Row(**row))
         else:
             texts.append(row["prompt"])
     return texts, bad
 
 
 class ReadFile:
-    """A Ray Data stage: the rows of a file, in its order."""
+    """Ray Data stage that yields the rows of a file in order."""
 
     def __init__(self, column: str | None) -> None:
         self._column = column
 
-    def __call__(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def __call__(self, item: dict[str, str]) -> Iterator[dict[str, object]]:
         return (asdict(row) for row in read_rows(item["file"], self._column))
 
 

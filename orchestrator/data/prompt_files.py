@@ -1,6 +1,7 @@
-"""Prompt files to rows: every row is a prompt or is set aside with the reason.
+"""Prompt files to rows: every row is a prompt, or has a reason why it is not usable.
 
-A bad row stops nothing. Knows files, not Ray: `prompts` runs it as a Ray Data stage.
+A bad row does not stop the others. This module does not use Ray: `prompt_encoding` runs it as a Ray Data
+stage.
 """
 
 import csv
@@ -22,25 +23,25 @@ SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 COLUMNS = ("prompt", "caption", "text")
 MAX_CHARACTERS = 10_000
 UNREADABLE = (OSError, ValueError, MemoryError, OverflowError, pa.ArrowException)
-"""What pyarrow and Python raise for files that are not what their names say."""
+"""Exceptions of pyarrow and Python for files whose content does not match their suffix."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a file: its prompt, or the reason why it has none."""
+    """One row of a file: its prompt, or the reason why it is not usable."""
 
     file: str
     row: int
-    """Counted from 1, without a header; the record's number, not the line's."""
+    """Number of the record (not of the line), from 1, without a header."""
     prompt: str
     reason: str = ""
 
 
 def list_files(source: str) -> list[str]:
-    """The prompt files that `source` stands for, sorted: itself, or those below a folder.
+    """Return the prompt files of `source`, sorted: itself, or those below a folder.
 
     Raises:
-        UserError: it holds credentials; nothing there, or nothing of a known kind.
+        UserError: it contains credentials, does not exist, or has no file of a known suffix.
     """
     refuse_credentials("prompts.source", source)
     try:
@@ -61,9 +62,9 @@ def list_files(source: str) -> list[str]:
 
 
 def _named(source: str, path: str, file: str) -> str:
-    """The URI of `file`, which lies at or below `path`, as pyarrow calls what the URI `source` names.
+    """Return the URI of `file`, which lies at or below `path`, pyarrow's path of the URI `source`.
 
-    The account of an Azure store and the query of a bucket are in the source alone.
+    Only the source has the account of an Azure store and the query of a bucket.
     """
     place, mark, query = source.partition("?")
     below = quote(file.removeprefix(path).strip("/"))
@@ -71,7 +72,7 @@ def _named(source: str, path: str, file: str) -> str:
 
 
 def read_rows(file: str, column: str | None) -> Iterator[Row]:
-    """All rows of `file`, in its order; one that cannot be read at all yields one bad row."""
+    """Yield all rows of `file` in order; a file that cannot be read yields one bad row."""
     try:
         for index, value in enumerate(_values(file, column), 1):
             prompt, reason = _checked(value)
@@ -88,7 +89,7 @@ def _open(source: str) -> tuple[fs.FileSystem, str]:
 
 
 def _checked(value: Any) -> tuple[str, str]:
-    """(prompt, "") or ("", reason)."""
+    """Return (prompt, "") or ("", reason)."""
     if isinstance(value, BadRow):
         return "", value.reason
     if value is None:
@@ -109,20 +110,20 @@ def _checked(value: Any) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that could not be taken apart."""
+    """A row that could not be parsed."""
 
     reason: str
 
 
 def _values(file: str, column: str | None) -> Iterator[Any]:
-    """What each row holds in place of a prompt: text if all is well."""
+    """Yield each row's value: text if the row is a prompt, anything else or a `BadRow` if not."""
     system, path = _open(file)
     if path.endswith(".parquet"):
         with system.open_input_file(path) as binary:
             yield from _parquet(pq.ParquetFile(binary), column)
         return
     with system.open_input_stream(path) as binary:
-        # Bytes that are not UTF-8 survive as surrogates, so that they spoil their own row only.
+        # Bytes that are not UTF-8 become surrogates, so that only their own row is bad.
         text = io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="")
         if path.endswith(".txt"):
             yield from (line for line in text)
@@ -142,7 +143,7 @@ def _parquet(file: pq.ParquetFile, column: str | None) -> Iterator[Any]:
 
 
 def _plain(value: pa.Scalar) -> Any:
-    """A value of a parquet file as Python's; text that is not UTF-8 spoils its own row only."""
+    """Return a parquet value as a Python value; one that is not UTF-8 makes only its own row bad."""
     try:
         return value.as_py()
     except UnicodeDecodeError:
@@ -163,7 +164,7 @@ def _from_json(line: str, column: str | None) -> Any:
 
 
 def _table(text: io.TextIOWrapper, tabs: bool, column: str | None) -> Iterator[Any]:
-    # Tab-separated sets in the wild (PartiPrompts) hold bare quotation marks.
+    # Published tab-separated sets (PartiPrompts) contain bare quotation marks.
     reader = csv.reader(
         text, csv.excel_tab if tabs else csv.excel, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     )
@@ -184,8 +185,8 @@ def _table(text: io.TextIOWrapper, tabs: bool, column: str | None) -> Iterator[A
 
 
 def _records(reader: Iterator[list[str]]) -> Iterator[list[str] | BadRow]:
-    """The records of a table; after one that cannot be taken apart (a field of megabytes, as an
-    open quotation mark makes one) reading goes on."""
+    """Yield the records of a table; reading continues after one that cannot be parsed (an unclosed quotation
+    mark makes a field of megabytes)."""
     while True:
         try:
             yield next(reader)

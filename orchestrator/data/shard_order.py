@@ -1,4 +1,4 @@
-"""Prompt shards: parquet files (see `shard_file`), and the order in which a training reads them.
+"""Prompt shards: parquet files (see `shard_codec`), and the order in which a training reads them.
 
 The order is a function of (seed, epoch) and not of the number of workers: shards are permuted,
 rows within a shard are permuted, global batch k is the next `batch_size` rows of that sequence,
@@ -19,7 +19,7 @@ class ShardSet:
     """The shards of one prompt set under one text encoder."""
 
     folder: str
-    """Name of the folder in the storage."""
+    """Folder in the storage."""
     rows: tuple[int, ...]
     """Prompts in each shard."""
     digests: tuple[str, ...]
@@ -36,7 +36,7 @@ class ShardSet:
 
     @property
     def digest(self) -> str:
-        """Of all of it."""
+        """Digest of all shards."""
         return digest(self.digests)
 
 
@@ -54,29 +54,29 @@ START = Position()
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of the global sequence that lies in one shard."""
+    """A contiguous part of the global sequence that lies in one shard."""
 
     epoch: int
     shard: int
     skip: int
-    """Rows of the shard, in the epoch's order, that were read before."""
+    """Rows of the shard, in the epoch's order, that precede the piece."""
     take: int
     offset: int
-    """Rows of the sequence before this stretch, counted from where reading began."""
+    """Rows of the sequence before the piece, counted from the start of reading."""
 
 
 def shard_order(seed: int, epoch: int, shards: int) -> npt.NDArray[np.int64]:
-    """The order of the shards in an epoch."""
+    """Return the order of the shards in an epoch: a permutation (shards,)."""
     return np.random.default_rng([seed, epoch]).permutation(shards)
 
 
 def row_order(seed: int, epoch: int, shard: int, rows: int) -> npt.NDArray[np.int64]:
-    """The order of the rows of a shard in an epoch."""
+    """Return the order of the rows of a shard in an epoch: a permutation (rows,)."""
     return np.random.default_rng([seed, epoch, shard]).permutation(rows)
 
 
 def advance(shards: ShardSet, seed: int, position: Position, rows: int) -> Position:
-    """Where reading goes on after `rows` more rows of the global sequence."""
+    """Return the position after `rows` more rows of the global sequence."""
     epoch, index, row = position.epoch, position.shard, position.row + rows
     while True:
         order = shard_order(seed, epoch, len(shards.rows))
@@ -89,7 +89,7 @@ def advance(shards: ShardSet, seed: int, position: Position, rows: int) -> Posit
 
 
 def pieces(shards: ShardSet, seed: int, start: Position, rows: int) -> Iterator[Piece]:
-    """The next `rows` rows of the global sequence from `start`, shard by shard."""
+    """Yield the next `rows` rows of the global sequence from `start`, shard by shard."""
     read, epoch, index, skip = 0, start.epoch, start.shard, start.row
     while read < rows:
         order = shard_order(seed, epoch, len(shards.rows))
@@ -104,7 +104,7 @@ def pieces(shards: ShardSet, seed: int, start: Position, rows: int) -> Iterator[
 def worker_rows(
     shards: ShardSet, seed: int, piece: Piece, batch: int, rank: int, world: int
 ) -> npt.NDArray[np.int64]:
-    """The rows of a piece's shard that worker `rank` of `world` reads, in its order.
+    """Return the rows of a piece's shard that worker `rank` of `world` reads, in order: indices (rows,).
 
     A batch's rows go to the workers in equal slices, so joining every worker's rows of a batch
     gives the same batch for any `world` that divides it.

@@ -1,4 +1,4 @@
-"""What reads prompt shards, in a process of Ray Data's: it loads no torch, and so begins soon."""
+"""Reader of prompt shards in a process of Ray Data; imports no torch, so that the process starts fast."""
 
 import hashlib
 import io
@@ -13,24 +13,24 @@ DAMAGED = ".damaged"
 
 
 class ReadPiece:
-    """An actor of Ray Data's: verifies a shard's digest and takes one worker's rows out of it."""
+    """Ray Data actor that verifies a shard's digest and selects one worker's rows from it."""
 
     def __init__(self, root: str, shards: ShardSet, seed: int, batch: int, rank: int, world: int) -> None:
         self._root, self._shards, self._seed = root, shards, seed
         self._batch, self._rank, self._world = batch, rank, world
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """A piece, as a table of one row -> the worker's rows of it."""
+        """Return the worker's rows of a piece, which is a table of one row."""
         piece = Piece(**table.to_pylist()[0])
         content = self._verified(piece.shard)
         rows = worker_rows(self._shards, self._seed, piece, self._batch, self._rank, self._world)
         return pq.read_table(io.BytesIO(content)).take(pa.array(rows)).drop_columns(["prompt"])
 
     def _verified(self, shard: int) -> bytes:
-        """A shard that has changed is set aside, so that the next launch makes it anew."""
+        """Return a shard's content; a damaged shard is renamed, so that the next launch encodes it again."""
         store, name = Store(self._root), self._shards.file(shard)
         content = store.read(name)
         if hashlib.sha256(content).hexdigest() == self._shards.digests[shard]:
             return content
         store.move(name, name + DAMAGED)
-        raise ValueError(f"prompt shard {name} has changed")
+        raise ValueError(f"prompt shard {name} has changed since it was encoded: launch again to encode it")

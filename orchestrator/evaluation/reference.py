@@ -50,7 +50,10 @@ class Reference:
 
 def reference_name(source: str, evaluate: Evaluate, infer: InferencePlan | None) -> str:
     """Return the file of a backbone's reference in the storage, without its suffix."""
-    asked = [evaluate.model_dump(mode="json", exclude={"evaluations"}), infer.asked if infer else None]
+    asked = [
+        evaluate.model_dump(mode="json", exclude={"evaluations"}),
+        infer.pairs_and_scorers if infer else None,
+    ]
     return f"references/{digest([source, *asked])[:16]}"
 
 

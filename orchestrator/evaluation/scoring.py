@@ -106,8 +106,7 @@ def score(jobs: Sequence[InferenceJob], infer: Infer, store: Store) -> None:
         content = io.BytesIO()
         pq.write_table(pa.Table.from_pandas(arm.drop(columns="arm"), preserve_index=False), content)
         store.write(job.measured, content.getvalue())
-        if not infer.keep_pictures:
-            store.delete(job.drawn)
+        store.delete(job.drawn)
 
 
 def _most_actors(infer: Infer) -> int:

@@ -9,7 +9,7 @@ import ray
 from ray.tune.search import Searcher
 
 from orchestrator.jobs import InferenceJob, TrainingJob
-from orchestrator.planning.plan import Plan, small_trials_at_once
+from orchestrator.planning.plan import Plan, max_concurrent_inference_trials
 from orchestrator.results.students import Students
 
 Job = TrainingJob | InferenceJob
@@ -50,7 +50,7 @@ class JobQueue(Searcher):  # type: ignore[misc]
         have = ray.cluster_resources()
         cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
         small = len(self._running) - training
-        if small >= small_trials_at_once(self._plan, cpus, gpus, training):
+        if small >= max_concurrent_inference_trials(self._plan, cpus, gpus, training):
             return None
         return self._students.next_job()
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from orchestrator.analysis.rows import Study
 from orchestrator.analysis.seed_study import has_seeds, study
 from orchestrator.common.errors import UnfinishedError
 from orchestrator.common.redaction import redact_json
@@ -198,7 +199,7 @@ class _Launch:
         strengths = {record.name: self._store.read(record.strengths) for record in shown if record.strengths}
         return sheets, strengths
 
-    def _over_seeds(self) -> dict[str, Any] | None:
+    def _over_seeds(self) -> Study | None:
         """Return the study over seeds, as `orchestrator.report` computes it, if an arm has several seeds."""
         plan, tracker = self._plan, self._tracker
         if len({trial.train.seed for trial in plan.trials}) < 2:

@@ -1,1 +1,1 @@
-"""What a sweep will do before it does it: trials, checks, memory, time and cost."""
+"""The plan of a sweep before it runs: trials, checks, memory, time and cost."""

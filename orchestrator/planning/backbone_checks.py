@@ -1,4 +1,4 @@
-"""Checks of backbones before anything is started: is each one there, whole, and of a known family?"""
+"""Checks of backbones before anything is started: present, complete, and of a supported family."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from workloads.objectives.columns import columns_of
 
 
 def check_backbones(plan: Plan) -> None:
-    """Looks at every backbone, at every pipeline that a student starts from, and what objectives need.
+    """Check every backbone, every pipeline that a student starts from, and the models objectives need.
 
-    Of what is on the hub only the model index is read; folders are checked as far as can be told
-    without opening weights.
+    For an id on the hub only the model index is read; folders are checked as far as possible without
+    opening weights.
 
     Raises:
-        UserError: naming the backbone, what is wrong, and what is supported.
+        UserError: names the backbone, what is wrong, and what is supported.
     """
     try:
         _check(plan)
@@ -39,16 +39,16 @@ def _check(plan: Plan) -> None:
         check_start(start, source)
     for trial in plan.trials:
         if trial.source in folders and trial.backbone.start_timestep is not None:
-            _check_start(trial.source, trial.backbone.start_timestep)
+            _check_start_timestep(trial.source, trial.backbone.start_timestep)
     for column in dict.fromkeys(column for trial in plan.trials for column in columns_of(trial.train)):
         column.digest()
-    # What this package ships fits, and a sweep of it need not wait for diffusers here.
+    # The shipped miniatures fit, and skipping them spares their sweeps the import of diffusers.
     own = [folder for folder in folders if WEIGHTS not in Path(folder).parents]
     if own:
         _check_shapes(own, starts)
 
 
-def _check_start(source: str, start: int) -> None:
+def _check_start_timestep(source: str, start: int) -> None:
     steps = read_json(Path(source) / "scheduler/scheduler_config.json", source).get(
         "num_train_timesteps", 1000
     )
@@ -62,4 +62,4 @@ def _check_shapes(folders: list[str], starts: set[tuple[str, str]]) -> None:
     shapes = {folder: check_shapes(folder) for folder in folders}
     for start, source in starts:
         if start in shapes and source in shapes and shapes[start] != shapes[source]:
-            raise ValueError(f"student start_from {start!r} has not the shapes of {source!r}")
+            raise ValueError(f"student start_from {start!r} does not have the shapes of {source!r}")

@@ -1,4 +1,4 @@
-"""What a cluster can hold: the nodes that are there, or the groups that its autoscaler grows from zero.
+"""Capacity of a cluster: its nodes, or the node groups that an autoscaler grows from zero.
 
 On Kubernetes the groups are those of the RayCluster that this launch's head belongs to, read with
 the account that Ray's own autoscaler uses there, or of a manifest that the user gives. Elsewhere
@@ -15,80 +15,81 @@ from orchestrator.common.errors import UserError
 from orchestrator.planning.plan import Plan
 
 GPU_LABEL = "gpu"
-"""Ray label of a node: its kind of GPU, by the names of `gpus`. Ray's own label for it, of the
-driver's words, does not tell an A100 of 40 GB from one of 80."""
+"""Ray label of a node: its kind of GPU, by a name in `gpu_specs.GPUS`. Ray's own label, which holds the
+driver's name of the GPU, does not distinguish an A100 of 40 GB from one of 80."""
 CLUSTER_NAME, NAMESPACE = "RAY_CLUSTER_NAME", "RAY_CLUSTER_NAMESPACE"
 """Variables that KubeRay sets."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-"""Where Kubernetes says it in every pod that has an account."""
+"""File with the namespace in every pod that has a service account."""
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """Like nodes, of which there are `most`, or can be."""
+    """A group of identical nodes."""
 
     name: str
     cpus: float
     gpus: float
-    most: int
+    max_nodes: int
+    """Number of nodes at the group's largest size."""
     labels: Mapping[str, str]
 
     def workers(self, plan: Plan) -> int:
-        """How many of a trial's workers all of its nodes hold; none if they are of another kind of GPU."""
-        asked = plan.sweep.resources
-        if asked.gpu is not None and self.labels.get(GPU_LABEL, asked.gpu) != asked.gpu:
+        """Return how many workers of a trial all nodes hold; 0 if the kind of GPU is another."""
+        requested = plan.sweep.resources
+        if requested.gpu is not None and self.labels.get(GPU_LABEL, requested.gpu) != requested.gpu:
             return 0
-        each = self.cpus / asked.cpus_per_worker
-        if asked.gpus_per_worker:
-            each = min(each, self.gpus / asked.gpus_per_worker)
-        return self.most * int(each + ROUNDING)
+        each = self.cpus / requested.cpus_per_worker
+        if requested.gpus_per_worker:
+            each = min(each, self.gpus / requested.gpus_per_worker)
+        return self.max_nodes * int(each + ROUNDING)
 
     def __str__(self) -> str:
         kind = f" {self.labels[GPU_LABEL]}" if GPU_LABEL in self.labels else ""
         gpus = f" and {self.gpus:g} GPUs{kind}" if self.gpus else ""
-        return f"{self.name}: {self.most} x {self.cpus:g} CPUs{gpus}"
+        return f"{self.name}: {self.max_nodes} x {self.cpus:g} CPUs{gpus}"
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """All groups of a cluster, at their largest."""
+    """All node groups of a cluster, at their largest size."""
 
     groups: Sequence[NodeGroup]
 
     def max_concurrent_trials(self, plan: Plan) -> int:
-        """How many of the plan's trials run side by side.
+        """Return how many of the plan's trials run at once.
 
         Raises:
-            UserError: not even one, which would wait for ever.
+            UserError: the cluster cannot hold a single one, which would wait without end.
         """
         resources = plan.sweep.resources
         trials = min(
             sum(group.workers(plan) for group in self.groups) // resources.workers,
-            int(sum(group.most * group.cpus for group in self.groups) / plan.cpus_per_trial + ROUNDING),
+            int(sum(group.max_nodes * group.cpus for group in self.groups) / plan.cpus_per_trial + ROUNDING),
         )
         if trials == 0:
             kind = f" of {resources.gpu}" if resources.gpu else ""
             raise UserError(
-                f"sweep {plan.sweep.name}: a trial asks for {resources.workers} workers of "
+                f"sweep {plan.sweep.name}: a trial requests {resources.workers} workers of "
                 f"{resources.cpus_per_worker:g} CPUs and {resources.gpus_per_worker} GPUs{kind}, and "
-                f"{plan.cpus_per_trial:g} CPUs in all; the cluster holds no such trial ({self}): lower "
-                f"resources.workers or cpus_per_worker, or give the cluster more"
+                f"{plan.cpus_per_trial:g} CPUs in total; the cluster cannot hold one such trial ({self}): "
+                f"lower resources.workers or cpus_per_worker, or enlarge the cluster"
             )
         return min(trials, resources.max_concurrent_trials or len(plan.trials), len(plan.trials))
 
     def node_labels(self, plan: Plan) -> dict[str, str]:
-        """Labels of the nodes that a trial's workers may run on: the GPU's kind, where nodes tell theirs."""
+        """Return the node labels that a trial requires: the kind of GPU, if nodes have that label."""
         kind = plan.sweep.resources.gpu
-        told = any(GPU_LABEL in group.labels for group in self.groups)
-        return {GPU_LABEL: kind} if kind is not None and told else {}
+        labelled = any(GPU_LABEL in group.labels for group in self.groups)
+        return {GPU_LABEL: kind} if kind is not None and labelled else {}
 
     def __str__(self) -> str:
-        return "; ".join(str(group) for group in self.groups if group.most and group.cpus) or "no CPUs"
+        return "; ".join(str(group) for group in self.groups if group.max_nodes and group.cpus) or "no CPUs"
 
 
 def connected_capacity() -> Capacity:
-    """Of the cluster that this process is connected to."""
+    """Return the capacity of the cluster that this process is connected to."""
     import ray
 
     name = os.environ.get(CLUSTER_NAME)
@@ -99,10 +100,10 @@ def connected_capacity() -> Capacity:
 
 
 def read_capacity(path: Path) -> Capacity:
-    """Of the RayCluster, or RayJob, among the manifests in a YAML file.
+    """Return the capacity of the RayCluster, or RayJob, among the manifests in a YAML file.
 
     Raises:
-        UserError: there is none in it.
+        UserError: the file cannot be read or holds no RayCluster.
     """
     import yaml
 
@@ -123,10 +124,10 @@ def read_capacity(path: Path) -> Capacity:
 
 
 def capacity_of(ray_cluster: Mapping[str, Any]) -> Capacity:
-    """Of a RayCluster, as Ray's own autoscaler reads it.
+    """Return the capacity of a RayCluster as Ray's own autoscaler reads it.
 
     Raises:
-        UserError: it cannot be read so.
+        UserError: the autoscaler cannot read it.
     """
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
@@ -136,13 +137,14 @@ def capacity_of(ray_cluster: Mapping[str, Any]) -> Capacity:
         raise UserError(f"RayCluster: Ray's autoscaler cannot read it: {error!r}") from None
     head = config["head_node_type"]
     groups = config["available_node_types"].items()
-    return Capacity([_group(name, kind, most=1 if name == head else None) for name, kind in groups])
+    return Capacity(
+        [_group(name, kind, 1 if name == head else int(kind["max_workers"])) for name, kind in groups]
+    )
 
 
-def _group(name: str, kind: Mapping[str, Any], most: int | None) -> NodeGroup:
+def _group(name: str, kind: Mapping[str, Any], max_nodes: int) -> NodeGroup:
     have = kind["resources"]
-    most = int(kind["max_workers"]) if most is None else most
-    return NodeGroup(name, have.get("CPU", 0), have.get("GPU", 0), most, kind["labels"])
+    return NodeGroup(name, have.get("CPU", 0), have.get("GPU", 0), max_nodes, kind["labels"])
 
 
 def _node(node: Mapping[str, Any]) -> NodeGroup:
@@ -151,10 +153,10 @@ def _node(node: Mapping[str, Any]) -> NodeGroup:
 
 
 def _ray_cluster(name: str) -> Mapping[str, Any]:
-    """The RayCluster that this pod belongs to, from Kubernetes.
+    """Return the RayCluster that this pod belongs to, from Kubernetes.
 
     Raises:
-        UserError: Kubernetes does not answer, or does not let this pod see it.
+        UserError: Kubernetes does not answer, or does not let this pod read it.
     """
     import requests
     from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
@@ -164,7 +166,7 @@ def _ray_cluster(name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = KubernetesHttpApiClient(namespace).get(f"rayclusters/{name}")
     except (OSError, KeyError, requests.RequestException) as error:
         raise UserError(
-            f"RayCluster {name}: cannot be read from Kubernetes ({error}), so what it can grow to is not "
-            f"known: launch it on the head, or give its manifest with --cluster FILE"
+            f"RayCluster {name}: cannot be read from Kubernetes ({error}), so its largest size is unknown: "
+            f"launch on the head, or give its manifest with --cluster FILE"
         ) from None
     return found

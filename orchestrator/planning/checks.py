@@ -1,4 +1,4 @@
-"""What can be told of a sweep's size and of its local files before anything is started."""
+"""Checks of a sweep's size and of its local files before anything is started."""
 
 import os
 from collections.abc import Sequence
@@ -7,38 +7,39 @@ from orchestrator.common.errors import UserError
 from orchestrator.config.schema import Prompts
 from orchestrator.config.sweep_file import SweepFile
 from orchestrator.config.yaml_source import KeyPath
+from orchestrator.data.miniature_prompts import caption_count
 
-MOST_TRIALS, MOST_SMALL_TRIALS = 10_000, 100_000
-MINIATURE_PROMPTS = "miniature:"
-MOST_MINIATURE_PROMPTS = 10_000_000
+MAX_TRIALS, MAX_INFERENCE_TRIALS = 10_000, 100_000
 
 
 def check_sizes(file: SweepFile, trainings: Sequence[int], arms: int) -> None:
-    """Refuses a sweep of more trials than anybody means.
+    """Refuse a sweep with more trials than can be intended.
 
     Args:
-        trainings: of each backbone.
-        arms: strengths at which each student is drawn.
+        trainings: number of trainings of each backbone and arm.
+        arms: strengths at which each student is sampled.
 
     Raises:
-        UserError: with the number.
+        UserError: names the number of trials and the limit.
     """
     total = sum(trainings)
-    if total > MOST_TRIALS:
+    if total > MAX_TRIALS:
         message = (
-            f"{total:,} trainings, more than {MOST_TRIALS:,}: sweep fewer values, or lower search.samples"
+            f"{total:,} trainings, more than {MAX_TRIALS:,}: sweep fewer values, or lower search.samples"
         )
         raise file.error((), message)
-    if total * arms > MOST_SMALL_TRIALS:
-        message = f"{total * arms:,} small trials, more than {MOST_SMALL_TRIALS:,}: try fewer strengths"
+    if total * arms > MAX_INFERENCE_TRIALS:
+        message = (
+            f"{total * arms:,} inference trials, more than {MAX_INFERENCE_TRIALS:,}: try fewer strengths"
+        )
         raise file.error(("infer", "attention_guidance"), message)
 
 
 def check_prompts(file: SweepFile) -> None:
-    """Looks for the prompt files, if they are local ones, and reads what `miniature:N` asks for.
+    """Check that local prompt files exist, and that `miniature:N` names a valid number.
 
     Raises:
-        UserError: there are none.
+        UserError: a source names no prompts.
     """
     for key in ("prompts", "negative_prompts"):
         prompts: Prompts | None = getattr(file.sweep, key)
@@ -47,34 +48,27 @@ def check_prompts(file: SweepFile) -> None:
 
 
 def _check_source(file: SweepFile, key_path: KeyPath, source: str) -> None:
-    if source.startswith(MINIATURE_PROMPTS):
-        count = source.removeprefix(MINIATURE_PROMPTS)
-        if not (count.isdecimal() and count.isascii() and 0 < _number(count) <= MOST_MINIATURE_PROMPTS):
-            message = f"{source}: write miniature:N with N from 1 to {MOST_MINIATURE_PROMPTS:,}"
-            raise file.error(key_path, message)
-    elif "://" not in source:
-        if not os.path.exists(source):
-            raise file.error(key_path, f"{source}: no such file or folder")
-        from orchestrator.data.prompt_files import (
-            list_files,  # pyarrow, which other mistakes need not wait for
-        )
-
-        try:
-            list_files(source)
-        except UserError as error:
-            raise file.error(key_path, str(error).removeprefix("prompts.source ")) from None
+    try:
+        if caption_count(source) is None and "://" not in source:
+            _check_files(source)
+    except UserError as error:
+        raise file.error(key_path, str(error).removeprefix("prompts.source ")) from None
 
 
-def _number(digits: str) -> int:
-    """Its first digits are enough, and Python refuses thousands of them."""
-    return int(digits[:20])
+def _check_files(source: str) -> None:
+    if not os.path.exists(source):
+        raise UserError(f"{source}: no such file or folder")
+    # Imports pyarrow, which takes a while; other mistakes need not wait for it.
+    from orchestrator.data.prompt_files import list_files
+
+    list_files(source)
 
 
 def check_weights(file: SweepFile) -> None:
-    """Looks for the files that scorers read; clip's weights may be the id of a model on the hub.
+    """Check that the files of scorers exist; clip's weights may be the id of a model on the hub.
 
     Raises:
-        UserError: there is no such file.
+        UserError: a file does not exist.
     """
     sections = {"evaluate": file.sweep.evaluate.scorers}
     if file.sweep.infer is not None:

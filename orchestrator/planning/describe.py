@@ -1,20 +1,20 @@
-"""The plan as a person reads it: trials, what they ask of the cluster, memory, time, cost."""
+"""The text of `--plan`: trials, the resources that they request, memory, time and cost."""
 
-from orchestrator.config.gpu_specs import ASSUMED_SHARE, GPUS, UNNAMED
+from orchestrator.config.gpu_specs import ASSUMED_SHARE, DEFAULT_GPU, GPUS
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.estimate import assumed_tflops, estimate, gib, total_hours
 from orchestrator.planning.plan import DRIVER_CPUS, Plan, Trial
 
 ABOUT_MEMORY = (
-    "memory: the most that a trial's first worker holds, which also draws, from a step "
-    "run without content, attention by a fused kernel"
+    "memory: peak of a trial's first worker, which also samples images; counted in a step on tensors "
+    "without content, with fused attention"
 )
 
 
 def describe_plan(plan: Plan, storage: str, tracking: str, capacity: Capacity | None = None) -> str:
-    """The plan in lines: a table of trials, then totals and where things go.
+    """Return the plan as text: a table of trials, then totals, storage and tracking.
 
-    `capacity` is of the cluster, if the user has described it.
+    `capacity` is the cluster's, if the user has described it.
     """
     sweep = plan.sweep
     lines = [
@@ -23,7 +23,7 @@ def describe_plan(plan: Plan, storage: str, tracking: str, capacity: Capacity | 
         + f", launch {plan.digest}",
         *_table(plan),
         *_unused_lines(plan),
-        _asks_line(plan, capacity),
+        _resources_line(plan, capacity),
         _memory_line(plan),
         *_speed_lines(plan),
         *_infer_lines(plan),
@@ -59,62 +59,63 @@ def _price(plan: Plan, hours: float) -> float:
 
 
 def _unused_lines(plan: Plan) -> list[str]:
-    """What the file sets and an objective does nothing with: to vary it alone is to train twice."""
+    """Return a line per objective with the settings that it ignores: sweeping one of these repeats the same
+    training."""
     unused = dict.fromkeys(
         (trial.train.objective, name) for trial in plan.trials for name in trial.train.unused
     )
     objectives = dict.fromkeys(objective for objective, _ in unused)
     return [
-        f"objective {objective}: makes no use of {', '.join(name for of, name in unused if of == objective)}"
+        f"objective {objective} ignores {', '.join(name for of, name in unused if of == objective)}"
         for objective in objectives
     ]
 
 
-def _asks_line(plan: Plan, capacity: Capacity | None) -> str:
+def _resources_line(plan: Plan, capacity: Capacity | None) -> str:
     resources = plan.sweep.resources
-    asks = f"{plan.cpus_per_trial:g} CPUs" + (
-        f" and {plan.gpus_per_trial} GPUs" if plan.gpus_per_trial else ", no GPU"
+    requested = f"{plan.cpus_per_trial:g} CPUs" + (
+        f" and {plan.gpus_per_trial} GPUs" if plan.gpus_per_trial else " and no GPU"
     )
     return (
-        f"each trial asks for {asks} ({resources.workers} workers of {resources.cpus_per_worker:g} "
+        f"each trial requests {requested} ({resources.workers} workers of {resources.cpus_per_worker:g} "
         f"CPU and {resources.gpus_per_worker} GPU, and {DRIVER_CPUS:g} CPU "
         f"for its driver); "
-        + ("as many run at once as the cluster holds" if capacity is None else _holds(plan, capacity))
+        + ("as many run at once as the cluster holds" if capacity is None else _concurrency(plan, capacity))
     )
 
 
-def _holds(plan: Plan, capacity: Capacity) -> str:
-    return f"{capacity.max_concurrent_trials(plan)} run at once where there is {capacity}"
+def _concurrency(plan: Plan, capacity: Capacity) -> str:
+    return f"{capacity.max_concurrent_trials(plan)} run at once on {capacity}"
 
 
 def _memory_line(plan: Plan) -> str:
     name = plan.sweep.resources.gpu
     if name is not None:
         gpu = GPUS[name]
-        fits = f"{name} has {gpu.gibibytes:g} GiB, of which {gib(gpu.usable_bytes)} are reckoned with: fits"
+        fits = f"{name} has {gpu.gibibytes:g} GiB, {gib(gpu.usable_bytes)} GiB of them usable: fits"
         return f"{ABOUT_MEMORY}; {fits}"
-    unchecked = "; not held against any GPU: name yours as resources.gpu" if plan.gpus_per_trial else ""
+    unchecked = "; not checked against a GPU: set resources.gpu" if plan.gpus_per_trial else ""
     return ABOUT_MEMORY + unchecked
 
 
 def _speed_lines(plan: Plan) -> list[str]:
-    """Where samples/s are from: for each rate that is assumed, one line."""
+    """Return a line for each assumed rate behind the column samples/s."""
     rates = dict.fromkeys(assumed_tflops(plan, trial) for trial in plan.trials)
-    return [f"samples/s: the step's counted operations at {_rate(plan, rate)}" for rate in rates]
+    return [f"samples/s: counted operations of a step at {_rate(plan, rate)}" for rate in rates]
 
 
 def _rate(plan: Plan, rate: float) -> str:
     if plan.sweep.budget.assumed_tflops is not None:
-        return f"budget.assumed_tflops, {rate:g} TFLOP/s a worker: assumed, not measured"
+        return f"budget.assumed_tflops, {rate:g} TFLOP/s per worker: assumed, not measured"
     if not plan.gpus_per_trial:
-        return f"{rate:g} TFLOP/s a worker: assumed, not measured"
-    name = plan.sweep.resources.gpu or UNNAMED
+        return f"{rate:g} TFLOP/s per worker: assumed, not measured"
+    name = plan.sweep.resources.gpu or DEFAULT_GPU
     share = f"{ASSUMED_SHARE:.0%} of the peak of {name}"
-    return f"{share}, {rate:.0f} TFLOP/s a worker: assumed, not measured on a GPU"
+    return f"{share}, {rate:.0f} TFLOP/s per worker: assumed, not measured on a GPU"
 
 
 def _infer_lines(plan: Plan) -> list[str]:
-    """What the second search tries, and what it saves against training for every strength."""
+    """Return the size of the second search, and of the grid that trains for every strength instead."""
     if plan.infer is None:
         return []
     infer, arms, trainings = plan.infer.infer, plan.infer.arms, len(plan.trials)
@@ -122,13 +123,13 @@ def _infer_lines(plan: Plan) -> list[str]:
     for arm in arms[1:]:
         tried.setdefault(arm.label, []).append(f"{arm.strength:g}")
     kinds = "; ".join(f"{label} {', '.join(strengths)}" for label, strengths in tried.items())
-    pictures = len(plan.infer.pairs) * infer.pictures
+    images = len(plan.infer.pairs) * infer.pictures
     total = total_hours(plan)
     full = "" if total is None else f" and about {total * len(arms):.2f} h"
     this = "" if total is None else f" and about {total:.2f} h"
     return [
-        f"infer: each student is drawn at {len(arms)} strengths (none; {kinds}), {pictures} pictures each: "
-        f"{trainings * len(arms)} small trials of {DRIVER_CPUS:g} CPU and {infer.gpus:g} GPU",
+        f"infer: each student is sampled at {len(arms)} strengths (none; {kinds}), {images} images each: "
+        f"{trainings * len(arms)} inference trials of {DRIVER_CPUS:g} CPU and {infer.gpus:g} GPU",
         f"trainings: {trainings}{this}; the full grid of settings and strengths would be "
         f"{trainings * len(arms)} trainings{full}",
     ]
@@ -137,7 +138,7 @@ def _infer_lines(plan: Plan) -> list[str]:
 def _total_line(plan: Plan) -> str:
     total = total_hours(plan)
     if total is None:
-        return "time: unknown, as nothing is known of a backbone that is not in the local cache"
+        return "time: unknown, because the config of a backbone is not in the local cache"
     text = f"the sweep: about {total:.2f} h of trials"
     if plan.gpus_per_trial:
         text += f", {total * plan.gpus_per_trial:.0f} GPU-hours"

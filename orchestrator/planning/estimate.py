@@ -1,53 +1,53 @@
-"""What each trial of a plan needs and costs, told before anything is started or opened.
+"""Memory, time and cost of each trial of a plan, before anything is started or opened.
 
-Memory and operations come from a step that is run without content (`memory_estimate`), once for
-each backbone, batch and way of computing it; time, from these operations at an assumed rate.
+Memory and operations come from a step on tensors without content (`memory_estimate`), run once for
+each backbone, batch and `StepSettings`; time, from these operations at an assumed rate.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.common.errors import UserError
-from orchestrator.config.gpu_specs import GPUS, UNNAMED, Gpu
+from orchestrator.config.gpu_specs import DEFAULT_GPU, GPUS, Gpu
 from orchestrator.planning.plan import Plan, Trial
 from workloads.backbones.architectures import Architecture, architecture_of
 from workloads.settings.train import StepSettings, TrainSettings
 
 ASSUMED_CPU_TFLOPS = 0.02
-"""Sustained by one worker on half a CPU: the order of magnitude that miniatures reach."""
+"""Rate of one worker on half a CPU: the order of magnitude that miniatures reach."""
 SECONDS_TO_START = 30
-"""Of a trial, before its first step: processes, imports, engines."""
+"""Seconds before a trial's first step: processes, imports, engines."""
 
 Change = dict[str, Any]
 LIGHTEST: Change = {"activation_checkpointing": True, "score_batch": "prediction"}
 LIGHTER: tuple[Change, ...] = ({"score_batch": "prediction"}, {"activation_checkpointing": True}, LIGHTEST)
-"""Ways of computing a step in less memory, those that cost least time first."""
+"""Changes of `StepSettings` that save memory, those that cost least time first."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Of one worker, the first, which needs most."""
+    """Requirements of a trial's first worker, which needs most."""
 
     bytes: int
-    """The most that it holds at any time."""
-    looking: bool
-    """Whether that is as it draws pictures, not as it trains."""
+    """Peak memory."""
+    peak_is_sampling: bool
+    """True if memory peaks while sampling images, not in a training step."""
     tflop: float
     """10^12 operations of one step."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one trial."""
+    """Memory, speed and time of one trial."""
 
     needs: Needs
     samples_per_second: float
-    """Of all workers."""
+    """Rate of all workers together."""
     hours: float
 
 
 def estimate(plan: Plan, trial: Trial) -> Estimate | None:
-    """Memory, speed and time of a trial; None where nothing is known of its network."""
+    """Return memory, speed and time of a trial; None if the config of its network is unknown."""
     needs = worker_needs(plan, trial)
     if needs is None:
         return None
@@ -57,18 +57,21 @@ def estimate(plan: Plan, trial: Trial) -> Estimate | None:
 
 
 def assumed_tflops(plan: Plan, trial: Trial) -> float:
-    """What a worker is taken to sustain, in 10^12 operations a second."""
+    """Return the rate that a worker is assumed to sustain, in 10^12 operations per second."""
     if plan.sweep.budget.assumed_tflops is not None:
         return plan.sweep.budget.assumed_tflops
     if not plan.gpus_per_trial:
         return ASSUMED_CPU_TFLOPS
-    return GPUS[plan.sweep.resources.gpu or UNNAMED].assumed_tflops(_half(plan, trial))
+    return GPUS[plan.sweep.resources.gpu or DEFAULT_GPU].assumed_tflops(_half(plan, trial))
 
 
 def worker_needs(
     plan: Plan, trial: Trial, rows: int | None = None, step: StepSettings | None = None
 ) -> Needs | None:
-    """Of the trial's first worker, or what that needed with `rows` samples or other step settings."""
+    """Return the requirements of the trial's first worker; None if the config of its network is unknown.
+
+    `rows` (samples per worker) and `step` replace those of the plan.
+    """
     architecture = architecture_of(trial.source)
     if architecture is None:
         return None
@@ -110,17 +113,17 @@ def _half(plan: Plan, trial: Trial) -> bool:
 
 
 def total_hours(plan: Plan) -> float | None:
-    """Of all trials, one after the other; None if any trial's time is unknown."""
+    """Return the hours of all trials, one after the other; None if any trial's time is unknown."""
     hours = [None if guess is None else guess.hours for guess in (estimate(plan, t) for t in plan.trials)]
     known = [each for each in hours if each is not None]
     return sum(known) if len(known) == len(hours) else None
 
 
 def check_budget(plan: Plan) -> None:
-    """Refuses a sweep whose estimate is above its own budget.
+    """Refuse a sweep whose estimate is above its own budget.
 
     Raises:
-        UserError: with both figures.
+        UserError: names both figures.
     """
     limit = plan.sweep.budget.max_gpu_hours
     hours = None if limit is None else total_hours(plan)
@@ -130,15 +133,15 @@ def check_budget(plan: Plan) -> None:
     if hours > limit:
         raise UserError(
             f"sweep {plan.sweep.name}: about {hours:.0f} GPU-hours, above budget.max_gpu_hours "
-            f"{limit:g}; take fewer trials or steps, or raise the budget"
+            f"{limit:g}: run fewer trials or steps, or raise the budget"
         )
 
 
 def check_memory(plan: Plan) -> None:
-    """Refuses a sweep of which a worker needs more than the GPU that `resources.gpu` names has.
+    """Refuse a sweep in which a worker needs more memory than the GPU that `resources.gpu` names.
 
     Raises:
-        UserError: with both figures, and what would fit.
+        UserError: names both figures, and settings that fit.
     """
     name = plan.sweep.resources.gpu
     if name is None:
@@ -149,41 +152,41 @@ def check_memory(plan: Plan) -> None:
         if needs is not None and needs.bytes > gpu.usable_bytes:
             raise UserError(
                 f"trial {trial.name}: a worker needs {gib(needs.bytes)} GiB"
-                f"{' to draw its pictures' if needs.looking else ''}, and of {name}'s {gpu.gibibytes:g} "
-                f"GiB {gib(gpu.usable_bytes)} can be used; {suggestion(plan, trial, gpu)}"
+                f"{' to sample images' if needs.peak_is_sampling else ''}, but of {name}'s {gpu.gibibytes:g} "
+                f"GiB only {gib(gpu.usable_bytes)} GiB are usable; {suggestion(plan, trial, gpu)}"
             )
 
 
 def suggestion(plan: Plan, trial: Trial, gpu: Gpu) -> str:
-    """What to set, in words, so that the trial's workers fit `gpu`."""
+    """Return text that names the settings with which the trial's workers fit `gpu`."""
     now = plan.sweep.resources.step
     least = replace(now, **LIGHTEST)
-    lighter, smaller = _lighter(plan, trial, gpu), _smaller(plan, trial, gpu, now)
+    lighter, smaller = _lighter_step(plan, trial, gpu), _smaller_batch(plan, trial, gpu, now)
     if lighter or smaller:
-        return ", or ".join(f"{words} fits" for words in (lighter, smaller) if words)
-    if both := _smaller(plan, trial, gpu, least):
-        return f"{_step_words(LIGHTEST)} with {both} fits"
+        return ", or ".join(f"{change} fits" for change in (lighter, smaller) if change)
+    if both := _smaller_batch(plan, trial, gpu, least):
+        return f"{_step_text(LIGHTEST)} with {both} fits"
     needs = worker_needs(plan, trial, rows=1, step=least)
-    why = "its pictures" if needs is not None and needs.looking else "one sample a worker"
-    return f"neither resources.step nor a smaller batch helps, for {why}: take a larger GPU, or more workers"
+    peak = "sampling images" if needs is not None and needs.peak_is_sampling else "one sample per worker"
+    return f"{peak} does not fit with any resources.step or batch: choose a larger GPU, or more workers"
 
 
-def _lighter(plan: Plan, trial: Trial, gpu: Gpu) -> str | None:
-    """The first way of computing a step that fits at the same batch."""
+def _lighter_step(plan: Plan, trial: Trial, gpu: Gpu) -> str | None:
+    """Return the first change of `StepSettings` that fits at the same batch; None if none does."""
     now = plan.sweep.resources.step
     for change in LIGHTER:
         step = replace(now, **change)
         needs = None if step == now else worker_needs(plan, trial, step=step)
         if needs is not None and needs.bytes <= gpu.usable_bytes:
-            return f"{_step_words(change)} ({gib(needs.bytes)} GiB)"
+            return f"{_step_text(change)} ({gib(needs.bytes)} GiB)"
     return None
 
 
-def _smaller(plan: Plan, trial: Trial, gpu: Gpu, step: StepSettings) -> str | None:
-    """A smaller batch that fits: by what one sample and what all of them need.
+def _smaller_batch(plan: Plan, trial: Trial, gpu: Gpu, step: StepSettings) -> str | None:
+    """Return a smaller batch that fits, interpolated between one sample and all; None if one does not fit.
 
-    What a step needs is the largest of its phases, each a line over the batch, so no batch between
-    those two lies above the line through them.
+    A step's peak is the largest of its phases, each linear in the batch, so it is convex in the batch: no
+    batch between those two lies above the line through them.
     """
     workers = plan.sweep.resources.workers
     rows = trial.train.batch_size // workers
@@ -195,10 +198,10 @@ def _smaller(plan: Plan, trial: Trial, gpu: Gpu, step: StepSettings) -> str | No
     return f"train.batch_size {fits * workers}"
 
 
-def _step_words(change: Change) -> str:
+def _step_text(change: Change) -> str:
     return f"resources.step {{{', '.join(f'{key}: {str(value).lower()}' for key, value in change.items())}}}"
 
 
 def gib(count: float) -> str:
-    """Bytes as gibibytes, for people."""
+    """Format bytes as gibibytes."""
     return f"{count / 2**30:.1f}" if count >= 2**30 else f"{count / 2**30:.2f}"

@@ -1,6 +1,7 @@
-"""The second search: every student at every strength of attention guidance, without training.
+"""Plan of the second search: every student at every strength of attention guidance, without training.
 
-`arms` expands the sweep's `infer` section; an `InferenceTrial` is one student at one of them.
+`make_inference_plan` expands the sweep's `infer` section to arms; an `InferenceTrial` is one student at one
+arm.
 """
 
 import json
@@ -14,19 +15,20 @@ from pydantic import ValidationError
 
 from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
+from orchestrator.config.base_model import validate
 from orchestrator.config.evaluation_schema import AttentionGuidance, Infer, Pair
 from orchestrator.config.schema import Range, Values, draw
 from orchestrator.config.sweep_file import SweepFile
 from orchestrator.config.validation_messages import explain
 from workloads.settings.train import AttentionGuidanceSettings
 
-MOST_STRENGTHS = 1000
+MAX_STRENGTHS = 1000
 PLAIN = AttentionGuidanceSettings()
 
 
 @dataclass(frozen=True)
 class InferencePlan:
-    """What is tried on each student: the plain one first, then guidance of rising strength."""
+    """The arms tried on each student: the plain student first, then guidance of rising strength."""
 
     arms: tuple[AttentionGuidanceSettings, ...]
     pairs: tuple[Pair, ...]
@@ -35,22 +37,22 @@ class InferencePlan:
 
     @property
     def digest(self) -> str:
-        """Of what makes two pictures, and what is measured of them, the same."""
-        return digest([*self.asked, self.infer.pictures, self.seed])
+        """Digest of everything that determines an image of a given student, and what is measured of it."""
+        return digest([*self.pairs_and_scorers, self.infer.pictures, self.seed])
 
     @property
-    def asked(self) -> list[Any]:
-        """Pairs and scorers, as JSON can hold them."""
+    def pairs_and_scorers(self) -> list[Any]:
+        """Pairs and scorers as JSON values."""
         pairs = [pair.model_dump() for pair in self.pairs]
         return [pairs, [asdict(scorer) for scorer in self.infer.scorers]]
 
 
 @dataclass(frozen=True)
 class InferenceTrial:
-    """One student, drawn from at one strength of attention guidance."""
+    """One student, sampled at one strength of attention guidance."""
 
     student: str
-    """Digest of the training that it comes from."""
+    """Digest of the training that made it."""
     student_name: str
     guidance: AttentionGuidanceSettings
     protocol: str
@@ -66,7 +68,7 @@ class InferenceTrial:
 
 
 def make_inference_plan(file: SweepFile) -> InferencePlan | None:
-    """The expanded `infer` section; None if the sweep has none.
+    """Expand the sweep's `infer` section; None if it has none.
 
     Raises:
         UserError: a strength or a pair is wrong.
@@ -82,19 +84,19 @@ def make_inference_plan(file: SweepFile) -> InferencePlan | None:
             if arm.strength == 0 or arm in arms:
                 raise file.error(
                     ("infer", "attention_guidance", index, "strength"),
-                    f"{strength!r} is there twice, or is 0, the plain student, which is always drawn",
+                    f"{strength!r} is listed twice, or is 0 (the plain student, always sampled): remove it",
                 )
             arms.append(arm)
     return InferencePlan(tuple(arms), _pairs(file, infer), infer, file.sweep.evaluate.seed)
 
 
 def _strengths(file: SweepFile, entry: AttentionGuidance, index: int) -> Sequence[object]:
-    """The strengths of one entry, rising: its grid, or `search.samples` draws."""
+    """Return the strengths of one entry: its grid, or `search.samples` draws in rising order."""
     key = ("infer", "attention_guidance", index, "strength")
     kind = file.swept(entry.strength, key)
     count = len(kind.values) if isinstance(kind, Values) else file.sweep.search.samples
-    if kind is not None and count > MOST_STRENGTHS:
-        raise file.error(key, f"{count:,} strengths, more than {MOST_STRENGTHS:,}: try fewer")
+    if kind is not None and count > MAX_STRENGTHS:
+        raise file.error(key, f"{count:,} strengths, more than {MAX_STRENGTHS:,}: try fewer")
     if isinstance(kind, Values):
         return list(kind.values)
     if isinstance(kind, Range):
@@ -109,7 +111,7 @@ def _pairs(file: SweepFile, infer: Infer) -> tuple[Pair, ...]:
     else:
         pairs = [_pair(infer.pairs, number, line) for number, line in _lines(file, infer.pairs)]
     if not pairs:
-        raise file.error(("infer", "pairs"), "there are none")
+        raise file.error(("infer", "pairs"), "has no pair: add at least one")
     return tuple(pairs)
 
 
@@ -125,13 +127,13 @@ def _lines(file: SweepFile, name: str) -> list[tuple[int, str]]:
 
 
 def _pair(name: str, number: int, line: str) -> Pair:
-    like = 'a pair is a line of JSON as in {"prompt": "a cat", "negative_prompt": "blurry", "style": "photo"}'
+    example = 'write one JSON object per line, as {"prompt": "a cat", "negative_prompt": "blurry"}'
     try:
         record = json.loads(line)
-        return Pair.model_validate(record)
+        return validate(Pair, record)
     except ValidationError as error:
         at, message = explain(error, Pair, record)
         setting = f"{at[0]}: " if at else ""
-        raise UserError(f"{name}:{number}: {setting}{message}; {like}") from None
+        raise UserError(f"{name}:{number}: {setting}{message}; {example}") from None
     except (ValueError, RecursionError):
-        raise UserError(f"{name}:{number}: {like}") from None
+        raise UserError(f"{name}:{number}: {example}") from None

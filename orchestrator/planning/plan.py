@@ -1,4 +1,4 @@
-"""What a sweep will do, before it does it: its trials, what each asks for, time and cost."""
+"""The trials of a sweep: `make_plan` expands swept values into them, after all checks of the file."""
 
 import itertools
 import math
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.common.digests import digest
-from orchestrator.config.ranking import HEADLINES
-from orchestrator.config.renamed_settings import under_old_names
-from orchestrator.config.schema import BackboneEntry, Range, Sweep, Values, draw
+from orchestrator.config.ranking import RANKING_METRICS
+from orchestrator.config.renamed_settings import in_old_form
+from orchestrator.config.schema import BackboneEntry, Range, Sweep, TrainValues, Values, draw
 from orchestrator.config.sweep_file import SweepFile
 from orchestrator.planning.checks import check_prompts, check_sizes, check_weights
 from orchestrator.planning.inference import InferencePlan, InferenceTrial, make_inference_plan
@@ -19,29 +19,29 @@ from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings.train import TrainSettings
 
 DRIVER_CPUS = 0.15
-"""Asked for by the process of a trial: one that watches over a training, or draws with a student.
+"""CPUs of a trial's process, which supervises a training or samples with a student.
 
-The same for both, since Tune then hands a process, its imports done, from one to the next.
+The same for both, because Tune then passes a process, its imports done, from one to the next.
 """
 MINIATURE = "miniature/"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: a backbone and its settings. Its digest is its name everywhere."""
+    """One training: a backbone and its settings. Its digest identifies it everywhere."""
 
     backbone: BackboneEntry
     source: str
-    """What the backbone's `model` stands for: a folder or a hub id."""
+    """Folder or hub id that the backbone's `model` resolves to."""
     train: TrainSettings
     prompts: str
-    """The prompts' source and column, as they are part of what the training is."""
+    """Source and column of the prompts, which are part of the identity."""
     arm: str = ""
-    """For people, as its settings say what it is; empty where the file names no arms."""
+    """Name of its arm, which is not part of the identity; empty if the file names no arms."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes two trials the same, as JSON can hold it."""
+        """All that determines the training's result, as JSON values."""
         return {
             "model": self.backbone.model,
             "start_timestep": self.backbone.start_timestep,
@@ -60,7 +60,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """For people: backbone, arm (or objective and interval), seed, and the digest's beginning."""
+        """Readable name: backbone, arm (or objective and interval), seed, and the digest's beginning."""
         if self.arm:
             return f"{self.backbone.name}-{self.arm}-s{self.train.seed}-{self.digest[:4]}"
         of = "" if self.train.objective == "pgsb" else f"-{self.train.objective}"
@@ -74,10 +74,10 @@ class Plan:
     sweep: Sweep
     trials: tuple[Trial, ...]
     infer: InferencePlan | None
-    """What is tried on each student, if anything is."""
+    """Plan of the second search; None if the file has no section `infer`."""
 
     def infer_trials(self, trial: Trial) -> tuple[InferenceTrial, ...]:
-        """The second search of one trial's student, the plain student first."""
+        """Return the second search of one trial's student, the plain student first."""
         if self.infer is None:
             return ()
         protocol = self.infer.digest
@@ -85,16 +85,16 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Of the resolved file: the name of the launch."""
-        # What came later counts where it is used, so that launches keep their names.
+        """Digest of the resolved file, by which a launch is named."""
+        # A setting that was added later counts only where it is used, so that launches keep their digests.
         unused = {"storage", "tracking"} | (set() if self.sweep.arms else {"arms"})
         resolved = self.sweep.model_dump(mode="json", exclude=unused)
-        resolved["search"]["metric"] = self.sweep.search.metric or HEADLINES[0]
-        return digest(under_old_names(resolved))[:12]
+        resolved["search"]["metric"] = self.sweep.search.metric or RANKING_METRICS[0]
+        return digest(in_old_form(resolved))[:12]
 
     @property
     def trains_with_negatives(self) -> bool:
-        """Whether any trial is NASA-T."""
+        """True if any trial is NASA-T."""
         return any(trial.train.nasa_interval is not None for trial in self.trials)
 
     @property
@@ -106,12 +106,12 @@ class Plan:
         return self.sweep.resources.workers * self.sweep.resources.gpus_per_worker
 
 
-def small_trials_at_once(plan: Plan, cpus: float, gpus: float, trainings: int) -> int:
-    """How many trials of the second search run beside so many trainings; at least one.
+def max_concurrent_inference_trials(plan: Plan, cpus: float, gpus: float, trainings: int) -> int:
+    """Return how many inference trials run beside this number of trainings; at least one.
 
-    With GPUs one more than they hold, so that Tune always has one to hand a process on to. On
-    CPUs no more than there are cores, less what trainings and one scorer ask for: a small trial
-    is a process that works as long as it lives, however little it asks for.
+    With GPUs one more than they hold, so that Tune always has a trial to pass a finished one's process
+    to. On CPUs at most the number of cores, less the request of trainings and of one scorer: an inference
+    trial is a process that computes as long as it lives, however little it requests.
     """
     assert plan.infer is not None
     infer = plan.infer.infer
@@ -122,11 +122,11 @@ def small_trials_at_once(plan: Plan, cpus: float, gpus: float, trainings: int) -
 
 
 def make_plan(file: SweepFile) -> Plan:
-    """Expands the swept values of `file` into trials.
+    """Expand the swept values of `file` into trials.
 
     Raises:
         UserError: a setting of a trial is wrong; two trials are the same, or there are too many;
-            a local file that the sweep reads is not there.
+            a local file that the sweep reads does not exist.
     """
     sweep = file.sweep
     infer = make_inference_plan(file)
@@ -144,15 +144,15 @@ def make_plan(file: SweepFile) -> Plan:
             settings = file.train_settings(values, index, arm)
             prompts = _check_trial(file, settings)
             trials.append(Trial(backbone, source, settings, prompts, name))
-    _check_no_two_the_same(file, trials)
+    _check_duplicates(file, trials)
     return Plan(sweep, tuple(trials), infer)
 
 
 def _check_trial(file: SweepFile, settings: TrainSettings) -> str:
-    """What the trial is trained on: its prompts, as they are part of its identity."""
+    """Check a trial's settings against the file's other sections; return its prompts for its identity."""
     sweep = file.sweep
     if settings.batch_size % sweep.resources.workers:
-        message = f"{settings.batch_size} cannot be divided among {sweep.resources.workers} workers"
+        message = f"{settings.batch_size} is not divisible by the {sweep.resources.workers} resources.workers"
         raise file.error(("train", "batch_size"), message)
     prompts = f"{sweep.prompts.source}:{sweep.prompts.column}"
     if settings.nasa_interval is None:
@@ -163,7 +163,7 @@ def _check_trial(file: SweepFile, settings: TrainSettings) -> str:
     return f"{prompts} against {sweep.negative_prompts.source}:{sweep.negative_prompts.column}"
 
 
-def _check_no_two_the_same(file: SweepFile, trials: Sequence[Trial]) -> None:
+def _check_duplicates(file: SweepFile, trials: Sequence[Trial]) -> None:
     seen: dict[str, Trial] = {}
     for trial in trials:
         other = seen.setdefault(trial.digest, trial)
@@ -179,7 +179,7 @@ def _source(file: SweepFile, index: int) -> str:
     name = model.removeprefix(MINIATURE)
     if name not in TEACHERS:
         known = ", ".join(MINIATURE + teacher for teacher in TEACHERS)
-        raise file.error(("backbones", index, "model"), f"no {model!r}; there are {known}")
+        raise file.error(("backbones", index, "model"), f"no {model!r}: choose one of {known}")
     return str(WEIGHTS / name)
 
 
@@ -188,11 +188,11 @@ Ranges = dict[str, Range]
 
 
 def _swept(file: SweepFile, index: int, arm: int | None) -> tuple[Grid, Ranges]:
-    """The swept settings of one backbone and arm."""
+    """Return the swept settings of one backbone and arm."""
     grid: Grid = {}
     ranges: Ranges = {}
     for key, value in file.train(index, arm).items():
-        kind = file.swept(value, file.train_key(index, arm, (key,)))
+        kind = file.swept(value, file.train_key_path(index, arm, (key,)))
         if isinstance(kind, Values):
             grid[key] = kind.values
         elif isinstance(kind, Range):
@@ -201,14 +201,14 @@ def _swept(file: SweepFile, index: int, arm: int | None) -> tuple[Grid, Ranges]:
 
 
 def _count(sweep: Sweep, grid: Grid, ranges: Ranges) -> int:
-    """How many trials these settings make."""
+    """Return the number of trials that these settings make."""
     return math.prod(map(len, grid.values())) * (sweep.search.samples if ranges else 1)
 
 
 def _points(
     file: SweepFile, index: int, arm: int | None, grid: Grid, ranges: Ranges
-) -> Iterator[dict[str, Any]]:
-    """The settings of each trial of one backbone and arm: the grid, times the draws."""
+) -> Iterator[TrainValues]:
+    """Yield the settings of each trial of one backbone and arm: the grid, times the draws."""
     sweep, merged = file.sweep, file.train(index, arm)
     rng = random.Random(f"{sweep.search.seed}/{sweep.backbones[index].name}")
     draws = [

@@ -1,6 +1,6 @@
 """Names and numbers as tables, log lines and plots show them."""
 
-from orchestrator.config.ranking import AT_STRENGTH, first_of
+from orchestrator.config.ranking import STRENGTH_METRICS, first_measured
 from orchestrator.reporting.rows import ArmRow
 
 NAMES = {"attribute_accuracy": "accuracy", "hps_v2.1": "HPSv2.1", "hps_v2.0": "HPSv2.0", "clip_plus": "CLIP+"}
@@ -19,7 +19,7 @@ def format_value(metric: str, value: float) -> str:
 
 def describe_arm(arm: ArmRow) -> str:
     """Format an arm's name with its removal rate, or with the score that ranks it."""
-    removal, metric = arm.score("removal_rate"), first_of(AT_STRENGTH, arm.metrics)
+    removal, metric = arm.score("removal_rate"), first_measured(STRENGTH_METRICS, arm.metrics)
     if removal is not None:
         return f"{arm.name}: {100 * removal.value:.0f} % gone"
     return f"{arm.name}: {NAMES[metric]} {format_value(metric, arm.value(metric))}" if metric else arm.name

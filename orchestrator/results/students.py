@@ -17,7 +17,7 @@ from pathlib import Path
 
 from orchestrator.common.digests import digest
 from orchestrator.common.storage import Store
-from orchestrator.config.ranking import AT_STRENGTH, first_of
+from orchestrator.config.ranking import STRENGTH_METRICS, first_measured
 from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.evaluation.scoring import EXAMPLE, load_measured, score
 from orchestrator.evaluation.strength_curve import best, curve
@@ -38,6 +38,8 @@ from workloads.students.defaults import save_defaults
 logger = logging.getLogger(__name__)
 SCORED_TOGETHER = 4
 """Students that wait for each other before one pool of actors scores them."""
+SHEET_PAIRS = 8
+"""Rows of the contact sheet of pairs by strength: the first pairs."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ class Students:
         infer = self._plan.infer.infer
         tables = [(job.infer.guidance, load_measured(self.store, job)) for job in jobs]
         examples = [(guidance, [bytes(png) for png in table[EXAMPLE] if png]) for guidance, table in tables]
-        shown = self._plan.infer.pairs[: infer.sheet_pairs]
+        shown = self._plan.infer.pairs[:SHEET_PAIRS]
         return curve(tables, infer.scorers), strength_sheet(shown, examples, jobs[0].infer.student_name)
 
     def _register(self, record: TrialRecord, sheet: bytes) -> str:
@@ -284,5 +286,5 @@ def _champion_tags(record: TrialRecord) -> dict[str, str]:
 def _ranking_value(record: TrialRecord, metric: str | None) -> float | None:
     score = find_score(record.scores, metric)
     if score is None and record.best is not None:
-        score = record.best.score(first_of(AT_STRENGTH, record.best.metrics) or "")
+        score = record.best.score(first_measured(STRENGTH_METRICS, record.best.metrics) or "")
     return None if score is None else score.value

@@ -1,4 +1,4 @@
-"""A sweep file without a mistake, and how the command refuses one with a mistake."""
+"""Helpers for tests of the command: a valid sweep file, and a check of its refusals."""
 
 import re
 from pathlib import Path
@@ -27,18 +27,17 @@ search: {samples: 2}
 )
 
 
-def refused(capsys: pytest.CaptureFixture[str], says: str, *arguments: str) -> None:
-    """The command exits with 2 and one line that matches `says`."""
-
+def refused(capsys: pytest.CaptureFixture[str], pattern: str, *arguments: str) -> None:
+    """Check that the command exits with 2 and one line that matches `pattern`."""
     assert main(list(arguments)) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("error: ") and shown.err.count("\n") == 1, shown.err
     assert "starting Ray" not in shown.out and "Traceback" not in shown.err
-    assert re.search(says, shown.err), shown.err
+    assert re.search(pattern, shown.err), shown.err
 
 
 def written(folder: Path, text: str = SWEEP) -> str:
-    """The path of a sweep file with this text."""
+    """Write a sweep file with this text and return its path."""
     path = folder / "sweep.yaml"
     path.write_text(text)
     return str(path)

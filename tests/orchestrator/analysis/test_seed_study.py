@@ -1,13 +1,17 @@
-"""The study: its statistics against derivations by hand, its arms and rankings on rows made up."""
+"""Seed study: statistics against derivations by hand, arms and rankings on synthetic trainings."""
 
 import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
-from orchestrator.analysis.early_stopping import early
+from orchestrator.analysis.early_stopping import Histories, early_stopping
+from orchestrator.analysis.rows import EarlyStoppingRow, Study
 from orchestrator.analysis.seed_study import Training, has_seeds, study
 from orchestrator.analysis.statistics import (
     Estimate,
@@ -21,6 +25,7 @@ from orchestrator.analysis.statistics import (
 )
 from orchestrator.reporting.study_report import study_parts
 
+REPORT = Path(__file__).parents[3] / "sweeps/stability/report.json"
 T2 = 4.302653
 """Student's t of 2 degrees of freedom at 97.5 %, from a table."""
 
@@ -30,27 +35,27 @@ def near(estimate: Estimate, value: float, half: float) -> bool:
     return (estimate.value, estimate.low, estimate.high) == pytest.approx((value, value - half, value + half))
 
 
-def test_a_mean_over_seeds_has_students_interval() -> None:
+def test_mean_over_seeds_has_students_interval() -> None:
     assert near(over_seeds([1, 2, 3]), 2, T2 / 3**0.5)
     assert over_seeds([0.5]) == Estimate(0.5)
 
 
-def test_oscillation_is_what_gets_worse_a_look() -> None:
-    looks = [0.5, 0.7, 0.6, 0.8]
-    assert oscillation(looks, True) == pytest.approx(0.1 / 3)
-    assert oscillation(looks, False) == pytest.approx(0.4 / 3)
+def test_oscillation_is_the_mean_worsening() -> None:
+    scores = [0.5, 0.7, 0.6, 0.8]
+    assert oscillation(scores, True) == pytest.approx(0.1 / 3)
+    assert oscillation(scores, False) == pytest.approx(0.4 / 3)
     assert oscillation([1, 2, 5], True) == 0
     assert oscillation([1, 0], True) is None
 
 
-def test_a_difference_over_backbones_has_the_error_over_seeds_alone() -> None:
-    """Two backbones, s^2 / n = 1 each: se = sqrt(2) / 2, freedom 4 / (1 + 1); 9 apart, they add nothing."""
+def test_difference_has_the_error_over_seeds_alone() -> None:
+    """Two backbones, s^2 / n = 1 each: se = sqrt(2) / 2, freedom 4 / (1 + 1); their distance adds nothing."""
     assert near(mean_difference([[1, 3], [11, 13]]), 7, T2 * 2**0.5 / 2)
     assert near(mean_difference([[1, 2, 3]]), 2, T2 / 3**0.5)
     assert mean_difference([[1], [2, 3]]) == Estimate(1.75)
 
 
-def test_flipped_signs_are_all_tried() -> None:
+def test_all_sign_flips_are_tried() -> None:
     assert sign_flip_p([[1, 1, 1]]) == 2 / 8
     assert sign_flip_p([[1, -1]]) == 1
     pairs = [[0.3, -0.1, 0.4], [0.2, 0.5]]
@@ -59,11 +64,11 @@ def test_flipped_signs_are_all_tried() -> None:
             for signs in itertools.product((1, -1), repeat=5)]  # fmt: skip
     expected = sum(each >= sum(weighted) - 1e-12 for each in sums) / len(sums)
     assert sign_flip_p(pairs) == expected
-    # Of 20 pairs a random 2^16, of which none but the observed signs should be as far out as all ones.
+    # For 20 pairs a random 2^16, of which almost none but the observed signs are as far from 0.
     assert sign_flip_p([[1.0] * 20]) <= 3 / 2**16
 
 
-def test_the_bootstrap_draws_seeds_within_backbones_and_the_same_of_all_arms() -> None:
+def test_bootstrap_draws_the_same_seeds_for_all_arms() -> None:
     cells = {"a": {"x": {0: 0.0, 1: 1.0}}, "b": {"x": {0: 0.1, 1: 1.1}}}
     means = bootstrap_means(cells)
     shares = [(means[0, 0] == value).mean() for value in (0, 0.5, 1)]
@@ -73,7 +78,7 @@ def test_the_bootstrap_draws_seeds_within_backbones_and_the_same_of_all_arms() -
     assert len(np.unique((apart[1] - apart[0]).round(3))) == 5
 
 
-def test_equals_share_a_place() -> None:
+def test_equals_share_a_rank() -> None:
     scores = np.array([[1.0, 3.0], [1.0, 2.0], [0.0, 2.0]])
     assert probability_of_best(scores).tolist() == [0.75, 0.25, 0]
     assert ranks(scores).tolist() == [[1, 1], [1, 2], [3, 2]]
@@ -87,7 +92,7 @@ def training(
 
 
 def grid(*rows: tuple[str, str, tuple[float, ...]]) -> list[Training]:
-    """Backbone, guidance scale, an accuracy a seed."""
+    """Trainings from rows of backbone, guidance interval and an accuracy per seed."""
     return [training(b, s, seed, value) for b, s, values in rows for seed, value in enumerate(values)]
 
 
@@ -103,7 +108,7 @@ def test_arms_are_ranked_by_their_worst_backbone() -> None:
     best, other = ranking["arms"]
     assert (best["arm"], best["worst_backbone"]) == (SECOND, "y") and best["worst"] == pytest.approx(0.79)
     assert (other["arm"], other["worst_backbone"]) == (FIRST, "y") and other["worst"] == pytest.approx(0.72)
-    # Of every draw of seeds 0.78 or more on one side, 0.74 or less on the other.
+    # Every draw of seeds gives 0.78 or more for one arm, 0.74 or less for the other.
     assert (best["best_probability"], other["best_probability"]) == (1, 0)
     assert (best["low"], best["high"]) == pytest.approx((0.78, 0.80))
     (difference,) = ranking["differences"]
@@ -112,7 +117,7 @@ def test_arms_are_ranked_by_their_worst_backbone() -> None:
     assert difference["worst"] == pytest.approx(-0.07)
 
 
-def test_lower_is_better_of_a_distance() -> None:
+def test_lower_is_better_for_a_distance() -> None:
     rows = [
         Training("t", "x", seed, {"steps": steps}, "finished", {"frechet_distance": [value]})
         for steps, values in (("9", (30.0, 31.0)), ("10", (20.0, 21.0)))
@@ -123,15 +128,14 @@ def test_lower_is_better_of_a_distance() -> None:
     assert ranking["arms"][0]["best_probability"] == 1 and ranking["oscillation"]["arms"] == []
 
 
-def test_a_cell_has_its_mean_oscillation_and_collapses() -> None:
+def test_cell_has_mean_oscillation_and_collapses() -> None:
     rows = [*ROWS, training("x", "(1, 5)", 2, 0.1, "collapsed"), training("x", "(1, 5)", 3, 0.2, "failed")]
     found = study([*rows, training("x", "(1, 5)", 4, 0.3, "")])
     cell = next(c for c in found["cells"] if (c["arm"], c["backbone"]) == (FIRST, "x"))
     assert (cell["ended"], cell["collapsed"]) == (3, 1)
-    # Wilson, 1 of 3: (1/3 + z^2/6) / (1 + z^2/3) less and more 1.96 / (1 + z^2/3) sqrt(2/27 + z^2/36).
-    assert (cell["collapse_rate"]["low"], cell["collapse_rate"]["high"]) == pytest.approx(
-        (0.0615, 0.7923), abs=1e-4
-    )
+    # Wilson, 1 of 3: (1/3 + z^2/6) / (1 + z^2/3) -+ z / (1 + z^2/3) sqrt(2/27 + z^2/36), z = 1.96.
+    rate = cell["collapse_rate"]
+    assert rate is not None and (rate["low"], rate["high"]) == pytest.approx((0.0615, 0.7923), abs=1e-4)
     measured = cell["metrics"]["attribute_accuracy"]
     assert measured["values"] == {0: 0.90, 1: 0.92, 2: 0.1}
     assert measured["oscillations"] == pytest.approx({0: 0.1 / 3, 1: 0.1 / 3, 2: 0.4 / 3})
@@ -139,13 +143,13 @@ def test_a_cell_has_its_mean_oscillation_and_collapses() -> None:
     assert found["arms"][0]["ended"] == 5 and found["arms"][0]["collapsed"] == 1
 
 
-def test_settings_that_differ_between_backbones_alone_make_no_arm() -> None:
+def test_settings_that_vary_by_backbone_make_no_arm() -> None:
     rows = [training(b, s, 0, 0.5, learning_rate=rate)
             for b, rate in (("x", "1"), ("y", "2")) for s in ("(1, 5)", "(3, 3)")]  # fmt: skip
     assert [arm["arm"] for arm in study(rows)["arms"]] == [FIRST, SECOND]
 
 
-def test_named_arms_keep_their_names_and_say_what_is_varied_within() -> None:
+def test_named_arms_keep_names_and_show_what_varies() -> None:
     named = [
         training("x", s, seed, 0.5, arm=arm)
         for s, arm in (("1", "random"), ("3", "fixed"))
@@ -160,71 +164,115 @@ def test_named_arms_keep_their_names_and_say_what_is_varied_within() -> None:
     ]
 
 
-def test_an_arm_that_lacks_a_backbone_is_not_ranked() -> None:
+def test_arm_without_a_backbone_is_not_ranked() -> None:
     ranking = study([*ROWS, *grid(("x", "(2, 2)", (0.99, 0.99)))])["rankings"]["attribute_accuracy"]
     assert [row["arm"] for row in ranking["arms"]] == [SECOND, FIRST]
     assert ranking["not_ranked"] == ["guidance_interval (2, 2)"]
 
 
-def test_one_seed_is_ranked_without_any_certainty() -> None:
+def test_one_seed_is_ranked_without_intervals() -> None:
     rows = grid(("x", "(1, 5)", (0.9,)), ("x", "(3, 3)", (0.8,)))
     assert not has_seeds(rows) and has_seeds(ROWS)
-    found: dict[str, Any] = study(rows)
+    found = study(rows)
     for row in found["rankings"]["attribute_accuracy"]["arms"]:
         assert row["low"] is row["best_probability"] is row["rank_low"] is None
     assert found["rankings"]["attribute_accuracy"]["differences"][0]["p"] is None
     assert "One seed of every arm" in "".join(study_parts(found))
 
 
-def looks(arm: str, backbone: str, courses: dict[int, list[float]]) -> dict[str, Any]:
-    """A cell of a study, as `early` reads it."""
-    return {"arm": arm, "backbone": backbone, "metrics": {"attribute_accuracy": {"histories": courses}}}
+def early(arms: Sequence[Histories], higher: bool = True) -> EarlyStoppingRow:
+    """The rows of one backbone."""
+    row = early_stopping({"x": arms}, higher)
+    assert row is not None
+    return row
 
 
-def test_an_early_look_that_orders_as_the_last_does_foretells_it() -> None:
-    """Four arms: the first look turns the order round, the second has it right."""
-    cells = [
-        looks(f"a{arm}", "x", {seed: [-arm, arm + seed / 100, arm + 0.5] for seed in (0, 1)})
-        for arm in range(4)
-    ]
-    found = early(cells, "attribute_accuracy", True)
+def test_early_correlation_follows_the_order_of_arms() -> None:
+    """Four arms: the first evaluation reverses their order, the second has it right."""
+    arms = [{seed: [-arm, arm + seed / 100, arm + 0.5] for seed in (0, 1)} for arm in range(4)]
+    found = early(arms)
     first, second = found["foretold"]
-    assert (first["arms"]["value"], second["arms"]["value"]) == (pytest.approx(-1), pytest.approx(1))
+    assert [first["arms"]["value"], second["arms"]["value"]] == pytest.approx([-1, 1])
     assert second["trainings"]["value"] == pytest.approx(
         spearmanr([0, 0.01, 1, 1.01, 2, 2.01, 3, 3.01], [0, 0, 1, 1, 2, 2, 3, 3]).statistic
     )
     halving = {(each["look"], each["one_in"]): each for each in found["halving"]}
-    # All four a third of the way, two of them the other two thirds; the worst two go on, and lose 2.
+    # All four train for a third of the steps, the worst two for the other two thirds, which loses 2.
     assert halving[1, 2]["cost"] == pytest.approx((4 * 1 + 2 * 2) / 12)
     assert halving[1, 2]["loss"]["value"] == pytest.approx(2)
     assert halving[2, 4]["cost"] == pytest.approx((4 * 2 + 1 * 1) / 12)
     assert halving[2, 4]["loss"]["value"] == 0
-    turned = early(cells, "attribute_accuracy", False)
-    assert turned["halving"][0]["loss"]["value"] == pytest.approx(2), "of a distance the lowest is best"
+    lower = early(arms, higher=False)
+    assert lower["halving"][0]["loss"]["value"] == pytest.approx(2), "for a distance the lowest is best"
 
 
-def test_the_page_tells_what_each_early_look_foretells() -> None:
-    """Of `ROWS`, four looks that differ in the last alone: three of them foretell nothing."""
+def test_page_shows_early_stopping() -> None:
+    """Trainings of `ROWS` differ in the last of four evaluations alone; the others predict nothing."""
     page = "".join(study_parts(study(ROWS)))
-    assert "How early the end is foretold" in page and "3 of 4" in page
-    # Two arms, one in two goes on after the first look: (2 * 1 + 1 * 3) / (2 * 4).
+    assert "3 of 4" in page
+    # Two arms, one in two continues after the first evaluation: (2 * 1 + 1 * 3) / (2 * 4).
     assert "<td>1 of 4</td><td>1 in 2</td><td>62 %</td>" in page
 
 
-def test_what_halving_loses_is_judged_by_other_seeds() -> None:
+def test_halving_is_judged_by_other_seeds() -> None:
     """The arm that wins at seed 0 is the worse one at seeds 1 and 2: halving's choice gains there."""
-    cells = [
-        looks("lucky", "x", {0: [0.1, 0.9], 1: [0.1, 0.2], 2: [0.1, 0.4]}),
-        looks("steady", "x", {0: [0.5, 0.8], 1: [0.5, 0.8], 2: [0.5, 0.8]}),
-    ]
-    loss = early(cells, "attribute_accuracy", True)["halving"][0]["loss"]
+    lucky = {0: [0.1, 0.9], 1: [0.1, 0.2], 2: [0.1, 0.4]}
+    steady = {0: [0.5, 0.8], 1: [0.5, 0.8], 2: [0.5, 0.8]}
+    loss = early([lucky, steady])["halving"][0]["loss"]
     assert loss["value"] == pytest.approx((-0.5 + 0 + 0) / 3)
 
 
-def test_a_collapsed_training_keeps_its_last_score_and_one_arm_foretells_nothing() -> None:
-    cells = [
-        looks("a", "x", {0: [0.3], 1: [0.3, 0.4]}),
-        looks("b", "x", {0: [0.5, 0.6], 1: [0.5, 0.6]}),
-    ]
-    assert early(cells, "attribute_accuracy", True)["foretold"][0]["arms"]["value"] == pytest.approx(1)
-    assert early(cells[:1], "attribute_accuracy", True) == {}
+def test_collapsed_training_keeps_its_last_score() -> None:
+    arms = [{0: [0.3], 1: [0.3, 0.4]}, {0: [0.5, 0.6], 1: [0.5, 0.6]}]
+    assert early(arms)["foretold"][0]["arms"]["value"] == pytest.approx(1)
+
+
+def test_early_stopping_needs_two_arms_and_equal_counts() -> None:
+    two = [{0: [0.3, 0.4], 1: [0.3, 0.4]}, {0: [0.5, 0.6], 1: [0.5, 0.6]}]
+    longer = [{0: [0.3, 0.4, 0.5], 1: [0.3, 0.4, 0.5]}] * 2
+    assert early_stopping({"x": two[:1]}, True) is None
+    assert early_stopping({"x": two, "y": longer}, True) is None
+
+
+def recorded(report: Study) -> list[Training]:
+    """The trainings behind a report in which every training finished; JSON has seeds as text."""
+    arms = {arm["arm"]: {"arm": arm["arm"], **arm["settings"]} for arm in report["arms"]}
+    rows = []
+    for cell in report["cells"]:
+        metrics = {metric: row["histories"] for metric, row in cell["metrics"].items()}
+        for seed in metrics["attribute_accuracy"]:
+            scores = {metric: histories[seed] for metric, histories in metrics.items()}
+            rows.append(Training("t", cell["backbone"], int(seed), arms[cell["arm"]], "finished", scores))
+    return rows
+
+
+def test_stored_report_is_computed_again() -> None:
+    """Keys, their order and values of the shipped report.json; it is older than the section `early`."""
+    stored: Any = json.loads(REPORT.read_text())
+    found = json.loads(json.dumps(study(recorded(stored))))
+    assert len(found["early"]) == len(found["rankings"]) == 4
+    for key, text in stored.pop("definitions").items():
+        assert found["definitions"][key] == text
+    for key in ("experiment", "tracking", "parent_run"):
+        stored.pop(key)
+    del found["definitions"], found["early"]
+    assert json.dumps(shape(found)) == json.dumps(shape(stored))
+    assert list(leaves(found)) == pytest.approx(list(leaves(stored)), rel=1e-9, abs=1e-9)
+
+
+def shape(value: Any) -> Any:
+    """A JSON value without its numbers."""
+    if isinstance(value, dict):
+        return {key: shape(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [shape(each) for each in value]
+    return 0 if isinstance(value, int | float) else value
+
+
+def leaves(value: Any) -> Iterator[float]:
+    """The numbers of a JSON value, in order."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        yield from leaves(part)
+    if isinstance(value, int | float):
+        yield value

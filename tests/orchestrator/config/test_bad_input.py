@@ -1,4 +1,4 @@
-"""Bad input, row by row: one line that says what, where and what to do; nothing started, nothing lost."""
+"""Bad input, case by case: one line with place, setting and remedy; nothing is started or lost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,38 +21,38 @@ LAUGHS = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in ran
 
 @dataclass(frozen=True)
 class Case:
-    """A mistake, and what must be said of it."""
+    """A mistake, and the expected message."""
 
     id: str
-    says: str
-    """Pattern of the line."""
+    pattern: str
+    """Pattern of the message."""
     text: str | bytes = SWEEP
-    """Of the sweep file."""
+    """Content of the sweep file."""
     options: tuple[str, ...] = ()
 
 
-def spoilt(id: str, old: str, new: str, says: str) -> Case:
-    """A sweep file in which `old` reads `new`."""
+def spoilt(id: str, old: str, new: str, pattern: str) -> Case:
+    """A sweep file with `old` replaced by `new`."""
     assert old in SWEEP, old
-    return Case(id, says, SWEEP.replace(old, new, 1))
+    return Case(id, pattern, SWEEP.replace(old, new, 1))
 
 
-def override(value: str, says: str) -> Case:
-    """A sound file, and a mistake after --set."""
-    return Case(f"--set {value}"[:40], says, SWEEP, ("--set", value))
+def override(value: str, pattern: str) -> Case:
+    """A valid file, and a mistake after --set."""
+    return Case(f"--set {value}"[:40], pattern, SWEEP, ("--set", value))
 
 
 FILES = [
-    Case("empty", r"sweep\.yaml: is empty; sweeps/miniature\.yaml is one to start from", ""),
+    Case("empty", r"sweep\.yaml: is empty: start from a copy of sweeps/miniature\.yaml", ""),
     Case("comments-only", r"sweep\.yaml: is empty", "# nothing\n"),
-    Case("list-at-the-top", r"sweep\.yaml: a sweep file is a mapping of settings", "- name: tiny\n"),
-    Case("text-at-the-top", r"sweep\.yaml: a sweep file is a mapping of settings", "name"),
+    Case("list-at-the-top", r"sweep\.yaml: a sweep file must be a mapping of settings", "- name: tiny\n"),
+    Case("text-at-the-top", r"sweep\.yaml: a sweep file must be a mapping of settings", "name"),
     Case("not-utf8", r"sweep\.yaml: cannot read the sweep file: it is not UTF-8 text", b"name: caf\xe9\n"),
     Case("utf16", r"sweep\.yaml: cannot read the sweep file: it is not UTF-8 text", SWEEP.encode("utf-16")),
     Case("a-picture", r"sweep\.yaml: cannot read the sweep file", b"\x89PNG\r\n\x1a\n\x00\x00"),
     Case("control-character", r"sweep\.yaml: not valid YAML: unacceptable character", "name: a\x01b\n"),
-    Case("nul-escape", r"sweep\.yaml:1: text with a character that is none", 'name: "a\\0b"\n'),
-    Case("half-a-pair", r"sweep\.yaml:1: text with a character that is none", 'name: "\\ud800"\n'),
+    Case("nul-escape", r"sweep\.yaml:1: text contains a NUL or an unpaired surrogate", 'name: "a\\0b"\n'),
+    Case("half-a-pair", r"sweep\.yaml:1: text contains a NUL or an unpaired surrogate", 'name: "\\ud800"\n'),
     Case("two-documents", r"sweep\.yaml:14: not valid YAML: .*another document", SWEEP + "---\na: 1\n"),
     Case("python-tag", r"sweep\.yaml:1: the tag !!python/object/apply:os\.system is not allowed",
          "name: !!python/object/apply:os.system [echo]\n"),
@@ -64,23 +64,27 @@ FILES = [
     Case("deep-nesting", r"sweep\.yaml: nested more than 50 deep", "name: " + "[" * 5000 + "\n"),
     Case("large-file", r"sweep\.yaml: is larger than 1,000,000 bytes", "# x\n" * 300_000),
     Case("unknown-alias", r"sweep\.yaml:1: not valid YAML: found undefined alias", "name: *nobody\n"),
-    Case("number-as-key", r"sweep\.yaml:1: a key that is not text, but int: put it in quotes", "1: tiny\n"),
-    Case("boolean-as-key", r"sweep\.yaml:1: a key that is not text, but bool", "on: tiny\n"),
-    Case("list-as-key", r"sweep\.yaml:1: a key that is not text, but seq", "? [a, b]\n: tiny\n"),
-    spoilt("key-twice", "name: tiny\n", "name: tiny\nname: big\n", r":2: the key 'name' stands here twice"),
+    Case("number-as-key", r"sweep\.yaml:1: a key is int, not text: put it in quotes", "1: tiny\n"),
+    Case("boolean-as-key", r"sweep\.yaml:1: a key is bool, not text", "on: tiny\n"),
+    Case("list-as-key", r"sweep\.yaml:1: a key is seq, not text", "? [a, b]\n: tiny\n"),
+    spoilt("key-twice", "name: tiny\n", "name: tiny\nname: big\n", r":2: duplicate key 'name': remove one"),
     spoilt("newline-in-key", "name: tiny", '"na\\nme": tiny',
      r":1: na\\nme: unknown key; the nearest .* 'name'"),
     spoilt("text-for-section", "{samples: 2}", "2", r":13: search: input should be .*, not 2"),
     spoilt("nothing-for-section", "train:\n  steps: 10", "train:",
-     r":5: train: .*valid dictionary, not None"),
-    spoilt("setting-missing", "name: tiny\n", "", r"sweep\.yaml: name: this setting is needed"),
-    spoilt("backbone-without-model", ", model: miniature/pixart", "", r":4: backbones\.0\.model: .*needed"),
+     r":5: train: input should be a mapping, not None"),
+    spoilt("setting-missing", "name: tiny\n", "", r"sweep\.yaml: name: this setting is required: add it"),
+    spoilt("backbone-without-model", ", model: miniature/pixart", "", r":4: backbones\.0\.model: .*required"),
     spoilt("no-backbones", "\n  - {name: pixart, model: miniature/pixart}", " []",
      r":3: backbones: .*at least 1"),
     spoilt("one-name-twice", "train:", "  - {name: pixart, model: miniature/unet-v}\ntrain:",
-           r":3: backbones: have a name twice: \['pixart', 'pixart'\]"),
+           r":3: backbones: have a duplicate name: \['pixart', 'pixart'\]"),
     spoilt("pair-misspelt", "negative_prompt: red", "negative: red",
      r":12: infer\.pairs\.0\.negative: unknown key"),
+    spoilt("setting-renamed", "{samples: 2}", "{samples: 2}\nresources: {hang_seconds: 5}",
+     r":14: resources\.hang_seconds: this setting is called 'hang_timeout_s' now: rename it"),
+    spoilt("setting-removed", "scorers: [removal]", "keep_pictures: true",
+     r":11: infer\.keep_pictures: this setting was removed: delete it"),
     spoilt("pairs-a-number", "[{prompt: a circle, negative_prompt: red}]", "5",
      r":12: infer\.pairs: .*not 5"),
 ]  # fmt: skip
@@ -91,9 +95,9 @@ NAMES = [
     spoilt("name-with-space", "tiny", "a b", r":1: name: string should match pattern"),
     spoilt("name-not-ascii", "tiny", "zürich", r":1: name: string should match pattern"),
     spoilt("name-long", "tiny", "a" * 64, r":1: name: string should match pattern"),
-    spoilt("name-a-boolean", "tiny", "off", r":1: name: is false \(as yes, no, on and off are"),
-    spoilt("name-of-the-database", "tiny", "mlflow.db", r":1: name: is 'mlflow.db', which the storage keeps"),
-    spoilt("name-of-the-prompts", "tiny", "prompts", r":1: name: is 'prompts', which the storage keeps"),
+    spoilt("name-a-boolean", "tiny", "off", r":1: name: is false \(YAML reads yes, no, on and off"),
+    spoilt("name-of-the-database", "tiny", "mlflow.db", r":1: name: is 'mlflow.db', which is reserved"),
+    spoilt("name-of-the-prompts", "tiny", "prompts", r":1: name: is 'prompts', which is reserved"),
     spoilt("backbone-with-colon", "name: pixart", "name: 'a:b'",
      r":4: backbones\.0\.name: string should match"),
     spoilt("style-mlflow-refuses", "negative_prompt: red", "negative_prompt: red, style: 'a=b'",
@@ -117,6 +121,11 @@ RANGES = [
     override("train.steps=true", r"train\.steps: is true"),
     override("train.steps=1000000000", r"train\.steps: must be at least 1 and at most 10,000,000"),
     override("train.steps=1.5", r"train\.steps: .*valid integer.*not 1\.5"),
+    override("train.steps=1.0e+4", r"train\.steps: .*valid integer, not 10000\.0"),
+    override("train.learning_rate='0.1'", r"train\.learning_rate: .*valid number, not '0\.1'"),
+    override("train.lora.rank=yes", r"train\.lora\.rank: is true \(YAML reads yes"),
+    override("resources.step=5", r"resources\.step: .*, not 5"),
+    override("evaluate.scorers=clip", r"evaluate\.scorers: input should be a valid list, not 'clip'"),
     override("train.batch_size=100000", r"train\.batch_size: .*at most 65,536, not 100000"),
     override("train.seed=-1", r"train\.seed: must be at least 0"),
     override("train.lora.rank=0", r"train\.lora\.rank: must be at least 1"),
@@ -132,15 +141,15 @@ RANGES = [
     override("evaluate.samples=100000000", r"evaluate\.samples: .*less than or equal to 1000000"),
     override("infer.attention_guidance.0.strength=.inf", r"strength: .*finite number"),
     override("infer.attention_guidance.0.strength=true", r"strength: is true"),
-    override("infer.gpus=1.5", r"infer\.gpus: needs a share of one GPU or whole ones, not 1\.5"),
+    override("infer.gpus=1.5", r"infer\.gpus: must be a fraction of one GPU or a whole number, not 1\.5"),
     override("infer.pairs.0.negative_prompt=''", r"infer\.pairs\.0\.negative_prompt: is empty"),
     override("infer.max_accuracy_loss=.nan", r"infer\.max_accuracy_loss: .*finite number"),
     override("resources.workers=0", r"resources\.workers: .*greater than 0"),
     override("resources.gpus_per_worker=2", r"resources\.gpus_per_worker: .*less than or equal to 1"),
-    override("resources.workers=7", r"train\.batch_size: 64 cannot be divided among 7 workers"),
+    override("resources.workers=7", r"train\.batch_size: 64 is not divisible by the 7 resources\.workers"),
     override("resources.cpus_per_worker=.inf", r"resources\.cpus_per_worker: .*finite number"),
-    override("resources.gpu=A100", r"resources\.gpu: is 'A100', and A10G, .*H200.* are known: take"),
-    override("resources.gpu=H200", r"resources\.gpu: is 'H200' where gpus_per_worker is 0: set that"),
+    override("resources.gpu=A100", r"resources\.gpu: is 'A100', not one of A10G, .*H200.*: choose"),
+    override("resources.gpu=H200", r"resources\.gpu: is 'H200' but gpus_per_worker is 0: set"),
     override("resources.step.compile=3", r"resources\.step\.compile: .*valid boolean.*not 3"),
     override("resources.step.checkpointing=true", r"nearest valid one is 'activation_checkpointing'"),
     override("resources.step.score_batch=4", r"resources\.step\.score_batch: .*'all', 'role'.*not 4"),
@@ -186,16 +195,14 @@ TRACKING = [
 
 
 @pytest.mark.parametrize("case", FILES + NAMES + RANGES + SETS, ids=lambda case: case.id)
-def test_the_sweep_file_and_its_overrides(
-    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sweep_file_and_overrides(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_bytes(case.text if isinstance(case.text, bytes) else case.text.encode())
-    refused(capsys, case.says, str(path), "--plan", *case.options)
+    refused(capsys, case.pattern, str(path), "--plan", *case.options)
 
 
-def test_a_file_without_a_mistake_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Or else all of this table would say nothing."""
+def test_valid_file_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without this, the cases could fail for another reason."""
     assert main([written(tmp_path), "--plan"]) == 0
     assert "1 trials on 1 backbones" in capsys.readouterr().out
 
@@ -209,15 +216,15 @@ PLACES: list[tuple[str, Callable[[Path], Path], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("place", "says"), [row[1:] for row in PLACES], ids=[row[0] for row in PLACES])
-def test_no_sweep_file_there(
-    place: Callable[[Path], Path], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("place", "pattern"), [row[1:] for row in PLACES], ids=[row[0] for row in PLACES])
+def test_missing_sweep_file(
+    place: Callable[[Path], Path], pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(capsys, says, str(place(tmp_path)), "--plan")
+    refused(capsys, pattern, str(place(tmp_path)), "--plan")
 
 
 def prompts(content: dict[str, Any]) -> Callable[[Path], str]:
-    """Files of a folder `p`; returns it."""
+    """Return a function that writes files to a folder `p` and returns its path."""
 
     def make(folder: Path) -> str:
         for name, text in content.items():
@@ -250,35 +257,37 @@ SOURCES: list[tuple[str, Callable[[Path], str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "says"), [row[1:] for row in SOURCES], ids=[row[0] for row in SOURCES])
-def test_no_prompts_there(
-    make: Callable[[Path], str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("make", "pattern"), [row[1:] for row in SOURCES], ids=[row[0] for row in SOURCES])
+def test_missing_prompts(
+    make: Callable[[Path], str], pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(capsys, says, written(tmp_path), "--plan", "--set", f"prompts.source={make(tmp_path)}")
+    refused(capsys, pattern, written(tmp_path), "--plan", "--set", f"prompts.source={make(tmp_path)}")
 
 
 PAIRS = [
-    ("not-json", "a cat\n", r"pairs\.jsonl:1: a pair is a line of JSON as in"),
-    ("no-negative", '\n{"prompt": "a"}\n', r"pairs\.jsonl:2: negative_prompt: this setting is needed"),
-    ("deep", "[" * 100_000, r"pairs\.jsonl:1: a pair is a line of JSON"),
-    ("none", "\n\n", r"infer\.pairs: there are none"),
+    ("not-json", "a cat\n", r"pairs\.jsonl:1: write one JSON object per line, as"),
+    (
+        "no-negative",
+        '\n{"prompt": "a"}\n',
+        r"pairs\.jsonl:2: negative_prompt: this setting is required: add it",
+    ),
+    ("deep", "[" * 100_000, r"pairs\.jsonl:1: write one JSON object per line"),
+    ("none", "\n\n", r"infer\.pairs: has no pair: add at least one"),
 ]
 
 
-@pytest.mark.parametrize(("text", "says"), [row[1:] for row in PAIRS], ids=[row[0] for row in PAIRS])
-def test_a_file_of_pairs(text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("text", "pattern"), [row[1:] for row in PAIRS], ids=[row[0] for row in PAIRS])
+def test_bad_pairs_file(text: str, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(text)
-    refused(capsys, says, written(tmp_path), "--plan", "--set", f"infer.pairs={pairs}")
+    refused(capsys, pattern, written(tmp_path), "--plan", "--set", f"infer.pairs={pairs}")
 
 
 @pytest.mark.parametrize("section", ["infer", "evaluate"])
-def test_weights_of_a_scorer_that_are_not_there(
-    section: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_scorer_weights(section: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scorer = f"{section}.scorers=[{{name: hpsv2, version: v2.1, weights: /no/weights.pt}}]"
-    says = rf"{section}\.scorers\.0\.weights: /no/weights\.pt: no such file"
-    refused(capsys, says, written(tmp_path), "--plan", "--set", scorer)
+    pattern = rf"{section}\.scorers\.0\.weights: /no/weights\.pt: no such file"
+    refused(capsys, pattern, written(tmp_path), "--plan", "--set", scorer)
 
 
 UNRANKED = [
@@ -286,30 +295,30 @@ UNRANKED = [
     ("evaluate.scorers=[3]", r"evaluate\.scorers\.0: is 3: give a scorer's name, or \{name: "),
     (
         "evaluate.scorers=[{name: clip, threshold: 0.3}]",
-        r"evaluate\.scorers\.0: clip's threshold is of negative prompts",
+        r"evaluate\.scorers\.0: clip's threshold applies to negative prompts",
     ),
     (
         "search.scheduler=asha",
-        r"asha ranks by a score, and evaluate\.scorers measures none to rank by: name ",
+        r"asha ranks by a score, and evaluate\.scorers measures none to rank by: add ",
     ),
     ("search.metric=clip_plus", r"search\.metric: is clip_plus, which none of evaluate\.scorers measures"),
     (
         "evaluate.scorers=[clip, clip]",
-        r"evaluate\.scorers: clip is there twice, and its scores have one name",
+        r"evaluate\.scorers: clip is listed twice, and both would write the same metrics: keep one",
     ),
-    ("infer.scorers=[removal, removal]", r"infer\.scorers: removal is there twice"),
+    ("infer.scorers=[removal, removal]", r"infer\.scorers: removal is listed twice"),
     (
         "search={scheduler: asha, metric: clip_plus}",
-        r"search\.metric: is clip_plus, which none of evaluate\.scorers measures: name its scorer there",
+        r"search\.metric: is clip_plus, which none of evaluate\.scorers measures: add its scorer there",
     ),
 ]
 
 
-@pytest.mark.parametrize(("override", "says"), UNRANKED)
-def test_what_no_scorer_measures_ranks_no_trial(
-    override: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("override", "pattern"), UNRANKED)
+def test_bad_scorers_and_ranking(
+    override: str, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(capsys, says, written(tmp_path), "--plan", "--set", override)
+    refused(capsys, pattern, written(tmp_path), "--plan", "--set", override)
 
 
 STORAGES: list[tuple[str, Callable[[Path], str], str]] = [
@@ -333,28 +342,28 @@ STORAGES: list[tuple[str, Callable[[Path], str], str]] = [
 
 
 @pytest.mark.usefixtures("no_ray")
-@pytest.mark.parametrize(("make", "says"), [row[1:] for row in STORAGES], ids=[row[0] for row in STORAGES])
-def test_a_storage_that_cannot_be_used(
-    make: Callable[[Path], str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("make", "pattern"), [row[1:] for row in STORAGES], ids=[row[0] for row in STORAGES])
+def test_unusable_storage(
+    make: Callable[[Path], str], pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = make(tmp_path)
-    refused(capsys, says, written(tmp_path), "--storage", storage)
-    assert (tmp_path / "sweep.yaml").read_text() == SWEEP, "what was there is lost"
+    refused(capsys, pattern, written(tmp_path), "--storage", storage)
+    assert (tmp_path / "sweep.yaml").read_text() == SWEEP, "the file that was there is lost"
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_a_storage_in_the_home_of_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_storage_in_an_unknown_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     storage = "~nobody-of-this-name/results"
     refused(capsys, f"storage {storage}: ", written(tmp_path), "--storage", storage)
 
 
 @pytest.mark.usefixtures("no_ray")
-@pytest.mark.parametrize(("uri", "says"), [row[1:] for row in TRACKING], ids=[row[0] for row in TRACKING])
+@pytest.mark.parametrize(("uri", "pattern"), [row[1:] for row in TRACKING], ids=[row[0] for row in TRACKING])
 @pytest.mark.parametrize("where", ["option", "file", "environment"])
-def test_a_tracking_uri_of_another_kind(
+def test_unsupported_tracking_uri(
     where: str,
     uri: str,
-    says: str,
+    pattern: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -362,19 +371,21 @@ def test_a_tracking_uri_of_another_kind(
     options = {"option": ["--tracking-uri", uri], "file": ["--set", f"tracking.uri={uri}"], "environment": []}
     if where == "environment":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    refused(capsys, says, written(tmp_path), "--storage", str(tmp_path / "results"), *options[where])
+    refused(capsys, pattern, written(tmp_path), "--storage", str(tmp_path / "results"), *options[where])
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "pattern"),
     [
         (None, "cannot hold the embedded SQLite: give"),
         ("sqlite:////tmp/m.db", "leave models .* in this folder"),
     ],
 )
-def test_a_bucket_needs_a_server(given: str | None, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bucket_needs_a_tracking_server(
+    given: str | None, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=pattern):
         tracking_uri(given, Store("gs://bucket/x"))
 
 
@@ -398,7 +409,7 @@ ROWS: list[tuple[str, str, bytes, list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "good", "bad"), [r[1:] for r in ROWS], ids=[r[0] for r in ROWS])
-def test_a_bad_row_is_set_aside_and_stops_nothing(
+def test_bad_rows_have_reasons(
     name: str, content: bytes, good: list[str], bad: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / name
@@ -415,7 +426,7 @@ def test_a_bad_row_is_set_aside_and_stops_nothing(
     )
 
 
-def test_a_parquet_column_that_is_no_text_and_one_of_odd_bytes(tmp_path: Path) -> None:
+def test_parquet_columns_without_text(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"prompt": [[1], [2]]}), path)
     assert [row.reason for row in read_rows(str(path), None)] == ["the prompt is not text but list"] * 2

@@ -1,4 +1,4 @@
-"""What holds for any input: a plan or one line, a row or a reason, one sequence however it is read."""
+"""Properties of any input: a plan or one line, a prompt or a reason, one sequence in any split."""
 
 import csv
 import io
@@ -103,7 +103,7 @@ def test_any_file_is_a_plan_or_one_line(tmp_path: Path, content: bytes) -> None:
 
 @bounded
 @given(st.text("{}[]&*!|>-?:,#%@`'\"\n\t aé0.<=", max_size=60))
-def test_any_punctuation_of_yaml_is_a_plan_or_one_line(tmp_path: Path, text: str) -> None:
+def test_any_punctuation_is_a_plan_or_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(f"name: tiny\nextra: {text}\n", encoding="utf-8")
     assert isinstance(plan_or_one_line(path), str)
@@ -114,7 +114,7 @@ def test_any_punctuation_of_yaml_is_a_plan_or_one_line(tmp_path: Path, text: str
 def test_any_value_anywhere_is_a_plan_or_one_line(
     tmp_path: Path, place: tuple[str | int, ...], key: str, value: Any, beside: bool
 ) -> None:
-    """`value` replaces a setting, or stands beside it under a key of its own."""
+    """`value` replaces a setting, or is added beside it under its own key."""
     sweep: Any = json.loads(json.dumps(SWEEP))
     section = sweep
     for part in place[:-1]:
@@ -158,13 +158,13 @@ ROWS = st.lists(
 
 
 def usable(text: str) -> bool:
-    """Whether a row is a prompt: some text, not too long, of characters that are some."""
+    """Return True if a row is a prompt: non-blank text, not too long, without NUL."""
     flat = " ".join(text.split())
     return bool(flat) and len(flat) <= MAX_CHARACTERS and "\0" not in flat
 
 
 def check(path: Path, rows: list[str]) -> None:
-    """Every row comes back in order: unchanged but for its blanks, or with a reason."""
+    """Check that every row is returned in order: with normalised blanks, or with a reason."""
     found = list(read_rows(str(path), None))
     assert [row.row for row in found] == list(range(1, len(rows) + 1))
     for row, text in zip(found, rows, strict=True):
@@ -232,7 +232,7 @@ def test_rows_of_parquet(tmp_path: Path, rows: list[str]) -> None:
 
 @bounded
 @given(st.integers(0, 2000), st.booleans())
-def test_a_parquet_file_cut_short_anywhere_is_one_reason(tmp_path: Path, kept: int, dictionary: bool) -> None:
+def test_truncated_parquet_is_one_reason(tmp_path: Path, kept: int, dictionary: bool) -> None:
     path = tmp_path / "rows.parquet"
     table = pa.table({"prompt": ["one", "two", None]})
     pq.write_table(table, path, compression="none", use_dictionary=dictionary)
@@ -244,7 +244,7 @@ def test_a_parquet_file_cut_short_anywhere_is_one_reason(tmp_path: Path, kept: i
 
 @bounded
 @given(st.lists(st.binary(max_size=6), min_size=1, max_size=6))
-def test_parquet_text_that_is_not_utf8_spoils_its_own_row(tmp_path: Path, rows: list[bytes]) -> None:
+def test_bad_utf8_in_parquet_affects_its_row_only(tmp_path: Path, rows: list[bytes]) -> None:
     path = tmp_path / "rows.parquet"
     strings = pa.Array.from_buffers(pa.string(), len(rows), pa.array(rows, pa.binary()).buffers())
     pq.write_table(pa.table({"prompt": strings}), path)
@@ -270,9 +270,7 @@ def read(shards: ShardSet, start: Position, rows: int, batch: int, rank: int = 0
 
 @bounded
 @given(SHARDS, st.integers(0, 60), st.lists(st.integers(0, 25), max_size=5))
-def test_reading_on_from_anywhere_is_reading_without_a_break(
-    sizes: list[int], rows: int, breaks: list[int]
-) -> None:
+def test_resumed_reading_is_uninterrupted_reading(sizes: list[int], rows: int, breaks: list[int]) -> None:
     shards = ShardSet("f", tuple(sizes), ("",) * len(sizes), 2, 3)
     position, joined = Position(), Read()
     for taken in [*breaks, rows]:
@@ -289,7 +287,7 @@ def test_reading_on_from_anywhere_is_reading_without_a_break(
 @given(
     SHARDS, st.integers(0, 30), st.integers(1, 5), st.sampled_from([(6, 1), (6, 2), (6, 3), (6, 6), (8, 4)])
 )
-def test_workers_of_any_number_read_the_batches_of_one(
+def test_any_number_of_workers_reads_the_same(
     sizes: list[int], skipped: int, batches: int, split: tuple[int, int]
 ) -> None:
     batch, world = split

@@ -1,4 +1,4 @@
-"""The sweep file: shipped ones load and plan, wrong ones are told off in one line."""
+"""Sweep files: shipped ones load and plan, mistakes are one line."""
 
 import os
 import subprocess
@@ -18,6 +18,18 @@ REPOSITORY = Path(__file__).parents[3]
 SHIPPED = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
 
 
+LAUNCHES = {
+    "backbones": "408791cba850",
+    "miniature": "13479697c6d6",
+    "objectives": "13d758baea0e",
+    "stability": "f2d517857d4a",
+    "tune-new-backbone": "9916c08ee994",
+}
+"""Launch digests of the shipped sweeps, which stored results carry."""
+MINIATURE_TRIALS = ["b6dd788f0c62", "2730d60ef5e4", "81c80e4555c4", "321047a77d92"]
+"""Digests of the first trials of `sweeps/miniature.yaml`."""
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "sweep.yaml"
     path.write_text(text)
@@ -30,7 +42,13 @@ def test_shipped_files_load_and_plan(path: Path) -> None:
     assert f"trials on {len(plan.sweep.backbones)} backbones" in describe_plan(plan, "x", "y")
 
 
-def test_the_shipped_miniature_is_three_backbones_with_a_control_each() -> None:
+def test_shipped_sweeps_keep_their_digests() -> None:
+    plans = {path.stem: make_plan(load_sweep(path)) for path in SHIPPED}
+    assert {name: plan.digest for name, plan in plans.items()} == LAUNCHES
+    assert [trial.digest for trial in plans["miniature"].trials[:4]] == MINIATURE_TRIALS
+
+
+def test_miniature_has_a_control_per_backbone() -> None:
     plan = make_plan(load_sweep(REPOSITORY / "sweeps/miniature.yaml"))
     by_backbone: dict[str, list[tuple[float, float]]] = {}
     for trial in plan.trials:
@@ -40,8 +58,8 @@ def test_the_shipped_miniature_is_three_backbones_with_a_control_each() -> None:
         assert low < high and fixed == same == (low + high) / 2
 
 
-def test_a_setting_of_all_trainings_is_set_for_all(tmp_path: Path) -> None:
-    """Also where a backbone or an arm has its own; a later override of one backbone alone stays."""
+def test_train_override_applies_to_all_trials(tmp_path: Path) -> None:
+    """Also if a backbone or an arm has its own value; a later override of one backbone remains."""
 
     def steps(name: str, *overrides: str) -> set[tuple[str, int]]:
         trials = make_plan(load_sweep(REPOSITORY / f"sweeps/{name}.yaml", list(overrides))).trials
@@ -64,10 +82,10 @@ WRONG = [
     ("train:\n  steps: 10", "train:\n  stepz: 10", r":6: train.stepz: unknown key; the nearest .* 'steps'"),
     ("steps: 10", "steps: ten", r":6: train.steps: .*integer.*not 'ten'"),
     ("steps: 10", "guidance_interval: [4, 1]", r":6: train.guidance_interval: .*: low is above high"),
-    ("name: tiny\n", "", r"sweep.yaml: name: this setting is needed"),
-    ("name: tiny\n", "name: tiny\nname: big\n", r":2: the key 'name' stands here twice"),
+    ("name: tiny\n", "", r"sweep.yaml: name: this setting is required: add it"),
+    ("name: tiny\n", "name: tiny\nname: big\n", r":2: duplicate key 'name': remove one"),
     ("name: tiny", "name: [tiny", r"sweep.yaml:\d+: not valid YAML"),
-    ("miniature/pixart", "miniature/pixel", r":4: backbones.0.model: no 'miniature/pixel'; there are"),
+    ("miniature/pixart", "miniature/pixel", r":4: backbones.0.model: no 'miniature/pixel': choose one of"),
     ("steps: 10", "steps: {min: 5, max: 1}", r"train.steps: .*needs min < max"),
     ("steps: 10", "seed: {values: []}", r"train.seed.values: .*at least 1 item"),
     ("steps: 10", "seed: {values: [1, 1]}", r"two trials are the same"),
@@ -106,6 +124,12 @@ def test_overrides_reach_into_lists_by_name(tmp_path: Path) -> None:
     assert trial.backbone.start_timestep == 500 and trial.train.lora.rank == 4
 
 
+def test_exponents_need_no_decimal_point(tmp_path: Path) -> None:
+    """As in YAML 1.2; PyYAML alone reads 1e-6 as text."""
+    trial = make_plan(load_sweep(write(tmp_path, MINIMAL), ["train.learning_rate=1e-6"])).trials[0]
+    assert trial.train.learning_rate == 1e-6
+
+
 def test_grid_and_draws_multiply_and_are_seeded(tmp_path: Path) -> None:
     overrides = [
         "train.seed={values: [0, 1]}",
@@ -119,7 +143,7 @@ def test_grid_and_draws_multiply_and_are_seeded(tmp_path: Path) -> None:
     assert [t.digest for t in plan.trials] == [t.digest for t in again.trials]
 
 
-def test_a_trial_is_named_by_what_it_trains_not_by_how_it_is_watched(tmp_path: Path) -> None:
+def test_digest_ignores_evaluation_and_resources(tmp_path: Path) -> None:
     def digest(*overrides: str) -> str:
         return make_plan(load_sweep(write(tmp_path, MINIMAL), list(overrides))).trials[0].digest
 
@@ -127,18 +151,18 @@ def test_a_trial_is_named_by_what_it_trains_not_by_how_it_is_watched(tmp_path: P
     assert digest() != digest("train.seed=1")
 
 
-def test_batch_that_workers_cannot_share(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="64 cannot be divided among 3 workers"):
+def test_batch_must_be_divisible_by_workers(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"64 is not divisible by the 3 resources\.workers"):
         make_plan(load_sweep(write(tmp_path, MINIMAL), ["resources.workers=3"]))
 
 
-def test_budget_refuses_what_it_cannot_pay() -> None:
+def test_sweep_above_its_budget_is_refused() -> None:
     plan = make_plan(load_sweep(REPOSITORY / "sweeps/backbones.yaml", ["budget.max_gpu_hours=10"]))
     with pytest.raises(UserError, match=r"about \d+ GPU-hours, above budget.max_gpu_hours 10"):
         check_budget(plan)
 
 
-def test_the_command_tells_mistakes_fast_and_starts_nothing(tmp_path: Path) -> None:
+def test_command_reports_mistakes_fast(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL.replace("steps", "stepz"))
     began = os.times().children_user
     command = [sys.executable, "-m", "orchestrator.run", str(path)]
@@ -149,7 +173,7 @@ def test_the_command_tells_mistakes_fast_and_starts_nothing(tmp_path: Path) -> N
     assert os.times().children_user - began < 10
 
 
-def test_the_command_refuses_a_backbone_that_is_not_there(tmp_path: Path) -> None:
+def test_command_refuses_a_missing_backbone(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL.replace("miniature/pixart", str(tmp_path)))
     command = [sys.executable, "-m", "orchestrator.run", str(path), "--storage", str(tmp_path / "s")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from ray.data._internal.stats import _StatsManager
 from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store
 from orchestrator.config.schema import Prompts
-from orchestrator.data.batch_stream import STEPS_AHEAD, stream
+from orchestrator.data.batch_stream import STEPS_AHEAD, BatchStream
 from orchestrator.data.prompt_encoding import encode_prompts, prepare_prompts
 from orchestrator.data.ray_data import PAUSE_SECONDS, REST_SECONDS, prepare_data_context
 from orchestrator.data.shard_order import Position, ShardSet, advance
 from workloads.backbones.text_encoder import TextEncoder
 from workloads.backbones.text_encoder_files import encoder_digest
 from workloads.miniature import WEIGHTS
+from workloads.objectives.batch import Batch
 
 pytestmark = pytest.mark.cluster
 SOURCE = str(WEIGHTS / "pixart")
@@ -74,7 +76,7 @@ BAD_FILES = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BAD_FILES)
-def test_a_file_without_one_good_row_ends_in_one_line(
+def test_file_without_a_usable_row_is_one_line(
     local_ray: None, tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -83,20 +85,39 @@ def test_a_file_without_one_good_row_ends_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_two_workers_stream_the_batches_of_one_from_any_position(local_ray: None, tmp_path: Path) -> None:
+def batches(
+    store: Store,
+    shards: ShardSet,
+    start: Position,
+    steps: int,
+    *,
+    seed: int,
+    batch: int,
+    rank: int,
+    world: int,
+) -> Iterator[Batch]:
+    """One worker's part of the next global batches."""
+    return BatchStream(store, shards, seed=seed, batch=batch, rank=rank, world=world).read_ahead(start, steps)
+
+
+def test_two_workers_stream_the_batches_of_one(local_ray: None, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     shards = encode(store, Prompts(source="miniature:50", rows_per_shard=16))
-    whole = list(stream(store, shards, 3, Position(), 6, 8, 0, 1))
-    halves = [list(stream(store, shards, 3, Position(), 6, 8, rank, 2)) for rank in range(2)]
+    whole = list(batches(store, shards, Position(), 6, seed=3, batch=8, rank=0, world=1))
+    halves = [
+        list(batches(store, shards, Position(), 6, seed=3, batch=8, rank=rank, world=2)) for rank in range(2)
+    ]
     for step, batch in enumerate(whole):
         joined = torch.cat([half[step].prompts.embeddings for half in halves])
         assert torch.equal(joined, batch.prompts.embeddings)
         assert batch.prompts.mask is not None and len(batch.prompts) == 8
-    later = list(stream(store, shards, 3, advance(shards, 3, Position(), 16), 4, 8, 0, 1))
+    later = list(
+        batches(store, shards, advance(shards, 3, Position(), 16), 4, seed=3, batch=8, rank=0, world=1)
+    )
     assert torch.equal(later[0].prompts.embeddings, whole[2].prompts.embeddings)
 
 
-def test_shards_hold_what_the_encoder_says_and_are_made_once(local_ray: None, tmp_path: Path) -> None:
+def test_shards_hold_embeddings_and_are_encoded_once(local_ray: None, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     settings = Prompts(source="miniature:20", rows_per_shard=16)
     shards = encode(store, settings)
@@ -110,7 +131,7 @@ def test_shards_hold_what_the_encoder_says_and_are_made_once(local_ray: None, tm
     assert (tmp_path / shards.file(0)).stat().st_mtime_ns == before
 
 
-def test_a_changed_shard_is_named(local_ray: None, tmp_path: Path) -> None:
+def test_changed_shard_is_named(local_ray: None, tmp_path: Path) -> None:
     import ray
 
     store = Store(str(tmp_path))
@@ -118,7 +139,7 @@ def test_a_changed_shard_is_named(local_ray: None, tmp_path: Path) -> None:
     path = tmp_path / shards.file(0)
     path.write_bytes(path.read_bytes()[:-8] + b"12345678")
     with pytest.raises(ray.exceptions.RayTaskError, match=r"prompt shard .* has changed"):
-        list(stream(store, shards, 0, Position(), 2, 4, 0, 1))
+        list(batches(store, shards, Position(), 2, seed=0, batch=4, rank=0, world=1))
 
 
 def test_reading_keeps_a_stretch_ahead_of_a_training_and_no_more(
@@ -127,14 +148,14 @@ def test_reading_keeps_a_stretch_ahead_of_a_training_and_no_more(
     store = Store(str(tmp_path))
     shards = encode(store, Prompts(source="miniature:160", rows_per_shard=8))
     looks = count_looks(monkeypatch)
-    batches = stream(store, shards, 0, Position(), 120, 8, 0, 1)
-    next(batches)
+    stream = batches(store, shards, Position(), 120, seed=0, batch=8, rank=0, world=1)
+    next(stream)
     wait_until_it_rests(looks)
     for shard in range(len(shards.rows)):
         (tmp_path / shards.file(shard)).unlink()
     there = 1
     with pytest.raises(ray.exceptions.RayTaskError):
-        for _ in batches:
+        for _ in stream:
             there += 1
     # A piece is a step here; some are already with the consumer.
     assert STEPS_AHEAD <= there <= STEPS_AHEAD + 10
@@ -144,13 +165,13 @@ def test_an_executor_that_has_read_enough_rests(local_ray: None, monkeypatch: py
     looks = count_looks(monkeypatch)
     prepare_data_context(blocks_ahead=2)
     dataset = ray.data.range(80, override_num_blocks=8).map_batches(lambda batch: batch, num_cpus=0.01)
-    batches = iter(dataset.iter_batches(batch_size=10, prefetch_batches=0))
-    next(batches)
+    stream = iter(dataset.iter_batches(batch_size=10, prefetch_batches=0))
+    next(stream)
     wait_until_it_rests(looks)
     began = len(looks)
     time.sleep(2 * REST_SECONDS)
     assert len(looks) - began <= 4
-    assert len(list(batches)) == 7
+    assert len(list(stream)) == 7
 
 
 def test_a_consumer_pickles_no_statistics_between_batches(
@@ -159,10 +180,10 @@ def test_a_consumer_pickles_no_statistics_between_batches(
     told: list[int] = []
     monkeypatch.setattr(_StatsManager, "update_iteration_metrics", lambda *_: told.append(1))
     prepare_data_context()
-    batches = iter(ray.data.range(3, override_num_blocks=3).iter_batches(batch_size=1))
-    assert len(list(islice(batches, 3))) == 3
+    stream = iter(ray.data.range(3, override_num_blocks=3).iter_batches(batch_size=1))
+    assert len(list(islice(stream, 3))) == 3
     assert not told
-    assert not list(batches)
+    assert not list(stream)
 
 
 def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:

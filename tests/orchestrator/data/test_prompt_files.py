@@ -1,4 +1,4 @@
-"""Prompt files: every row is used or set aside with its reason; four bad files end in one line."""
+"""Prompt files: every row is a prompt or has a reason, for every kind of file."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def rows(path: Path, column: str | None = None) -> tuple[list[str], list[tuple[i
     return [r.prompt for r in found if not r.reason], [(r.row, r.reason) for r in found if r.reason]
 
 
-def test_text_with_an_empty_line_a_bad_encoding_and_a_windows_ending(tmp_path: Path) -> None:
+def test_text_with_bad_lines_and_windows_endings(tmp_path: Path) -> None:
     file = tmp_path / "p.txt"
     file.write_bytes(b"a cat\r\n\n caf\xe9 \nein B\xc3\xa4r\n")
     good, bad = rows(file)
@@ -53,28 +53,28 @@ def test_parquet(tmp_path: Path) -> None:
     assert rows(file) == (["one", "two"], [(2, "no prompt")])
 
 
-def test_missing_column_sets_every_row_aside(tmp_path: Path) -> None:
+def test_missing_column_makes_every_row_bad(tmp_path: Path) -> None:
     file = tmp_path / "p.csv"
     file.write_text("a,b\n1,2\n")
     assert rows(file, "prompt") == ([], [(1, "no column 'prompt'")])
 
 
 @pytest.mark.parametrize("content", [b"PAR1 torn", b""])
-def test_torn_parquet_is_one_bad_row(tmp_path: Path, content: bytes) -> None:
+def test_damaged_parquet_is_one_bad_row(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "p.parquet"
     file.write_bytes(content)
     good, bad = rows(file)
     assert good == [] and len(bad) == 1 and bad[0][1].startswith("the file cannot be read: ")
 
 
-def test_a_folder_is_all_its_files_in_order(tmp_path: Path) -> None:
+def test_folder_is_all_its_files_in_order(tmp_path: Path) -> None:
     for name in ("b.txt", "a.jsonl", "notes.md", "sub/c.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     assert [Path(f).name for f in list_files(str(tmp_path))] == ["a.jsonl", "b.txt", "c.csv"]
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         list_files(str(tmp_path / "nowhere.txt"))
     (tmp_path / "x.md").write_text("x")
@@ -101,12 +101,12 @@ def test_nothing_there(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_file_is_named_as_its_source_is(source: str, path: str, file: str, named: str) -> None:
-    """With the account and the query, without which no other process opens it."""
+def test_file_uris_keep_account_and_query(source: str, path: str, file: str, named: str) -> None:
+    """Without account and query, no other process could open the file."""
     assert _named(source, path, file) == named
 
 
-def test_files_of_a_uri_open_whatever_they_are_called(tmp_path: Path) -> None:
+def test_files_of_a_uri_with_odd_names_open(tmp_path: Path) -> None:
     folder = tmp_path / "two words"
     folder.mkdir()
     for name in ("x y.txt", "100%20.txt"):

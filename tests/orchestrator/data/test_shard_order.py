@@ -1,4 +1,4 @@
-"""The order of prompts: a function of seed and epoch, whatever the number of workers."""
+"""Order of prompts: a function of seed and epoch, for any number of workers; and the codec of shards."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def sequence(seed: int, start: Position, rows: int, rank: int = 0, world: int = 
     ]
 
 
-def test_an_epoch_holds_every_row_once_in_an_order_of_its_own() -> None:
+def test_epoch_holds_every_row_once_in_its_own_order() -> None:
     order = sequence(0, Position(), 42)
     every = {(shard, row) for shard, size in enumerate(SHARDS.rows) for row in range(size)}
     assert set(order[:21]) == set(order[21:]) == every
@@ -41,12 +41,12 @@ def test_workers_together_read_the_same_batches(world: int) -> None:
 
 
 @pytest.mark.parametrize("read", [0, 4, 7, 8, 20, 24, 44])
-def test_reading_goes_on_where_it_stopped(read: int) -> None:
+def test_reading_resumes_where_it_stopped(read: int) -> None:
     position = advance(SHARDS, 3, Position(), read)
     assert sequence(3, position, 24) == sequence(3, Position(), read + 24)[read:]
 
 
-def test_advancing_in_small_steps_is_advancing_at_once() -> None:
+def test_advancing_in_steps_equals_advancing_at_once() -> None:
     position = Position()
     for rows in np.random.default_rng(0).integers(0, 30, 50):
         position = advance(SHARDS, 1, position, int(rows))
@@ -57,7 +57,7 @@ def test_advancing_in_small_steps_is_advancing_at_once() -> None:
 @pytest.mark.parametrize(
     "parts", [("embeddings",), ("embeddings", "mask"), ("embeddings", "pooled")], ids=str
 )
-def test_a_shard_holds_all_that_goes_with_embeddings(tmp_path: Path, parts: tuple[str, ...]) -> None:
+def test_shard_holds_all_parts_of_the_conditioning(tmp_path: Path, parts: tuple[str, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     every = {
         "embeddings": torch.randn(3, 2, 4, generator=generator),
@@ -74,14 +74,14 @@ def test_a_shard_holds_all_that_goes_with_embeddings(tmp_path: Path, parts: tupl
         assert part != "mask" or tensor.dtype == torch.long
 
 
-def test_what_else_is_made_of_a_prompt_goes_with_it(tmp_path: Path) -> None:
+def test_shard_holds_extra_columns(tmp_path: Path) -> None:
     prompts = Conditioning(torch.randn(3, 2, 4))
     texts = torch.nn.functional.normalize(torch.randn(3, 5), dim=1)
     write_shard(tmp_path / "shard", ["a", "b", "c"], prompts, {"mask": texts})
     table = pq.read_table(tmp_path / "shard").take([2, 0])
     read = to_batch({name: np.array(table[name].to_pylist()) for name in table.column_names}, 2)
     moved = read.to(torch.device("cpu"), torch.bfloat16)
-    # The name of a part of the conditioning is no trap.
+    # An extra column may have the name of a part of the conditioning.
     assert moved.columns["mask"].dtype == torch.float32 and moved.prompts.mask is None
     assert moved.prompts.embeddings.dtype == torch.bfloat16 and moved.negatives is None
     torch.testing.assert_close(moved.columns["mask"], texts[[2, 0]], rtol=0, atol=1e-3)

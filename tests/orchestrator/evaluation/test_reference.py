@@ -50,4 +50,4 @@ def test_a_scorer_without_options_keeps_its_short_form() -> None:
     scorers = ["attributes", MINIATURE_CLIP]
     evaluate = Evaluate.model_validate({"sheet_prompts": ["a circle"], "scorers": scorers})
     assert evaluate.model_dump(mode="json")["scorers"] == scorers
-    assert evaluate.headlines == ["attribute_accuracy", "clip_plus"]
+    assert evaluate.ranking_metrics == ["attribute_accuracy", "clip_plus"]

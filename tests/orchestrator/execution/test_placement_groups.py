@@ -43,9 +43,7 @@ def test_a_dead_trials_resources_are_released(local_ray: None) -> None:
     bundles = ray.get(trial.start.remote())
     ray.kill(trial)
     time.sleep(3)
-    assert free_cpus() == pytest.approx(before - CPUS), (
-        "Ray releases them by itself"
-    )
+    assert free_cpus() == pytest.approx(before - CPUS), "Ray releases them by itself"
     release(bundles)
     deadline = time.monotonic() + 90
     while free_cpus() < before:

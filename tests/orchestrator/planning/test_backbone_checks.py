@@ -1,4 +1,4 @@
-"""Backbone folders that are spoilt: refused in one line before anything starts, and by workers too."""
+"""Damaged backbone folders: refused in one line before anything starts, and by workers too."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ Spoil = Callable[[Path], None]
 
 
 def edited(name: str, **changes: Any) -> Spoil:
-    """A JSON file of the folder, with some keys changed (None: removed)."""
+    """Change keys of a JSON file of the folder (None: remove)."""
 
     def spoil(folder: Path) -> None:
         content = {**json.loads((folder / name).read_text()), **changes}
@@ -49,7 +49,7 @@ def renamed(name: str, new: str) -> Spoil:
 
 
 def tensors(name: str, change: Callable[[dict[str, torch.Tensor]], Any]) -> Spoil:
-    """A safetensors file of the folder, with its tensors changed."""
+    """Change tensors of a safetensors file of the folder."""
 
     def spoil(folder: Path) -> None:
         found = load_file(folder / name)
@@ -68,19 +68,19 @@ def cut(name: str, share: float) -> Spoil:
 
 
 def headed(name: str, header: bytes) -> Spoil:
-    """A safetensors file with this header and nothing else."""
+    """Write a safetensors file with this header and no data."""
     return lambda folder: void((folder / name).write_bytes(struct.pack("<Q", len(header)) + header))
 
 
 def void(_: object) -> None:
-    """For a lambda that is wanted for what it does."""
+    """Discard a lambda's value."""
 
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 Open = Callable[[str], object]
-"""What a worker calls, and which must refuse the folder too, should it change after the check."""
+"""Function of a worker that must refuse the folder too, if it changes after the check."""
 
 FOLDERS: list[tuple[str, Spoil, str, Open | None]] = [
     ("no-index", removed("model_index.json"), r"no diffusers pipeline there", load_backbone),
@@ -123,7 +123,7 @@ FOLDERS: list[tuple[str, Spoil, str, Open | None]] = [
     ("variant-only", renamed(UNET, "diffusion_pytorch_model.fp16.safetensors"),
      r"but diffusion_pytorch_model\.fp16\.safetensors: rename it", load_backbone),
     ("cut-short", cut(UNET, 0.5),
-     r"is cut short: it has 1,507,304 bytes where its header says", load_backbone),
+     r"is cut short: it has 1,507,304 bytes where its header pattern", load_backbone),
     ("cut-in-header", cut(UNET, 0.001),
      r"is cut short, or is no safetensors file: fetch it again", load_backbone),
     ("empty-weights", cut(UNET, 0), r"is cut short, or is no safetensors file", load_backbone),
@@ -150,26 +150,26 @@ FOLDERS: list[tuple[str, Spoil, str, Open | None]] = [
 
 @pytest.fixture()
 def folder(tmp_path: Path) -> Path:
-    """A whole backbone, to be spoilt."""
+    """A valid backbone, to be damaged."""
     shutil.copytree(WEIGHTS / "unet-v", tmp_path / "teacher")
     return tmp_path / "teacher"
 
 
 @pytest.mark.usefixtures("no_ray")
-@pytest.mark.parametrize(("spoil", "says"), [row[1:3] for row in FOLDERS], ids=[row[0] for row in FOLDERS])
-def test_a_backbone_folder_is_refused_before_anything_starts(
-    spoil: Spoil, says: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("spoil", "pattern"), [row[1:3] for row in FOLDERS], ids=[row[0] for row in FOLDERS])
+def test_damaged_folder_is_refused_before_start(
+    spoil: Spoil, pattern: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(folder)
     sweep = written(tmp_path, SWEEP.replace("miniature/pixart", str(folder)))
-    refused(capsys, says, sweep, "--storage", str(tmp_path / "results"))
+    refused(capsys, pattern, sweep, "--storage", str(tmp_path / "results"))
 
 
 OPENED = [(row[0], row[1], row[3]) for row in FOLDERS if row[3] is not None]
 
 
 @pytest.mark.parametrize(("spoil", "opens"), [row[1:] for row in OPENED], ids=[row[0] for row in OPENED])
-def test_a_backbone_folder_is_refused_by_the_worker_too(spoil: Spoil, opens: Open, folder: Path) -> None:
+def test_damaged_folder_is_refused_by_workers(spoil: Spoil, opens: Open, folder: Path) -> None:
     spoil(folder)
     with pytest.raises(ValueError) as caught:
         opens(str(folder))
@@ -178,7 +178,7 @@ def test_a_backbone_folder_is_refused_by_the_worker_too(spoil: Spoil, opens: Ope
 
 @pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "pattern"),
     [
         ("train.start_from=/no/such", r"backbone '/no/such': no diffusers pipeline there"),
         (f"train.start_from={WEIGHTS / 'pixart'}", r"student start_from .*pixart' is not of .*family"),
@@ -192,9 +192,9 @@ def test_a_backbone_folder_is_refused_by_the_worker_too(spoil: Spoil, opens: Ope
         ),
     ],
 )
-def test_a_backbone_and_its_settings(
-    change: str, says: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_settings_that_do_not_fit_the_backbone(
+    change: str, pattern: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edited("scheduler/scheduler_config.json", num_train_timesteps=401)(folder)
     sweep = written(tmp_path, SWEEP.replace("miniature/pixart", str(folder)))
-    refused(capsys, says, sweep, "--storage", str(tmp_path / "results"), "--set", change)
+    refused(capsys, pattern, sweep, "--storage", str(tmp_path / "results"), "--set", change)

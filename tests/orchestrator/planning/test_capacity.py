@@ -1,4 +1,4 @@
-"""What fits on nodes and on groups that can grow, and what is refused before it waits for ever."""
+"""Capacity: trials that fit on nodes and on groups that can grow, and refusal of those that never fit."""
 
 import json
 from pathlib import Path
@@ -22,29 +22,29 @@ L4 = NodeGroup("small", 8, 1, 16, {"gpu": "L4"})
 
 
 def planned(*overrides: str) -> Plan:
-    """Six trials of four workers with a GPU each, unless told otherwise."""
+    """Six trials of four workers with a GPU each, with these overrides."""
     return make_plan(load_sweep(Path("sweeps/backbones.yaml"), list(overrides)))
 
 
-def test_as_many_as_the_groups_can_grow_to() -> None:
+def test_trials_fill_the_largest_groups() -> None:
     assert Capacity([CPU, SPOT, ON_DEMAND]).max_concurrent_trials(planned()) == 5
     assert Capacity([CPU, SPOT]).max_concurrent_trials(planned("resources.workers=8")) == 2
     assert Capacity([CPU, SPOT]).max_concurrent_trials(planned("resources.max_concurrent_trials=3")) == 3
     assert Capacity([SPOT] * 3).max_concurrent_trials(planned()) == 6, "more than there are trials"
 
 
-def test_workers_run_on_the_kind_of_gpu_that_was_asked_for() -> None:
+def test_workers_run_on_the_requested_gpu() -> None:
     assert Capacity([SPOT, L4]).node_labels(planned()) == {"gpu": "A100-40GB"}
     with pytest.raises(UserError, match=r"1 GPUs of H200.*small: 16 x 8 CPUs and 1 GPUs L4"):
         Capacity([SPOT, L4]).max_concurrent_trials(planned("resources.gpu=H200"))
-    # Nodes without labels are taken as they are.
+    # Nodes without labels are accepted for any kind of GPU.
     bare = Capacity([NodeGroup("node", 40, 4, 1, {})])
     assert bare.max_concurrent_trials(planned()) == 1
     assert bare.node_labels(planned()) == {}
 
 
-def test_cpus_that_no_node_has_together_are_no_use() -> None:
-    with pytest.raises(UserError, match="holds no such trial"):
+def test_worker_must_fit_on_one_node() -> None:
+    with pytest.raises(UserError, match="cannot hold one such trial"):
         Capacity([SPOT]).max_concurrent_trials(planned("resources.cpus_per_worker=41"))
     with pytest.raises(UserError, match=r"no CPUs"):
         Capacity([NodeGroup("headgroup", 0, 0, 1, {})]).max_concurrent_trials(planned())
@@ -77,7 +77,7 @@ def cluster(**group: Any) -> dict[str, Any]:
     }
 
 
-def test_a_manifest_is_read_as_the_autoscaler_reads_it(tmp_path: Path) -> None:
+def test_manifest_is_read_as_by_the_autoscaler(tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump_all([{"kind": "Namespace"}, cluster(labels={"gpu": "L4"})]))
     found = read_capacity(file)
@@ -88,13 +88,13 @@ def test_a_manifest_is_read_as_the_autoscaler_reads_it(tmp_path: Path) -> None:
     assert str(read_capacity(file)) == "cpu: 3 x 4 CPUs"
 
 
-def test_on_kubernetes_the_cluster_itself_is_asked(monkeypatch: MonkeyPatch) -> None:
+def test_capacity_comes_from_kubernetes(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv(capacity.CLUSTER_NAME, "train")
     monkeypatch.setattr(capacity, "_ray_cluster", lambda name: cluster() if name == "train" else None)
     assert str(capacity.connected_capacity()) == "cpu: 3 x 4 CPUs"
 
 
-def test_kubernetes_that_does_not_answer_is_told_in_a_line(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
+def test_unreachable_kubernetes_is_one_line(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(capacity, "NAMESPACE_FILE", tmp_path / "none")
     with pytest.raises(
         UserError, match=r"^RayCluster train: cannot be read from Kubernetes .* --cluster FILE$"
@@ -113,7 +113,7 @@ def test_kubernetes_that_does_not_answer_is_told_in_a_line(monkeypatch: MonkeyPa
         ("kind: RayCluster\nspec: {headGroupSpec: 3}\n", "cannot read it"),
     ],
 )
-def test_what_is_no_cluster_is_refused(
+def test_file_without_a_cluster_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, words: str
 ) -> None:
     file = tmp_path / "cluster.yaml"
@@ -124,10 +124,10 @@ def test_what_is_no_cluster_is_refused(
     assert words in line
 
 
-def test_the_plan_tells_what_the_cluster_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_shows_what_the_cluster_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "cluster.json"
     file.write_text(json.dumps(cluster()))
     assert main(["sweeps/miniature.yaml", "--plan", "--cluster", str(file)]) == 0
-    assert "6 run at once where there is cpu: 3 x 4 CPUs" in capsys.readouterr().out
+    assert "6 run at once on cpu: 3 x 4 CPUs" in capsys.readouterr().out
     assert main(["sweeps/backbones.yaml", "--plan", "--cluster", str(file)]) == 2
-    assert "the cluster holds no such trial (cpu: 3 x 4 CPUs)" in capsys.readouterr().err
+    assert "the cluster cannot hold one such trial (cpu: 3 x 4 CPUs)" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A sweep that cannot fit is refused before anything starts, with what would; the plan says what it needs."""
+"""Estimates: memory against real engines, refusal of sweeps that cannot fit, and the plan's text."""
 
 import re
 from pathlib import Path
@@ -40,21 +40,19 @@ def planned(*overrides: str) -> Plan:
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_refused_in_one_line_before_anything_is_started(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    says = (
-        r"trial sd15-\S+: a worker needs 6\d\.\d GiB, and of A100-40GB's 39 GiB 35\.9 can be used; "
+def test_oversized_sweep_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pattern = (
+        r"trial sd15-\S+: a worker needs 6\d\.\d GiB, but of A100-40GB's 39 GiB only 35\.9 GiB are usable; "
         r"resources\.step \{activation_checkpointing: true\} \(\d\d\.\d GiB\) fits, "
         r"or train\.batch_size \d+ fits$"
     )
     for more in (["--plan"], ["--storage", str(tmp_path / "results")]):
-        refused(capsys, says, str(BACKBONES), *more, "--set", "train.batch_size=256")
+        refused(capsys, pattern, str(BACKBONES), *more, "--set", "train.batch_size=256")
     assert not (tmp_path / "results").exists()
 
 
 def miniature_sweep(*overrides: str) -> Plan:
-    """Of one transformer of a few MB, on a GPU that is as small."""
+    """A sweep of one transformer of a few MB, on a GPU; `with_megabytes` shrinks the GPU."""
     common = [
         "resources.gpus_per_worker=1",
         "resources.gpu=L4",
@@ -69,7 +67,7 @@ def with_megabytes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setitem(GPUS, "L4", Gpu(count * 1e6 / 2**30 / (1 - RESERVED), 121, 30.3))
 
 
-def test_what_is_suggested_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suggested_settings_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     with_megabytes(monkeypatch, 200)
     with pytest.raises(UserError) as caught:
         check_memory(miniature_sweep("train.batch_size=128"))
@@ -82,7 +80,7 @@ def test_what_is_suggested_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         check_memory(miniature_sweep(f"train.batch_size={int(found[1]) * 3 // 2}"))
 
 
-def test_checkpointing_and_a_smaller_batch_where_neither_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpointing_and_smaller_batch_together(monkeypatch: pytest.MonkeyPatch) -> None:
     with_megabytes(monkeypatch, 150)
     with pytest.raises(UserError) as caught:
         check_memory(miniature_sweep("train.batch_size=2048", "evaluate.sheet_prompts=[a circle]"))
@@ -91,28 +89,28 @@ def test_checkpointing_and_a_smaller_batch_where_neither_will_do(monkeypatch: py
     check_memory(miniature_sweep(f"train.batch_size={found[1]}", "evaluate.sheet_prompts=[a circle]"))
 
 
-def test_a_gpu_that_is_too_small_whatever_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_too_small_for_any_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     with_megabytes(monkeypatch, 20)
-    says = "neither resources.step nor a smaller batch helps, for .*: take a larger GPU, or more workers$"
-    with pytest.raises(UserError, match=says):
+    pattern = "one sample per worker does not fit .*: choose a larger GPU, or more workers$"
+    with pytest.raises(UserError, match=pattern):
         check_memory(miniature_sweep())
 
 
-def test_pictures_may_need_more_than_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_may_need_more_than_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned("backbones=[{name: x, model: PixArt-alpha/PixArt-XL-2-512x512}]", CHECKPOINTING)
     needs = worker_needs(plan, plan.trials[0], rows=1)
-    assert needs is not None and needs.looking
+    assert needs is not None and needs.peak_is_sampling
     monkeypatch.setitem(GPUS, "A100-40GB", Gpu(needs.bytes * 0.99 / 2**30, 312, 19.5))
-    with pytest.raises(UserError, match=r"neither .* helps, for its pictures: take a larger GPU"):
+    with pytest.raises(UserError, match=r"sampling images does not fit .*: choose a larger GPU"):
         check_memory(plan)
 
 
-def test_the_shipped_sweep_fits_both_machines() -> None:
+def test_shipped_sweep_fits_both_machines() -> None:
     check_memory(planned())
     check_memory(planned("resources.gpu=H200", "resources.workers=1"))
 
 
-def test_samples_a_second_are_counted_operations_at_an_assumed_rate() -> None:
+def test_speed_is_operations_at_an_assumed_rate() -> None:
     plan = planned()
     trial = plan.trials[0]
     guess = estimate(plan, trial)
@@ -127,12 +125,12 @@ def test_samples_a_second_are_counted_operations_at_an_assumed_rate() -> None:
     assert "budget.assumed_tflops, 46.8 TFLOP/s" in describe_plan(slower, "x", "y")
 
 
-def test_float32_is_not_reckoned_at_the_rate_of_bf16() -> None:
+def test_float32_has_its_own_assumed_rate() -> None:
     plan = planned("train.precision=fp32")
     assert assumed_tflops(plan, plan.trials[0]) == pytest.approx(0.3 * 19.5)
 
 
-def test_a_backbone_that_nothing_is_known_of_is_planned_with_gaps() -> None:
+def test_unknown_backbone_is_planned_with_gaps() -> None:
     plan = planned("backbones.sd15.model=nobody/nothing")
     check_memory(plan)
     text = describe_plan(plan, "x", "y")
@@ -145,7 +143,15 @@ MACHINES = {
 }
 
 
-def test_the_readme_shows_the_refusal() -> None:
+def documentation() -> str:
+    """Text of the README that shows the plans."""
+    texts = [(REPOSITORY / name).read_text() for name in ("README.md", "orchestrator/planning/README.md")
+             if (REPOSITORY / name).exists()]  # fmt: skip
+    return next(text for text in texts if all(f"{machine}:\n\n```text\n" in text for machine in MACHINES))
+
+
+def test_readme_shows_the_refusal() -> None:
+    """Its figures and the settings that fit, in this order; the words around them may differ."""
     with pytest.raises(UserError) as caught:
         check_memory(planned("train.batch_size=256"))
     readme = " ".join(README.read_text().split())
@@ -153,7 +159,7 @@ def test_the_readme_shows_the_refusal() -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_the_readme_shows_the_plans(machine: str) -> None:
+def test_readme_shows_the_plans(machine: str) -> None:
     text = describe_plan(planned(*MACHINES[machine]), "x", "y")
     readme = README.read_text()
     shown = readme.split(f"{machine}:\n\n```text\n")[1].split("```")[0].splitlines()
@@ -164,12 +170,12 @@ def test_the_readme_shows_the_plans(machine: str) -> None:
 
 TRAIN = TrainSettings(batch_size=8, lora=LORA)
 BUCKET = 100_000
-"""Gradients gathered before they are reduced: few, as DeepSpeed's usual buckets would be all there is."""
+"""Gradients per reduction: few, because DeepSpeed's usual buckets would hold all gradients of a miniature."""
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
-def test_real_engines_hold_what_was_planned(
+def test_real_engines_match_the_estimate(
     half: bool, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait = start_workers(workers, _train_sharded, tmp_path, half)
@@ -183,7 +189,7 @@ def test_real_engines_hold_what_was_planned(
 
 
 def _train_sharded(rank: int, folder: str, half: bool) -> None:
-    """One worker; rank 0 writes the measured peak of two steps, engines and average included."""
+    """Run two steps as one worker; rank 0 writes the measured peak, engines and average included."""
     from orchestrator.training import deepspeed_engine as engine
 
     usual = engine._config

@@ -1,4 +1,4 @@
-"""The second search's plan: strengths without trainings, and mistakes told in one line."""
+"""Plan of the second search: strengths add no training, and mistakes are one line."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from orchestrator.common.errors import UserError
 from orchestrator.config.sweep_file import load_sweep
 from orchestrator.planning.describe import describe_plan
-from orchestrator.planning.plan import Plan, make_plan, small_trials_at_once
+from orchestrator.planning.plan import Plan, make_plan, max_concurrent_inference_trials
 from workloads.settings.train import AttentionGuidanceSettings
 
 SWEEP = """name: tiny
@@ -38,7 +38,7 @@ def plan(folder: Path, text: str = SWEEP, overrides: list[str] | None = None) ->
     return make_plan(load_sweep(path, overrides or []))
 
 
-def test_grid_and_draws_make_small_trials_and_no_training(tmp_path: Path) -> None:
+def test_strengths_make_inference_trials_only(tmp_path: Path) -> None:
     found = plan(tmp_path)
     assert found.infer is not None and len(found.trials) == 2
     arms = found.infer.arms
@@ -49,11 +49,11 @@ def test_grid_and_draws_make_small_trials_and_no_training(tmp_path: Path) -> Non
     names = {job.digest for trial in found.trials for job in found.infer_trials(trial)}
     assert len(names) == 14
     text = describe_plan(found, "x", "y")
-    assert "14 small trials" in text
+    assert "14 inference trials" in text
     assert "trainings: 2 and about" in text and "would be 14 trainings" in text
 
 
-def test_a_new_strength_leaves_trainings_and_other_strengths_as_they_are(tmp_path: Path) -> None:
+def test_new_strength_keeps_other_digests(tmp_path: Path) -> None:
     before = plan(tmp_path)
     after = plan(tmp_path, SWEEP.replace("[0.5, 1]", "[0.5, 0.75, 1]"))
     assert [trial.digest for trial in before.trials] == [trial.digest for trial in after.trials]
@@ -64,8 +64,8 @@ def test_a_new_strength_leaves_trainings_and_other_strengths_as_they_are(tmp_pat
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("strength: 0.5", "strength: 0", "the plain student, which is always drawn"),
-        ("[0.5, 1]", "[0.5, 0.5]", "there twice"),
+        ("strength: 0.5", "strength: 0", "the plain student, always sampled"),
+        ("[0.5, 1]", "[0.5, 0.5]", "0.5 is listed twice"),
         ("[0.5, 1]", "[-1]", "must be at least 0"),
         ("clip: 0, blend: 1,", "clip: 0, blend: 2,", "blend: must be above 0"),
         ("kind: nasa,", "kind: nasa, clip: 3,", "settings of nag, not of nasa"),
@@ -79,24 +79,24 @@ def test_a_new_strength_leaves_trainings_and_other_strengths_as_they_are(tmp_pat
         ("steps: 10", "nasa_interval: [1, 0]", "needs 0 <= low <= high"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_mistakes_are_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         plan(tmp_path, SWEEP.replace(old, new, 1))
     text = str(error.value)
     assert message in text and "sweep.yaml:" in text and "\n" not in text
 
 
-def test_small_trials_leave_room_for_trainings(tmp_path: Path) -> None:
+def test_inference_trials_leave_cpus_to_trainings(tmp_path: Path) -> None:
     found = plan(tmp_path)
-    # Two trainings of 0.85 leave 0.3 of 2 CPUs: a small trial and a scorer.
-    assert small_trials_at_once(found, 2, 0, 2) == 1
-    assert small_trials_at_once(found, 2, 0, 0) == 2
-    assert small_trials_at_once(found, 16, 0, 4) == 16
+    # Two trainings of 0.85 CPUs leave 0.3 of 2: an inference trial and a scorer.
+    assert max_concurrent_inference_trials(found, 2, 0, 2) == 1
+    assert max_concurrent_inference_trials(found, 2, 0, 0) == 2
+    assert max_concurrent_inference_trials(found, 16, 0, 4) == 16
     gpu = plan(tmp_path, overrides=["infer.gpus=1"])
-    assert small_trials_at_once(gpu, 16, 4, 0) == 5
+    assert max_concurrent_inference_trials(gpu, 16, 4, 0) == 5
 
 
-def test_pairs_come_from_a_file_too(tmp_path: Path) -> None:
+def test_pairs_from_a_file(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(
         '{"prompt": "a cat", "negative_prompt": "dog", "style": "photo"}\n\n'
@@ -107,7 +107,9 @@ def test_pairs_come_from_a_file_too(tmp_path: Path) -> None:
     assert found.infer is not None
     assert [(p.prompt, p.style) for p in found.infer.pairs] == [("a cat", "photo"), ("b", "")]
     pairs.write_text('{"prompt": "a cat"}\n')
-    with pytest.raises(UserError, match=r"pairs\.jsonl:1: negative_prompt: .*; a pair is a line of JSON"):
+    with pytest.raises(
+        UserError, match=r"pairs\.jsonl:1: negative_prompt: .*; write one JSON object per line"
+    ):
         plan(tmp_path, text)
     pairs.unlink()
     with pytest.raises(UserError, match="cannot be read"):

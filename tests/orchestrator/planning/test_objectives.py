@@ -1,4 +1,4 @@
-"""Objectives in a sweep file: how they are named, what is refused, and that older trials keep their names."""
+"""Objectives in a sweep file: names, refusals, and unchanged digests of older trials."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from workloads.settings.objectives import BootSettings, ClipLossSettings
 from workloads.settings.train import LoraSettings
 
 BEFORE = "88bc602bc899"
-"""Digest of the trial of `SWEEP` at a time when PG-SB was the only objective."""
+"""Digest of the trial of `SWEEP` in a version whose only objective was PG-SB."""
 CLIP = "train.clip={model: miniature/clip}"
 
 
@@ -26,7 +26,7 @@ def only(folder: Path, *overrides: str) -> Trial:
     return trial
 
 
-def test_what_was_trained_before_keeps_its_name(tmp_path: Path) -> None:
+def test_older_trials_keep_their_digests(tmp_path: Path) -> None:
     for same in ("seed=0", "objective=pgsb", "clip=null", "student_lora=null", "boot={step_size: 0.04}"):
         assert only(tmp_path, f"train.{same}").digest == BEFORE
 
@@ -36,19 +36,19 @@ def test_what_was_trained_before_keeps_its_name(tmp_path: Path) -> None:
     ["train.objective=boot", CLIP, "train.student_lora={rank: 4}", "train.fake_score_interval=[1, 2]",
      "train.weighting=dmd"],
 )  # fmt: skip
-def test_every_new_setting_makes_another_training(tmp_path: Path, change: str) -> None:
+def test_every_later_setting_changes_the_digest(tmp_path: Path, change: str) -> None:
     assert only(tmp_path, change).digest != BEFORE
 
 
-def test_settings_of_boot_are_part_of_what_it_is(tmp_path: Path) -> None:
+def test_boot_settings_are_in_the_digest(tmp_path: Path) -> None:
     one = only(tmp_path, "train.objective=boot")
     other = only(tmp_path, "train.objective=boot", "train.boot={step_size: 0.1}")
     assert one.digest != other.digest and "-boot-" in one.name
     assert other.train.boot == BootSettings(0.1)
 
 
-def test_published_names_are_settings(tmp_path: Path) -> None:
-    """As published where the file does not say otherwise, and what the file says where it does."""
+def test_published_names_set_defaults(tmp_path: Path) -> None:
+    """Published values, unless the file has its own."""
     swiftbrush = only(tmp_path, "train.objective=swiftbrush").train
     assert (swiftbrush.objective, swiftbrush.guidance_interval) == ("pgsb", (4.5, 4.5))
     assert (swiftbrush.lora.rank, swiftbrush.lora.alpha, swiftbrush.clip) == (64, 108, None)
@@ -60,24 +60,22 @@ def test_published_names_are_settings(tmp_path: Path) -> None:
     assert by_hand.digest == only(tmp_path, "train.objective=swiftbrush").digest
 
 
-def test_objectives_are_swept_as_any_setting(tmp_path: Path) -> None:
+def test_objectives_can_be_swept(tmp_path: Path) -> None:
     trials = plan(tmp_path, "train.objective={values: [pgsb, swiftbrush, boot]}").trials
     assert [t.train.objective for t in trials] == ["pgsb", "pgsb", "boot"]
     assert len({t.digest for t in trials}) == 3
 
 
-def test_the_plan_tells_what_an_objective_makes_no_use_of(tmp_path: Path) -> None:
+def test_plan_shows_ignored_settings(tmp_path: Path) -> None:
     shared = "train.objective={values: [pgsb, boot]}", "train.null_rate=0.3", "train.weighting=dmd"
-    assert "objective boot: makes no use of weighting, null_rate" in describe_plan(
-        plan(tmp_path, *shared), "", ""
-    )
-    assert "makes no use" not in describe_plan(plan(tmp_path, shared[0]), "", "")
-    assert "makes no use" not in describe_plan(plan(tmp_path, *shared[1:]), "", "")
+    assert "objective boot ignores weighting, null_rate" in describe_plan(plan(tmp_path, *shared), "", "")
+    assert " ignores " not in describe_plan(plan(tmp_path, shared[0]), "", "")
+    assert " ignores " not in describe_plan(plan(tmp_path, *shared[1:]), "", "")
 
 
 BOOT = "train.objective=boot"
 REFUSED = [
-    (["train.objective=gan"], r"train.objective: is 'gan', which is none of pgsb, swiftbrush, "),
+    (["train.objective=gan"], r"train.objective: is 'gan', not one of pgsb, swiftbrush, "),
     ([BOOT, CLIP], r"train.clip: is a setting of the objective pgsb, but objective is boot"),
     ([BOOT, "train.nasa_interval=[0, 1]"], r"train.nasa_interval: is a setting of the objective pgsb"),
     ([BOOT, "train.boot={step_size: 1}"], r"train.boot.step_size: must be above 0 and below 1"),
@@ -93,17 +91,17 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "says"), REFUSED, ids=str)
-def test_what_makes_no_sense_is_refused_in_a_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], says: str
+@pytest.mark.parametrize(("overrides", "pattern"), REFUSED, ids=str)
+def test_inconsistent_settings_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], pattern: str
 ) -> None:
     options = [each for override in overrides for each in ("--set", override)]
     storage = ["--storage", str(tmp_path / "out")]
-    refused(capsys, says, written(tmp_path, SWEEP), *options, *storage)
+    refused(capsys, pattern, written(tmp_path, SWEEP), *options, *storage)
 
 
-def test_memory_is_planned_for_what_each_objective_holds(tmp_path: Path) -> None:
-    """BOOT has no adapters' optimiser; a CLIP loss decodes and sees; a student's adapter spares moments."""
+def test_memory_depends_on_the_objective(tmp_path: Path) -> None:
+    """BOOT has no adapter; a CLIP loss decodes images and encodes them; a student's adapter saves moments."""
     arms = {"pgsb": [], "boot": [BOOT], "clip": [CLIP], "lora": ["train.student_lora={rank: 4}"]}
     found = {}
     for name, overrides in arms.items():
