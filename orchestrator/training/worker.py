@@ -72,7 +72,7 @@ class Worker:
             self.engines[name] = Engine(auxiliary.module, auxiliary.learning_rate, self.train)
         self.average = AverageWeights(self.engines[STUDENT].weights, self.train.ema_decay)
         self.notices = StopRequests(self.store, job.notice, self.rank)
-        self.losses = Losses(self.train, self.world, self.objective.losses)
+        self.losses = Losses(self.train, self.world, self.objective.metric_names)
 
     def run(self) -> None:
         """Trains from the newest checkpoint, if there is one, to the end or to a collapse.
