@@ -8,9 +8,10 @@ A training uses the modules in this order:
 - `batch` holds one step's inputs: conditioning of the prompts and negative prompts, and the columns.
 - `base` defines the interface. An objective draws the random numbers of a step and yields one
   `Update` (a network and its loss) after another.
-- `pgsb` (PG-SB, SwiftBrush, DMD's gradient) and `boot` (BOOT) are the objectives; `clip_loss` adds
-  the CLIP loss of SwiftBrush v2 to either kind of objective that yields latents.
-- `classifier_free_guidance` and `clip_model` are shared by them.
+- `pgsb` (PG-SB, SwiftBrush, DMD's gradient) and `boot` (BOOT) are the objectives. `clip_loss` adds the
+  CLIP loss of SwiftBrush v2 to an objective whose student update has latents; settings allow it for
+  `pgsb` alone.
+- `classifier_free_guidance` and `clip_model` are their helpers.
 
 The training loop, the checkpoints and the memory estimate use the interface alone, so they work with
 any number of updates of any number of networks.
@@ -18,18 +19,22 @@ any number of updates of any number of networks.
 To add an objective:
 
 1. Write `objectives/<name>.py`: a frozen dataclass with the random numbers of a step, and a subclass
-   of `base.Objective` with `metric_names`, `draw` and `updates`. `boot` is the shortest example
-   without, `pgsb` the example with an auxiliary network.
-2. Add its settings to `settings/objectives.py`, with its name in `OBJECTIVES` and `IN_WORDS`, and a
-   field and the name to `settings.train.TrainSettings`. Mark the field `LATER`, so that the digests
-   of existing trials do not change, and name it in `COMPUTED` if it changes shapes or operations.
-   A published method that is an existing objective with other settings needs only a row in `NAMED`.
+   of `base.Objective` with `metric_names`, `draw` and `updates`. `boot` is the example without an
+   auxiliary network, `pgsb` the one with. Do not read values of tensors on the host (`.item()`,
+   branches on values): the memory estimate runs `updates` on meta tensors, and a step must not
+   wait for the device.
+2. In `settings/objectives.py` add its settings, and its name to `OBJECTIVES` and `IN_WORDS`. In
+   `settings/train.py` add a field for its settings and the name to `TrainSettings.objective`. Mark the
+   field `LATER`, so that the digests of existing trials do not change; name it in `COMPUTED` if it
+   changes shapes or the number of operations; refuse unusable combinations in `_check_objective`.
+   A published method that is an existing objective with other settings needs a row in `NAMED` alone.
 3. Return it from `catalogue.make_objective`.
 4. If it needs more of a prompt than the conditioning, write a `Column`, return it from
    `columns.columns_of` and set `Objective.columns` to its name and width.
 5. Add its settings to `ARMS` in `tests/workloads/objectives/test_catalogue.py`, which trains every
-   objective on every miniature backbone, and check its losses and gradients against an independent
-   float64 derivation, as `test_boot.py` does.
+   objective on every miniature backbone, and to `OTHERS` in
+   `tests/workloads/training/test_memory_estimate.py`. Check its losses and gradients against an
+   independent float64 derivation, as `test_boot.py` does.
 
 Designs for three other kinds of objective:
 

@@ -17,7 +17,8 @@ To add a scorer:
 2. Add its name and options to `settings/scorers.py`: `OPTIONS`, the `Literal` and the fields of
    `ScorerSettings`, and `MINIATURE` if it judges images of the miniature world only.
 3. Return it from `catalogue.make_scorer`; import its module there, so that no other scorer pays for it.
-4. If trials can be ranked by it, or if it may run while a student trains, name it in
-   `orchestrator/config/evaluation_schema.py`; other scorers run under `infer` alone.
+4. Under `infer` it runs now. To run it while a student trains, or to rank trials by it, add it to the
+   lists of scorers and of ranking metrics in `orchestrator/config/evaluation_schema.py` (and a display
+   name to `ranking.NAMES`).
 5. Test it against an independent implementation, and that order and batches do not change its values.
 """

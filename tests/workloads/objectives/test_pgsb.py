@@ -163,7 +163,7 @@ def test_fake_score_loss(prediction: Prediction) -> None:
     torch.testing.assert_close(ours, (a * error**2).mean(), rtol=1e-10, atol=0)
 
 
-def test_fake_score_updates_leave_the_teacher_unchanged() -> None:
+def test_fake_score_updates_keep_the_teacher() -> None:
     bench = Bench("epsilon")
     latents = torch.randn(BATCH, 4, 4, 4, dtype=torch.float64)
     loss = bench.objective.fake_score_loss(
