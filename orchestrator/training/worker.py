@@ -85,7 +85,7 @@ class TrainWorker:
             self.engines[name] = Engine(auxiliary.module, auxiliary.learning_rate, self.train)
         self.average = AverageWeights(self.engines[STUDENT].weights, self.train.ema_decay)
         self.stop_requests = StopRequests(self.store, job.stop_request, self.rank)
-        self.metrics = StepMetrics(self.train, self.world, self.objective.losses)
+        self.metrics = StepMetrics(self.train, self.world, self.objective.metric_names)
 
     def run(self) -> None:
         """Train from the newest checkpoint, if there is one, to the end or to a collapse.

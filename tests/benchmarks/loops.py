@@ -14,7 +14,7 @@ from workloads.backbones.conditioning import Conditioning
 from workloads.miniature import WEIGHTS
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
-from workloads.objectives.pgsb import FAKE_SCORE, PGSB, Draws
+from workloads.objectives.pgsb import FAKE_SCORE, PGSB, PGSBDraws
 from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
 from workloads.students.student import new_student
 from workloads.training.step import apply_settings, make_engines, train_step
@@ -50,7 +50,7 @@ class Bench:
         self._generator = torch.Generator(self.device).manual_seed(0)
         self.prompts, self.null = self._prompts(backbone, self.batch), self._prompts(backbone, 1)
         self._objective = PGSB(backbone, self.null, train)
-        self.draws: Draws = self._objective.draw(self.batch, self._generator)
+        self.draws: PGSBDraws = self._objective.draw(self.batch, self._generator)
 
     def redraw(self) -> None:
         self.draws = self._objective.draw(self.batch, self._generator)
@@ -111,7 +111,7 @@ class Ours:
         student_engine, fake_engine = self.engines[STUDENT], self.engines[FAKE_SCORE]
 
         def student() -> None:
-            pictures = objective.backbone.one_step(student_engine, draws.start, prompts)
+            pictures = objective.backbone.one_step(student_engine, draws.start_noise, prompts)
             student_engine.step(pictures.square().mean())
 
         def fake_score() -> None:

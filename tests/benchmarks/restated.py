@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.conditioning import Conditioning
-from workloads.objectives.pgsb import Draws
+from workloads.objectives.pgsb import PGSBDraws
 from workloads.settings.train import TrainSettings
 
 
@@ -48,21 +48,21 @@ class RestatedLoop:
         # By default it would hold adapters in float32 beside bfloat16 weights.
         return get_peft_model(network, config, autocast_adapter_dtype=False)
 
-    def step(self, prompts: Conditioning, draws: Draws) -> tuple[float, float]:
+    def step(self, prompts: Conditioning, draws: PGSBDraws) -> tuple[float, float]:
         """One update of each; both losses."""
         latents = self.draw_student(prompts, draws)
         gradient = self.gradient(latents.detach(), prompts, draws)
         student_loss = self.update_student(latents, gradient)
         return student_loss, self.update_fake_score(latents.detach(), prompts, draws)
 
-    def draw_student(self, prompts: Conditioning, draws: Draws) -> Tensor:
+    def draw_student(self, prompts: Conditioning, draws: PGSBDraws) -> Tensor:
         start = torch.full_like(draws.timestep, self.backbone.start_timestep)
-        epsilon = self._epsilon(self.student, draws.start, start, prompts)
+        epsilon = self._epsilon(self.student, draws.start_noise, start, prompts)
         alpha, sigma = self.backbone.schedule.alpha_sigma(start)
-        return (draws.start - sigma * epsilon) / alpha
+        return (draws.start_noise - sigma * epsilon) / alpha
 
     @torch.no_grad()
-    def gradient(self, latents: Tensor, prompts: Conditioning, draws: Draws) -> Tensor:
+    def gradient(self, latents: Tensor, prompts: Conditioning, draws: PGSBDraws) -> Tensor:
         """w(t) (e_teacher - e_fake), both guided, by four calls."""
         alpha, sigma = self.backbone.schedule.alpha_sigma(draws.timestep)
         noisy = alpha * latents + sigma * draws.noise
@@ -91,11 +91,11 @@ class RestatedLoop:
         self.student_optimizer.zero_grad()
         return loss.item()
 
-    def update_fake_score(self, latents: Tensor, prompts: Conditioning, draws: Draws) -> float:
+    def update_fake_score(self, latents: Tensor, prompts: Conditioning, draws: PGSBDraws) -> float:
         (update,) = draws.fake_score
         alpha, sigma = self.backbone.schedule.alpha_sigma(update.timestep)
         noisy = alpha * latents + sigma * update.noise
-        prompts = prompts.replace(update.null, self.null)
+        prompts = prompts.replace(update.drop_prompt, self.null)
         epsilon = self._epsilon(self.fake_score, noisy, update.timestep, prompts)
         loss = F.mse_loss((alpha * epsilon).float(), (alpha * update.noise).float())
         loss.backward()  # type: ignore[no-untyped-call]

@@ -1,4 +1,7 @@
-"""The `hpsv2` package's own scores, on random weights laid where the package looks for them."""
+"""Scores of the `hpsv2` package itself, with random weights stored where the package expects them.
+
+Shapes: B images of P x P pixels.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,13 +27,13 @@ PROMPTS = ("a fox in the snow", "Two boats, one red", "An owl's portrait; oil on
 
 
 def pictures(count: int, pixels: int) -> Tensor:
-    """(count, 3, pixels, pixels) in [-1, 1]: smooth, and each another."""
+    """Return distinct smooth images (count, 3, pixels, pixels) in [-1, 1]."""
     coarse = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(3)) * 2 - 1
     return torch.nn.functional.interpolate(coarse, size=(pixels, pixels), mode="bilinear")
 
 
 def random_checkpoint(architecture: str, version: str, cache: Path, dtype: torch.dtype) -> Path:
-    """A checkpoint of random weights in a hub cache at `cache`, in the published form and place."""
+    """Write a checkpoint of random weights to a hub cache at `cache`, in the published format and place."""
     if architecture == SMALL:
         (cache / f"{SMALL}.json").write_text(json.dumps(SMALL_ARCHITECTURE))
         open_clip().add_model_config(cache / f"{SMALL}.json")
@@ -47,9 +50,9 @@ def random_checkpoint(architecture: str, version: str, cache: Path, dtype: torch
 
 @contextmanager
 def package_ready(architecture: str, cache: Path) -> Iterator[None]:
-    """`hpsv2.score` with the hub's cache at `cache`, spared its second download of ViT-H-14.
+    """Let `hpsv2.score` use the hub's cache at `cache`, without its download of the base ViT-H-14.
 
-    That is `img_score.initialize_model` with its own arguments, but for `pretrained`.
+    It runs `img_score.initialize_model` with the package's own arguments except `pretrained`.
     """
     open_clip()
     from hpsv2 import img_score
@@ -70,7 +73,7 @@ def package_ready(architecture: str, cache: Path) -> Iterator[None]:
 
 
 def package_scores(images: Tensor, prompts: Sequence[str], version: str) -> list[float]:
-    """`hpsv2.score` of each picture with its prompt: (B, 3, P, P) in [-1, 1] -> B numbers."""
+    """Return `hpsv2.score` of images (B, 3, P, P) in [-1, 1] with their B prompts, one at a time."""
     import hpsv2
 
     pairs = zip(images, prompts, strict=True)

@@ -1,4 +1,4 @@
-"""A pickle that writes a file when it is loaded: loaders must refuse it, and the file not appear."""
+"""A pickle that creates a folder when it is loaded, to test that loaders refuse pickles."""
 
 import os
 import pickle
@@ -8,7 +8,7 @@ import torch
 
 
 class Planted:
-    """Unpickling one makes a folder at `mark`."""
+    """An object whose unpickling creates the folder `mark`."""
 
     def __init__(self, mark: Path) -> None:
         self._mark = str(mark)
@@ -18,7 +18,12 @@ class Planted:
 
 
 def plant(path: Path, mark: Path, form: str = "torch") -> None:
-    """Writes such a pickle as `torch` saves it, as it did long ago ("legacy"), or bare ("pickle")."""
+    """Write such a pickle to `path`.
+
+    Args:
+        form: "torch" for torch's current format, "legacy" for its format before 1.6, "pickle" for a bare
+            pickle.
+    """
     if form == "pickle":
         path.write_bytes(pickle.dumps(Planted(mark)))
     else:

@@ -1,4 +1,4 @@
-"""A toy of the SDXL family, made of the real classes with random weights."""
+"""A tiny SDXL pipeline of the real classes with random weights."""
 
 from pathlib import Path
 
@@ -9,17 +9,18 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from workloads.miniature import networks
 
 POOLED, SIZE = 24, 16
-"""Widths of the pooled embedding, and of each of the six sizes."""
+"""Widths of the pooled text embedding and of the embedding of each of SDXL's six size inputs."""
 
 
 def second_text_encoder() -> CLIPTextModelWithProjection:
+    """Return a text encoder with other widths than the first, as SDXL has."""
     first = networks.clip_text_encoder().config.to_dict()
     wider = {"hidden_size": 32, "intermediate_size": 64, "projection_dim": POOLED, "num_hidden_layers": 3}
     return CLIPTextModelWithProjection(CLIPTextConfig(**{**first, **wider}))
 
 
 def network(pooled: int = POOLED) -> UNet2DConditionModel:
-    """One level without cross-attention first, then two and one transformer blocks, as SDXL has them."""
+    """Return a UNet with SDXL's structure: a first level without cross-attention, then transformer blocks."""
     return UNet2DConditionModel(
         sample_size=networks.LATENT_SIZE,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -38,7 +39,7 @@ def network(pooled: int = POOLED) -> UNet2DConditionModel:
 
 
 def save(folder: Path) -> None:
-    """Writes the pipeline folder; always the same weights."""
+    """Write the pipeline folder, always with the same weights."""
     torch.manual_seed(0)
     pipeline = StableDiffusionXLPipeline(
         vae=networks.autoencoder(),

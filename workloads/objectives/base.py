@@ -1,10 +1,13 @@
-"""The seam: what every objective is, so that nothing that runs one need know which it is.
+"""The interface of every objective; the training loop uses nothing else of one.
 
-    draws = objective.draw(batch, generator)                 every random number of a global batch
+    draws = objective.draw(global_batch_size, generator)     random numbers of the global batch
     for update in objective.updates(networks, batch, draws[rows], step):
-        engines[update.network].step(update.loss)            back-propagate, step that network
+        engines[update.network].step(update.loss)            back-propagate, update that network
 
-Shapes: B batch, C latent channels, H latent size.
+A subclass implements `draw` and `updates` and sets `metric_names`; `auxiliary` and `columns` are
+empty unless it sets them.
+
+Shapes: B batch, C latent channels, H latent height and width.
 """
 
 from abc import ABC, abstractmethod
@@ -19,74 +22,90 @@ from workloads.layers.transformer_blocks import recompute
 from workloads.objectives.batch import Batch
 
 STUDENT = "student"
-"""The network that every objective trains."""
+"""Name of the network that every objective trains."""
 SPREAD = "latent_spread"
-"""How much the student's pictures vary over a batch, which every objective tells: see `collapse_ratio`."""
+"""Metric of every objective, added by `train_step`: standard deviation of the student's latents over
+the batch, averaged over their elements. `collapse_ratio` is compared with it."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """One update of one network."""
+    """One optimiser update of one network."""
 
     network: str
-    """`STUDENT`, or one of the objective's auxiliary networks."""
+    """`STUDENT`, or the name of an auxiliary network of the objective."""
     loss: Tensor
-    """Scalar, to back-propagate; told as `<network>_loss`."""
-    told: Mapping[str, Tensor] = field(default_factory=dict)
-    """Whatever else there is to tell, each a scalar without gradient."""
+    """Scalar to back-propagate; recorded as the metric `<network>_loss`."""
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Further metrics by name, each a detached scalar."""
     latents: Tensor | None = None
-    """(B, C, H, H), the student's pictures, with gradient; of the student's update alone."""
+    """The student's latents x_0 (B, C, H, H), with gradient; only in the student's update."""
 
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """A network that is trained beside the student, and kept in checkpoints."""
+    """A network that is trained beside the student; it has its own engine and is checkpointed."""
 
     module: nn.Module
     learning_rate: float
 
 
-class Drawn(Protocol):
-    """The random numbers of one step, of a whole global batch or of a worker's rows of it.
+class StepDraws(Protocol):
+    """Random numbers of one step, for the global batch or for one worker's rows of it.
 
-    A frozen dataclass of tensors, or of tuples of such, each with B rows or of no dimension.
+    A frozen dataclass of tensors, or of tuples of such dataclasses; each tensor has B rows or is a
+    scalar, which all rows share.
     """
 
     def __getitem__(self, rows: slice) -> Self: ...
 
 
-Draws = TypeVar("Draws", bound=Drawn)
+DrawsT = TypeVar("DrawsT", bound=StepDraws)
 
 
-class Objective(ABC, Generic[Draws]):
-    """What a step minimises; knows no optimiser, no process group and no file of a training."""
+class Objective(ABC, Generic[DrawsT]):
+    """The losses of a step; independent of optimisers, process groups and files."""
 
-    losses: tuple[str, ...]
-    """What a step tells, in this order; `student_loss` and `SPREAD` are among them."""
+    metric_names: tuple[str, ...]
+    """Metrics of a step, in the order in which they are recorded: `<network>_loss` of each network,
+    `SPREAD` and the keys of `Update.metrics`. It contains at least `student_loss` and `SPREAD`."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
         self.auxiliary: Mapping[str, Auxiliary] = {}
+        """Networks that are trained beside the student, by name."""
         self.columns: Mapping[str, int] = {}
-        """Names and widths of the columns that it needs in a batch."""
+        """Names and widths of the columns that `updates` reads from `Batch.columns`."""
 
     @abstractmethod
-    def draw(self, batch: int, generator: Any) -> Draws:
-        """Every random number of a step for a global batch of `batch` samples.
+    def draw(self, batch: int, generator: Any) -> DrawsT:
+        """Draw every random number of a step for a global batch of `batch` samples.
 
-        `generator` is torch's; the numbers lie on its device.
+        A worker uses its rows of them, so the numbers do not depend on the number of workers.
+
+        Args:
+            generator: a `torch.Generator`; the numbers are drawn on its device.
         """
 
     @abstractmethod
     def updates(
-        self, networks: Mapping[str, Network], batch: Batch, draws: Draws, step: int
+        self, networks: Mapping[str, Network], batch: Batch, draws: DrawsT, step: int
     ) -> Iterator[Update]:
-        """The updates of step number `step` (from 1), one after the other.
+        """Yield the updates of step number `step` (from 1) in order.
 
-        Each is made before the next is asked for. `networks`: the student and the auxiliary
-        networks by name, or engines around them. The last loss of a network is the one that is told.
+        The caller back-propagates each update and steps its network before it asks for the next. A
+        network may be updated several times; its last loss is the one that is recorded.
+
+        Args:
+            networks: the student and the auxiliary networks by name, or engines around them.
+            batch: this worker's B samples.
+            draws: this worker's B rows of what `draw` returned.
         """
 
     def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """`blocks.recompute` for a module of the teacher's network."""
+        """Call a module of the teacher's network with activation checkpointing.
+
+        The same as `transformer_blocks.recompute`, unless the objective has state that the second
+        forward pass must restore.
+        """
         return recompute(module, *args, **kwargs)

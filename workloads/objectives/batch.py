@@ -1,4 +1,4 @@
-"""What a step learns from. It loads no network's code, so that what only moves batches starts quickly."""
+"""The inputs of a training step; imports no network code, so that data processes start quickly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from workloads.backbones.conditioning import Conditioning
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step of a worker learns from."""
+    """The B samples of one worker's step."""
 
     prompts: Conditioning
-    """Of B prompts."""
+    """Conditioning of the B prompts."""
     negatives: Conditioning | None = None
-    """Of B negative prompts, under NASA-T."""
+    """Conditioning of the B negative prompts under NASA-T; None without negative prompts."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
-    """What else the objective needs of each prompt, (B, W) each; see `columns`."""
+    """Further inputs of the objective by column name, each (B, W); see `columns`."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
-        """On `device`; what networks read is in `dtype`."""
+        """Return the batch on `device`: conditioning in `dtype`, columns in float32."""
         negatives = None if self.negatives is None else self.negatives.to(device, dtype)
         columns = {n: c.to(device, torch.float32, non_blocking=True) for n, c in self.columns.items()}
         return Batch(self.prompts.to(device, dtype), negatives, columns)

@@ -1,28 +1,28 @@
-"""BOOT: bootstrapping along the teacher's trajectory, without data and without a fake score
-(Gu et al. 2023, arXiv 2306.05544).
+"""BOOT: data-free distillation by bootstrapping along the teacher's trajectory (Gu et al. 2023,
+arXiv 2306.05544). It has no fake score.
 
-Let x_t = alpha_t y_t + sigma_t z be a DDIM trajectory that begins at the noise z; y_t is its signal.
-With the teacher's picture f(x_t, t), one DDIM step from t to s < t is in signals (the paper's
-Signal-ODE, dy/dt = -lambda'_t (f - y_t), solved exactly for a constant f; lambda = log(sigma / alpha))
+Let x_t = alpha_t y_t + sigma_t z be a DDIM trajectory that starts at the noise z; y_t is its signal.
+With the teacher's prediction f(x_t, t) of x_0, the paper's Signal-ODE is dy/dt = -lambda'_t (f - y_t)
+with lambda = log(sigma / alpha). One DDIM step from t to s < t solves it exactly for a constant f:
 
     y_s = (1 - r) f(x_t, t) + r y_t,    r = exp(lambda_s - lambda_t)
 
-in which z has cancelled: z goes into x_t alone. The student y(z, t) reads the pure noise at every t
-and learns the whole trajectory, each point from its own prediction of the one before, t = s + delta
-(delta a share of the schedule, so that the residual is one of a velocity):
+The noise z cancels and enters through x_t alone. The student y(z, t) reads the pure noise z at every t
+and learns the whole trajectory; the target at s is a teacher step from its own prediction at
+t = s + delta, where delta is a share of the schedule (so that the residual over delta is a velocity):
 
     L = 1 / delta^2 mean (y(z, s) - stopgrad((1 - r) f(x_t, t) + r y(z, t)))^2    bootstrap loss
       + beta mean (y(z, T) - f(z, T))^2                                           boundary loss
 
-with x_t = alpha_t y(z, t) + sigma_t z, and f guided. f is x_0 whatever the network predicts:
-(x_t - sigma_t e) / alpha_t of epsilon, alpha_t x_t - sigma_t v of v.
+with x_t = alpha_t y(z, t) + sigma_t z and a guided f. For any prediction type f is x_0:
+(x_t - sigma_t e) / alpha_t for an epsilon prediction e, alpha_t x_t - sigma_t v for a v prediction.
 
-The student tells its t by its clock, the timestep that its network sees: the start timestep at the
-trajectory's end, so that the end is the one-step picture of every other student, and 0 at its
-beginning. What the network puts out is read as at the start timestep, whatever its clock says: the
-conversion of epsilon at t near T would amplify errors by 1 / alpha_t.
+The student's network sees t as a timestep of its own (`network_timestep`): the start timestep at the
+trajectory's end, where the student is then the usual one-step generator, and 0 at its start. The
+network's output is always converted to x_0 as at the start timestep, because the conversion of
+epsilon at t near T would amplify errors by 1 / alpha_t.
 
-Shapes: B batch, C latent channels, H latent size.
+Shapes: B batch, C latent channels, H latent height and width.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,37 +41,41 @@ from workloads.settings.train import TrainSettings
 
 @dataclass(frozen=True)
 class BootDraws:
-    """The random numbers of one step, of a whole global batch or of a worker's rows of it."""
+    """Random numbers of one step, for the global batch or for one worker's rows of it."""
 
     noise: Tensor
-    """(B, C, H, H), z."""
+    """Start of the trajectory z, (B, C, H, H)."""
     timestep: Tensor
-    """(B,), s, at which the student is trained."""
+    """Timestep s at which the student is trained, (B,)."""
     scale: Tensor
-    """(B,), guidance scale of the teacher."""
+    """Guidance scale of the teacher, (B,)."""
 
     def __getitem__(self, rows: slice) -> "BootDraws":
         return BootDraws(self.noise[rows], self.timestep[rows], self.scale[rows])
 
 
 class BOOT(Objective[BootDraws]):
-    """The objective for one backbone; see the module's docstring."""
+    """BOOT for one backbone; see the module's docstring."""
 
-    losses = ("student_loss", "bootstrap_loss", "boundary_loss", SPREAD)
+    metric_names = ("student_loss", "bootstrap_loss", "boundary_loss", SPREAD)
 
     def __init__(self, backbone: Backbone, null: Conditioning, settings: TrainSettings) -> None:
-        """`null` is the conditioning of the empty prompt (B = 1)."""
+        """Convert shares of the schedule to timesteps.
+
+        Args:
+            null: conditioning of the empty prompt (B = 1).
+        """
         super().__init__(backbone)
         self.null, self.settings = null, settings
         timesteps = len(backbone.schedule.alpha_bar)
-        self.end, last = (round(share * timesteps) for share in settings.timestep_range)
-        self.beginning = last - 1
+        self.t_min, last = (round(share * timesteps) for share in settings.timestep_range)
+        self.t_max = last - 1
         self.stride = max(1, round(settings.boot.step_size * timesteps))
 
     def draw(self, batch: int, generator: torch.Generator) -> BootDraws:
         device, shape = generator.device, (batch, *self.backbone.latent_shape)
         noise = torch.randn(shape, generator=generator, device=device)
-        timestep = torch.randint(self.end, self.beginning, (batch,), generator=generator, device=device)
+        timestep = torch.randint(self.t_min, self.t_max, (batch,), generator=generator, device=device)
         per_sample = self.settings.guidance_per == "sample"
         scale = draw_scale(self.settings.guidance_interval, batch, per_sample, generator)
         return BootDraws(noise, timestep, scale)
@@ -80,10 +84,10 @@ class BOOT(Objective[BootDraws]):
         self, networks: Mapping[str, Network], batch: Batch, draws: BootDraws, step: int
     ) -> Iterator[Update]:
         student, prompts = networks[STUDENT], batch.prompts
-        first = torch.full_like(draws.timestep, self.beginning)
+        first = torch.full_like(draws.timestep, self.t_max)
         target = self.target(student, prompts, draws)
-        beginning = self.teacher(draws.noise, first, prompts, draws.scale)
-        # One call for both points of the trajectory.
+        boundary_target = self.teacher_latents(draws.noise, first, prompts, draws.scale)
+        # Both points of the trajectory share one forward pass of the student.
         rows = len(draws.noise)
         signals = self.signal(
             student,
@@ -92,36 +96,45 @@ class BOOT(Objective[BootDraws]):
             concatenate([prompts, prompts]),
         )
         bootstrap = (signals[:rows] - target).square().mean() / self.settings.boot.step_size**2
-        boundary = (signals[rows:] - beginning).square().mean()
+        boundary = (signals[rows:] - boundary_target).square().mean()
         loss = bootstrap + self.settings.boot.boundary_weight * boundary
-        told = {"bootstrap_loss": bootstrap.detach(), "boundary_loss": boundary.detach()}
-        yield Update(STUDENT, loss, told, signals[:rows])
+        metrics = {"bootstrap_loss": bootstrap.detach(), "boundary_loss": boundary.detach()}
+        yield Update(STUDENT, loss, metrics, signals[:rows])
 
-    def clock(self, timestep: Tensor) -> Tensor:
-        """The timestep (B,) that the student's network sees at `timestep` (B,) of the trajectory."""
-        to_go = (timestep - self.end) / (self.beginning - self.end)
-        return (self.backbone.start_timestep * (1 - to_go)).round().long()
+    def network_timestep(self, timestep: Tensor) -> Tensor:
+        """Map timesteps (B,) of the trajectory to those (B,) that the student's network sees."""
+        remaining = (timestep - self.t_min) / (self.t_max - self.t_min)
+        return (self.backbone.start_timestep * (1 - remaining)).round().long()
 
     def signal(self, student: Network, noise: Tensor, timestep: Tensor, prompts: Conditioning) -> Tensor:
-        """y(z, t), (B, C, H, H), of `noise` (B, C, H, H) at `timestep` (B,)."""
-        output = self.backbone.predict(student, noise, self.clock(timestep), prompts)
+        """Return the signal y(z, t), (B, C, H, H), for noise z (B, C, H, H) and timesteps t (B,)."""
+        output = self.backbone.predict(student, noise, self.network_timestep(timestep), prompts)
         start = torch.full_like(timestep, self.backbone.start_timestep)
         return self.backbone.schedule.to_latents(output, noise, start)
 
     @torch.no_grad()
     def target(self, student: Network, prompts: Conditioning, draws: BootDraws) -> Tensor:
-        """y_s (B, C, H, H) by one step of the teacher from the student's own y_t."""
+        """Return the bootstrap target y_s (B, C, H, H): a teacher step from the student's own y_t."""
         schedule, noise = self.backbone.schedule, draws.noise
-        timestep = (draws.timestep + self.stride).clamp(max=self.beginning)
-        before = self.signal(student, noise, timestep, prompts)
-        noisy = schedule.add_noise(before, noise, timestep)
-        picture = self.teacher(noisy, timestep, prompts, draws.scale)
+        timestep = (draws.timestep + self.stride).clamp(max=self.t_max)
+        signal = self.signal(student, noise, timestep, prompts)
+        noisy = schedule.add_noise(signal, noise, timestep)
+        latents = self.teacher_latents(noisy, timestep, prompts, draws.scale)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = map(schedule.alpha_sigma, (timestep, draws.timestep))
-        return torch.lerp(picture, before, (sigma_s * alpha_t) / (alpha_s * sigma_t))
+        return torch.lerp(latents, signal, (sigma_s * alpha_t) / (alpha_s * sigma_t))
 
     @torch.no_grad()
-    def teacher(self, noisy: Tensor, timestep: Tensor, prompts: Conditioning, scale: Tensor) -> Tensor:
-        """f, the teacher's guided picture x_0 (B, C, H, H) at x_t = `noisy`, of B prompts and scales."""
+    def teacher_latents(
+        self, noisy: Tensor, timestep: Tensor, prompts: Conditioning, scale: Tensor
+    ) -> Tensor:
+        """Return f(x_t, t), the teacher's guided prediction of x_0, (B, C, H, H).
+
+        Args:
+            noisy: x_t, (B, C, H, H).
+            timestep: t, (B,).
+            prompts: conditioning of B prompts.
+            scale: guidance scales, (B,).
+        """
         backbone, null = self.backbone, self.null.expand(len(noisy))
         conditional, unconditional = (
             backbone.schedule.to_latents(

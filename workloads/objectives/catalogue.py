@@ -1,4 +1,4 @@
-"""From the settings of a training to its objective."""
+"""The objective of a training, made from its settings."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,10 +22,14 @@ def make_objective(
     step: StepSettings = StepSettings(),  # noqa: B008  (frozen)
     autoencoder: Callable[[], AutoencoderKL] | None = None,
 ) -> Objective[Any]:
-    """The objective that `train` names; `null` is the conditioning of the empty prompt (B = 1).
+    """Return the objective that `train.objective` names, with a CLIP loss if `train.clip` is set.
 
-    It may put adapters into the backbone's network, so a student must have been copied before.
-    `autoencoder` opens the backbone's, for an objective that decodes; by default from its folder.
+    The objective may insert adapters into the backbone's network: copy the student from it before.
+
+    Args:
+        null: conditioning of the empty prompt (B = 1).
+        autoencoder: opens the backbone's autoencoder, for an objective that decodes latents; by
+            default it is read from the backbone's folder.
 
     Raises:
         ValueError: a model that the objective needs is not on this machine.
@@ -37,7 +41,5 @@ def make_objective(
         return objective
     from workloads.objectives.clip_loss import WithClipLoss, load_clip_loss  # transformers: seconds
 
-    usual = partial(load_autoencoder, backbone.source, backbone.device)
-    return WithClipLoss(
-        objective, load_clip_loss(train.clip, train.steps, backbone.device, autoencoder or usual)
-    )
+    opens = autoencoder or partial(load_autoencoder, backbone.source, backbone.device)
+    return WithClipLoss(objective, load_clip_loss(train.clip, train.steps, backbone.device, opens))

@@ -1,6 +1,6 @@
-"""Classifier-free guidance, at a fixed scale or at one drawn from an interval.
+"""Classifier-free guidance (Ho and Salimans 2022) at guidance scales that are drawn from an interval.
 
-Shapes: B batch, C latent channels, H latent size.
+Shapes: B batch, C latent channels, H latent height and width.
 """
 
 import torch
@@ -8,11 +8,12 @@ from torch import Tensor
 
 
 def guide(unconditional: Tensor, conditional: Tensor, scale: Tensor) -> Tensor:
-    """(1 - k) e(null) + k e(y), scale k = 1 is no guidance (SNOOPI v3, eq. 4).
+    """Return (1 - k) e(null) + k e(y), (B, C, H, H); k = 1 is no guidance (SNOOPI v3, eq. 4).
 
     Args:
-        unconditional, conditional: (B, C, H, H).
-        scale: (B,).
+        unconditional: e(null), (B, C, H, H).
+        conditional: e(y), (B, C, H, H).
+        scale: guidance scales k, (B,).
     """
     return torch.lerp(unconditional, conditional, scale.view(-1, 1, 1, 1))
 
@@ -20,7 +21,7 @@ def guide(unconditional: Tensor, conditional: Tensor, scale: Tensor) -> Tensor:
 def draw_scale(
     interval: tuple[float, float], batch: int, per_sample: bool, generator: torch.Generator
 ) -> Tensor:
-    """Guidance scales (B,), uniform in `interval`; one for all unless `per_sample`."""
+    """Draw guidance scales (B,) uniformly from `interval`; one for the whole batch unless `per_sample`."""
     low, high = interval
     draws = torch.rand(batch if per_sample else 1, generator=generator, device=generator.device)
     return (low + (high - low) * draws).expand(batch)

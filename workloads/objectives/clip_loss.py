@@ -1,14 +1,15 @@
-"""The clamped CLIP loss on pictures that agree too little with their prompts (SwiftBrush v2, eq. 5).
+"""The clamped CLIP loss, which penalises images that match their prompts too little (SwiftBrush v2, eq. 5).
 
     L = mean max(0, tau - cos(E_image(D(x_0)), E_text(y)))
 
-D decodes latents, the gradient passes through it and through CLIP's image half; prompts are read by
-the text half beforehand (`clip_model.ClipText`), once for all steps. The weight beside the student's
-loss falls in a line to 0 at the training's end. The paper clamps without saying whether the samples
-or their mean, and gives no shape of the fall: here samples, and a line. Its D is a tiny autoencoder;
-here it is the backbone's own.
+The decoder D maps latents to images; the gradient passes through it and through CLIP's image encoder.
+Text embeddings are made once for all steps (`clip_model.ClipTextEncoder`). The loss is added to the
+student's loss with a weight that decays to 0 at the end of the training. The paper does not state
+whether it clamps samples or their mean, nor the shape of the decay: here samples are clamped and the
+decay is linear. The paper's D is a tiny autoencoder; here it is the backbone's own.
 
-Shapes: B batch, C latent channels, H latent size, P pixels a side, N texts, D width of CLIP's space.
+Shapes: B batch, C latent channels, H latent height and width, P image height and width in pixels,
+D width of CLIP's embedding space.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,15 +27,15 @@ from workloads.backbones.load_errors import NOT_LOADED
 from workloads.miniature import clip_folder
 from workloads.objectives.base import STUDENT, Objective, Update
 from workloads.objectives.batch import Batch
-from workloads.objectives.clip_model import missing, open_clip
-from workloads.objectives.columns import ClipTexts
+from workloads.objectives.clip_model import not_found, open_clip
+from workloads.objectives.columns import ClipTextColumn
 from workloads.settings.objectives import ClipLossSettings
 
 CLIP_LOSS = "clip_loss"
 
 
 class ClipLoss:
-    """The loss under one CLIP model, for the latents of one autoencoder."""
+    """The clamped CLIP loss for one CLIP model and the latents of one autoencoder."""
 
     def __init__(
         self,
@@ -44,7 +45,11 @@ class ClipLoss:
         settings: ClipLossSettings,
         steps: int,
     ) -> None:
-        """`steps`: of the whole training, at whose end the weight is 0; both networks are frozen."""
+        """Keep the two networks, both frozen.
+
+        Args:
+            steps: length of the training; the weight reaches 0 after the last step.
+        """
         self.settings, self._steps = settings, steps
         self._model, self._autoencoder = model, autoencoder
         device = next(model.parameters()).device
@@ -56,45 +61,48 @@ class ClipLoss:
 
     @property
     def width(self) -> int:
-        """D."""
+        """Width D of CLIP's embedding space."""
         return int(self._model.config.projection_dim)
 
     def weight(self, step: int) -> float:
-        """Beside the student's loss, at step number `step` (from 1)."""
+        """Return the weight of the loss at step number `step` (from 1); 0 at steps without the loss."""
         if (step - 1) % self.settings.every:
             return 0.0
         return self.settings.weight * (1 - (step - 1) / self._steps)
 
     def __call__(self, latents: Tensor, texts: Tensor) -> Tensor:
-        """Scalar, of latents (B, C, H, H) with gradient and the texts (B, D) they should show."""
-        cosines = (self.see(self.decode(latents)) * texts).sum(1)
+        """Return the scalar loss of latents x_0 (B, C, H, H) and text embeddings (B, D) of unit norm."""
+        cosines = (self.embed(self.decode(latents)) * texts).sum(1)
         return F.relu(self.settings.margin - cosines).mean()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, H, H) -> (B, 3, P, P), about [-1, 1], in float32."""
-        pictures: Tensor = self._autoencoder.decode(latents.float() / self._scaling).sample
-        return pictures
+        """Decode latents (B, C, H, H) to float32 images (B, 3, P, P), about in [-1, 1]."""
+        images: Tensor = self._autoencoder.decode(latents.float() / self._scaling).sample
+        return images
 
-    def see(self, pictures: Tensor) -> Tensor:
-        """(B, 3, P, P), about [-1, 1] -> (B, D) of length 1; scaled to CLIP's size as its processor does."""
+    def embed(self, images: Tensor) -> Tensor:
+        """Return unit-norm embeddings (B, D) of images (B, 3, P, P), about in [-1, 1].
+
+        Images are resized to CLIP's input size with the filter of its processor.
+        """
         side = self._model.config.vision_config.image_size
-        if pictures.shape[-1] != side:
-            pictures = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True)
-        pixels = ((pictures + 1) / 2 - self._mean) / self._std
+        if images.shape[-1] != side:
+            images = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
+        pixels = ((images + 1) / 2 - self._mean) / self._std
         return F.normalize(self._model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
 
 class WithClipLoss(Objective[Any]):
-    """Another objective, and the CLIP loss on its student's pictures."""
+    """Another objective with the CLIP loss added to its student's loss."""
 
     def __init__(self, objective: Objective[Any], clip: ClipLoss) -> None:
         super().__init__(objective.backbone)
         self.objective, self.clip = objective, clip
         self.auxiliary = objective.auxiliary
-        self.losses = (*objective.losses, CLIP_LOSS)
-        self.columns = {**objective.columns, ClipTexts.name: clip.width}
-        # Of the last step that had one: means over steps shall not depend on how many had.
-        self._last: Tensor | None = None
+        self.metric_names = (*objective.metric_names, CLIP_LOSS)
+        self.columns = {**objective.columns, ClipTextColumn.name: clip.width}
+        # Recorded at steps without the loss too, so that means over steps do not depend on `every`.
+        self._last_value: Tensor | None = None
 
     def draw(self, batch: int, generator: torch.Generator) -> Any:
         return self.objective.draw(batch, generator)
@@ -106,31 +114,35 @@ class WithClipLoss(Objective[Any]):
         self, networks: Mapping[str, Network], batch: Batch, draws: Any, step: int
     ) -> Iterator[Update]:
         for update in self.objective.updates(networks, batch, draws, step):
-            yield update if update.network != STUDENT else self._with_loss(update, batch, step)
+            yield update if update.network != STUDENT else self._add_clip_loss(update, batch, step)
 
-    def _with_loss(self, update: Update, batch: Batch, step: int) -> Update:
+    def _add_clip_loss(self, update: Update, batch: Batch, step: int) -> Update:
         assert update.latents is not None
         weight, loss = self.clip.weight(step), update.loss
         if weight:
-            value = self.clip(update.latents, batch.columns[ClipTexts.name])
-            loss, self._last = loss + weight * value, value.detach()
-        if self._last is None:
-            self._last = torch.zeros_like(loss)
-        return replace(update, loss=loss, told={**update.told, CLIP_LOSS: self._last})
+            value = self.clip(update.latents, batch.columns[ClipTextColumn.name])
+            loss, self._last_value = loss + weight * value, value.detach()
+        if self._last_value is None:
+            self._last_value = torch.zeros_like(loss)
+        return replace(update, loss=loss, metrics={**update.metrics, CLIP_LOSS: self._last_value})
 
 
 def load_clip_loss(
     settings: ClipLossSettings, steps: int, device: torch.device, autoencoder: Callable[[], AutoencoderKL]
 ) -> ClipLoss:
-    """The loss with its model; on the device "meta" without weights, to count what it needs.
+    """Load the CLIP model and the autoencoder; on the device "meta" without weights, to estimate memory.
+
+    Args:
+        steps: length of the training.
+        autoencoder: opens the backbone's autoencoder, on the same device.
 
     Raises:
-        ValueError: the model is not on this machine, or is none.
+        ValueError: the model is not on this machine, or is not a CLIP model.
     """
     model = open_clip(settings.model, device)
     try:
         processor = CLIPImageProcessorPil.from_pretrained(clip_folder(settings.model), local_files_only=True)
     except NOT_LOADED as error:
-        raise missing(settings.model, error) from None
+        raise not_found(settings.model, error) from None
     del model.text_model
     return ClipLoss(model, processor, autoencoder(), settings, steps)

@@ -1,6 +1,6 @@
-"""A CLIP model as a loss needs it: opened from what is on this machine, and its text half for prompts.
+"""Loading of CLIP models for the CLIP loss, and the text encoder for its column of text embeddings.
 
-Shapes: N texts, D width of CLIP's space.
+Shapes: N texts, D width of CLIP's embedding space.
 """
 
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from workloads.backbones.load_errors import NOT_LOADED, describe
 from workloads.miniature import clip_folder
 
 META = torch.device("meta")
-TEXTS_AT_ONCE = 256
+TEXT_BATCH_SIZE = 256
 
 
 def open_clip(model: str, device: torch.device) -> Any:
-    """The frozen float32 `CLIPModel`; on the device "meta" without weights.
+    """Return the frozen float32 `CLIPModel`; on the device "meta" it has no weights.
 
     Raises:
-        ValueError: it is not on this machine, or is none.
+        ValueError: the model is not on this machine, or is not a CLIP model.
     """
     try:
-        return _opened(clip_folder(model), device)
+        return _load(clip_folder(model), device)
     except NOT_LOADED as error:
-        raise missing(model, error) from None
+        raise not_found(model, error) from None
 
 
-def _opened(source: str, device: torch.device) -> Any:
+def _load(source: str, device: torch.device) -> Any:
     if device == META:
         with META:
             model: Any = CLIPModel(CLIPConfig.from_pretrained(source, local_files_only=True))
@@ -40,14 +40,14 @@ def _opened(source: str, device: torch.device) -> Any:
     return model.requires_grad_(False).eval()
 
 
-class ClipText:
-    """The text half of a CLIP model, for the stage that makes prompts ready."""
+class ClipTextEncoder:
+    """The text encoder of a CLIP model, for the data stage."""
 
     def __init__(self, model: str, device: str = "cpu") -> None:
-        """Opens it.
+        """Load the tokenizer and the weights; the image encoder is dropped.
 
         Raises:
-            ValueError: the model is not on this machine, or is none.
+            ValueError: the model is not on this machine, or is not a CLIP model.
         """
         self._model = open_clip(model, torch.device(device))
         try:
@@ -55,16 +55,16 @@ class ClipText:
                 clip_folder(model), trust_remote_code=False, local_files_only=True
             )
         except NOT_LOADED as error:
-            raise missing(model, error) from None
+            raise not_found(model, error) from None
         del self._model.vision_model
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """N prompts, cut at the token limit -> (N, D) of length 1, on the CPU."""
-        parts = [prompts[row : row + TEXTS_AT_ONCE] for row in range(0, len(prompts), TEXTS_AT_ONCE)]
-        return torch.cat([self._read(part) for part in parts])
+        """Return unit-norm embeddings (N, D), on the CPU, of N prompts, truncated at the token limit."""
+        rows = range(0, len(prompts), TEXT_BATCH_SIZE)
+        return torch.cat([self._embed(prompts[row : row + TEXT_BATCH_SIZE]) for row in rows])
 
-    def _read(self, prompts: Sequence[str]) -> Tensor:
+    def _embed(self, prompts: Sequence[str]) -> Tensor:
         limit = self._model.config.text_config.max_position_embeddings
         inputs = self._tokenizer(
             list(prompts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
@@ -72,9 +72,10 @@ class ClipText:
         return F.normalize(self._model.get_text_features(**inputs).pooler_output, dim=-1).cpu()
 
 
-def missing(model: str, error: BaseException) -> ValueError:
-    """One line about a model that cannot be opened, and what to do."""
+def not_found(model: str, error: BaseException) -> ValueError:
+    """Return a one-line error about a model that cannot be loaded, with the command that fetches one."""
     return ValueError(
-        f"train.clip: model {model!r} is no CLIP model with safetensors on this machine; fetch one with "
-        f"`hf download <hub id>` and name it or its folder, or take miniature/clip: {describe(error)}"
+        f"train.clip: no CLIP model with safetensors weights found for {model!r} on this machine; fetch one "
+        "with `hf download <hub id>` and set train.clip.model to its id or folder, or to miniature/clip: "
+        f"{describe(error)}"
     )

@@ -1,7 +1,9 @@
-"""What an objective needs of each prompt besides its conditioning.
+"""Columns: per-prompt inputs of an objective besides the conditioning.
 
-The data stage makes it once and keeps it in the prompts' shards; a step finds it in `Batch.columns`.
-Importing this costs nothing (no torch).
+    columns_of(train) -> Column.open -> (N, W) tensors in the prompt shards -> Batch.columns
+
+The data stage encodes each column once for all prompts. `Column.digest` is part of the digest that
+names the shards, so a changed encoder makes new shards. Importing this module needs no torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,31 +17,31 @@ from workloads.backbones.text_encoder_files import files_digest
 from workloads.miniature import clip_folder
 from workloads.settings.train import TrainSettings
 
-Maker = Callable[[Sequence[str]], Any]
-"""N prompts -> a float tensor (N, W), on the CPU."""
+ColumnEncoder = Callable[[Sequence[str]], Any]
+"""A function from N prompts to a float tensor (N, W) on the CPU."""
 
 
 class Column(Protocol):
-    """A frozen dataclass, so that it can be compared and sent to where it is made."""
+    """Recipe of a column; a frozen dataclass, so that it can be compared and sent to other processes."""
 
     @property
     def name(self) -> str:
-        """Of the shards' column and of the item of `Batch.columns`."""
+        """Name of the column in the shards, and its key in `Batch.columns`."""
 
     def digest(self) -> str:
-        """Of all that the content depends on, prompts aside.
+        """Return a digest of everything that the content depends on besides the prompts.
 
         Raises:
-            ValueError: something that it needs is not on this machine.
+            ValueError: a file that it needs is not on this machine.
         """
 
-    def open(self, source: str, device: str) -> Maker:
-        """What makes it, with weights; `source` is the backbone's."""
+    def open(self, source: str, device: str) -> ColumnEncoder:
+        """Load the encoder with its weights on `device`; `source` is the backbone's folder or hub id."""
 
 
 @dataclass(frozen=True)
-class ClipTexts:
-    """What a CLIP model makes of the prompts; W is the width of its space."""
+class ClipTextColumn:
+    """Text embeddings of a CLIP model; W is the width of its embedding space."""
 
     model: str
     name: str = "clip_texts"
@@ -47,22 +49,25 @@ class ClipTexts:
     def digest(self) -> str:
         return clip_digest(self.model)
 
-    def open(self, source: str, device: str) -> Maker:
-        from workloads.objectives.clip_model import ClipText  # torch and transformers
+    def open(self, source: str, device: str) -> ColumnEncoder:
+        from workloads.objectives.clip_model import ClipTextEncoder  # torch and transformers
 
-        return ClipText(self.model, device).encode
+        return ClipTextEncoder(self.model, device).encode
 
 
 def columns_of(train: TrainSettings) -> tuple[Column, ...]:
-    """What a training needs."""
-    return () if train.clip is None else (ClipTexts(train.clip.model),)
+    """Return the columns that a training needs."""
+    return () if train.clip is None else (ClipTextColumn(train.clip.model),)
 
 
 def clip_digest(source: str) -> str:
-    """The same of a CLIP model: a folder, a hub id that is in the local cache, or `miniature/clip`.
+    """Return a digest of all files of a CLIP model.
+
+    Args:
+        source: folder, id on the hub that is in the local cache, or `miniature/clip`.
 
     Raises:
-        ValueError: it is not on this machine.
+        ValueError: the model is not on this machine.
     """
     folder = Path(clip_folder(source))
     try:
@@ -72,5 +77,5 @@ def clip_digest(source: str) -> str:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"train.clip: no CLIP model {source!r} on this machine; fetch it with `hf download`: {reason}"
+            f"train.clip: CLIP model {source!r} is not on this machine; fetch it with `hf download`: {reason}"
         ) from None

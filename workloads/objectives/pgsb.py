@@ -1,20 +1,22 @@
-"""PG-SB: variational score distillation under a random guidance scale (SNOOPI, arXiv 2412.02687).
+"""PG-SB: variational score distillation with a random guidance scale (SNOOPI, arXiv 2412.02687).
 
-The student f maps noise z and a prompt y to latents x_0. It follows
+The one-step student f maps noise z and a prompt y to latents x_0 = f(z, y). Its gradient is
 
     w(t) (e_teacher(x_t, t, y, k) - e_fake(x_t, t, y, k)) df/dtheta,    k ~ U(low, high)
 
-(SNOOPI v3, eq. 6), where both scores are guided at the same k, while the fake score is trained to
-denoise the student's own pictures (SwiftBrush v2, eq. 5). low = high is SwiftBrush.
+(SNOOPI v3, eq. 6, with the random scale of v1), where x_t = alpha_t x_0 + sigma_t e. Both scores are
+guided at the same scale k. The fake score is trained at the same time to denoise the student's own
+samples (the LoRA teacher of SwiftBrush v2, arXiv 2408.14176). low = high is SwiftBrush (arXiv 2312.05239).
 
-With `weighting: dmd` the gradient is DMD's (arXiv 2311.18828; DMD2's code): the difference of the
-two scores' pictures, (x_fake - x_teacher) / mean |x_0 - x_teacher|, the mean over one sample.
+With `weighting: dmd` the gradient is DMD's (arXiv 2311.18828; normalised as in DMD2's code): the
+difference of the two predictions of x_0, (x_fake - x_teacher) / mean |x_0 - x_teacher|, where the mean is
+over one sample.
 
-With negative prompts y- (NASA-T; SNOOPI v3, sec. 5.3) the student draws under NASA at a strength
-alpha ~ U(0, 1), the teacher is guided against y- in place of the empty prompt, and the fake score
-goes without.
+With negative prompts y- (NASA-T; SNOOPI v3, sec. 5.3) the student generates under NASA at a strength
+alpha ~ U(0, 1), the teacher is guided against y- instead of the empty prompt, and the fake score does
+not use negative prompts.
 
-Shapes: B batch, C latent channels, H latent size.
+Shapes: B batch, C latent channels, H latent height and width.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,64 +38,65 @@ from workloads.settings.train import ScoreBatch, TrainSettings
 
 FAKE_SCORE = "fake_score"
 Branch = tuple[bool, Conditioning]
-"""One prediction: whether of the fake score, and for which prompts."""
+"""One epsilon prediction: true for the fake score, false for the teacher; and its B prompts."""
 
 
 @dataclass(frozen=True)
 class FakeScoreDraws:
-    """The random numbers of one update of the fake score."""
+    """Random numbers of one update of the fake score."""
 
     timestep: Tensor
-    """(B,)."""
+    """Timestep of the denoising loss, (B,)."""
     noise: Tensor
-    """(B, C, H, H)."""
-    null: Tensor
-    """(B,) bool: samples that lose their prompt."""
+    """Noise of the denoising loss, (B, C, H, H)."""
+    drop_prompt: Tensor
+    """Samples whose prompt is replaced by the empty prompt, bool (B,)."""
 
     def __getitem__(self, rows: slice) -> "FakeScoreDraws":
-        return FakeScoreDraws(self.timestep[rows], self.noise[rows], self.null[rows])
+        return FakeScoreDraws(self.timestep[rows], self.noise[rows], self.drop_prompt[rows])
 
 
 @dataclass(frozen=True)
-class Draws:
-    """The random numbers of one step, of a whole global batch or of a worker's rows of it."""
+class PGSBDraws:
+    """Random numbers of one step, for the global batch or for one worker's rows of it."""
 
-    start: Tensor
-    """(B, C, H, H), the student's input z."""
+    start_noise: Tensor
+    """The student's input z, (B, C, H, H)."""
     timestep: Tensor
-    """(B,), at which teacher and fake score are compared."""
+    """Timestep t at which teacher and fake score are compared, (B,)."""
     noise: Tensor
-    """(B, C, H, H), that takes the student's picture to that timestep."""
+    """Noise that is added to the student's latents at that timestep, (B, C, H, H)."""
     scale: Tensor
-    """(B,), guidance scale k, of the teacher and, unless it has its own, of the fake score."""
+    """Guidance scale k of the teacher, (B,)."""
     strength: Tensor
-    """(), of NASA in the student; 0 without negative prompts."""
+    """Strength alpha of NASA in the student, a scalar; 0 without negative prompts."""
     fake_score: tuple[FakeScoreDraws, ...]
-    fake_scale: Tensor
-    """(B,), guidance scale of the fake score."""
+    """Random numbers of each update of the fake score."""
+    fake_score_scale: Tensor
+    """Guidance scale of the fake score, (B,); the teacher's k unless `fake_score_interval` is set."""
 
-    def __getitem__(self, rows: slice) -> "Draws":
+    def __getitem__(self, rows: slice) -> "PGSBDraws":
         fake_score = tuple(update[rows] for update in self.fake_score)
-        per_row = (self.start[rows], self.timestep[rows], self.noise[rows], self.scale[rows])
-        return Draws(*per_row, self.strength, fake_score, self.fake_scale[rows])
+        per_row = (self.start_noise[rows], self.timestep[rows], self.noise[rows], self.scale[rows])
+        return PGSBDraws(*per_row, self.strength, fake_score, self.fake_score_scale[rows])
 
 
 @dataclass(frozen=True)
 class StudentLoss:
-    """What the student's half of a step yields."""
+    """The student's loss, with the values that the rest of the step needs."""
 
     loss: Tensor
     """Scalar, to back-propagate."""
     latents: Tensor
-    """(B, C, H, H), the student's pictures, with gradient; without, the fake score's training data."""
+    """The student's latents x_0, (B, C, H, H), with gradient; detached, the fake score's training data."""
     score_gap: Tensor
-    """Scalar: root mean square of e_teacher - e_fake, which tells progress as the loss cannot."""
+    """Root mean square of e_teacher - e_fake, a scalar; it measures progress, which the loss does not."""
 
 
-class PGSB(Objective[Draws]):
-    """The objective for one backbone; see the module's docstring."""
+class PGSB(Objective[PGSBDraws]):
+    """PG-SB for one backbone; see the module's docstring."""
 
-    losses = ("student_loss", "fake_score_loss", "score_gap", SPREAD)
+    metric_names = ("student_loss", "fake_score_loss", "score_gap", SPREAD)
 
     def __init__(
         self,
@@ -102,9 +105,11 @@ class PGSB(Objective[Draws]):
         settings: TrainSettings,
         score_batch: ScoreBatch = "prediction",
     ) -> None:
-        """Puts the fake score's adapters into the backbone's network.
+        """Insert the fake score's adapters into the backbone's network.
 
-        `null` is the conditioning of the empty prompt (B = 1); `score_batch`: see `StepSettings`.
+        Args:
+            null: conditioning of the empty prompt (B = 1).
+            score_batch: score predictions per forward pass; see `StepSettings`.
         """
         super().__init__(backbone)
         self.score_batch = score_batch
@@ -116,8 +121,7 @@ class PGSB(Objective[Draws]):
     def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return self.fake_score.recompute(module, *args, **kwargs)
 
-    def draw(self, batch: int, generator: torch.Generator) -> Draws:
-        """Every random number of a step for a global batch of `batch` samples."""
+    def draw(self, batch: int, generator: torch.Generator) -> PGSBDraws:
         shape = (batch, *self.backbone.latent_shape)
         device, settings = generator.device, self.settings
         steps = len(self.backbone.schedule.alpha_bar)
@@ -130,17 +134,17 @@ class PGSB(Objective[Draws]):
             return torch.randint(low, high, (batch,), generator=generator, device=device)
 
         def fake_score() -> FakeScoreDraws:
-            null = torch.rand(batch, generator=generator, device=device) < settings.null_rate
-            return FakeScoreDraws(timestep(0, steps), noise(), null)
+            drop_prompt = torch.rand(batch, generator=generator, device=device) < settings.null_rate
+            return FakeScoreDraws(timestep(0, steps), noise(), drop_prompt)
 
         per_sample = settings.guidance_per == "sample"
-        start, at, added = noise(), timestep(first, last), noise()
+        start_noise, at, added = noise(), timestep(first, last), noise()
         scale = draw_scale(settings.guidance_interval, batch, per_sample, generator)
         strength = self._draw_strength(generator)
         updates = tuple(fake_score() for _ in range(settings.fake_score_updates))
-        own = settings.fake_score_interval
-        fake_scale = scale if own is None else draw_scale(own, batch, per_sample, generator)
-        return Draws(start, at, added, scale, strength, updates, fake_scale)
+        interval = settings.fake_score_interval
+        fake_score_scale = scale if interval is None else draw_scale(interval, batch, per_sample, generator)
+        return PGSBDraws(start_noise, at, added, scale, strength, updates, fake_score_scale)
 
     def _draw_strength(self, generator: torch.Generator) -> Tensor:
         if self.settings.nasa_interval is None:
@@ -148,35 +152,40 @@ class PGSB(Objective[Draws]):
         return draw_scale(self.settings.nasa_interval, 1, False, generator)[0]
 
     def updates(
-        self, networks: Mapping[str, Network], batch: Batch, draws: Draws, step: int
+        self, networks: Mapping[str, Network], batch: Batch, draws: PGSBDraws, step: int
     ) -> Iterator[Update]:
         student = networks[STUDENT]
-        # Until it is back-propagated: activations that are not kept are computed anew then.
+        # NASA stays on until the caller has back-propagated: checkpointed activations are recomputed then.
         with nasa(student, batch.negatives, draws.strength):
-            outcome = self.student_loss(student, batch.prompts, draws, batch.negatives)
-            yield Update(STUDENT, outcome.loss, {"score_gap": outcome.score_gap}, outcome.latents)
-        latents = outcome.latents.detach()
-        for each in draws.fake_score:
-            loss = self.fake_score_loss(networks[FAKE_SCORE], latents, batch.prompts, each)
+            result = self.student_loss(student, batch.prompts, draws, batch.negatives)
+            yield Update(STUDENT, result.loss, {"score_gap": result.score_gap}, result.latents)
+        latents = result.latents.detach()
+        for fake_score_draws in draws.fake_score:
+            loss = self.fake_score_loss(networks[FAKE_SCORE], latents, batch.prompts, fake_score_draws)
             yield Update(FAKE_SCORE, loss)
 
     def student_loss(
         self,
         student: Network,
         prompts: Conditioning,
-        draws: Draws,
+        draws: PGSBDraws,
         negatives: Conditioning | None = None,
     ) -> StudentLoss:
-        """The loss whose gradient in the student is PG-SB's, by the stop-gradient trick.
+        """Return a loss whose gradient is PG-SB's, by the stop-gradient trick of SwiftBrush's code.
 
         With g = w (e_teacher - e_fake), L = 1/2 mean((x_0 - stopgrad(x_0 - g))^2) has
-        dL/dx_0 = g / N. No gradient passes through the two scores. `negatives`, of B prompts,
-        make it NASA-T; the student must be within `nasa` until the loss is back-propagated.
+        dL/dx_0 = g / N over its N elements. No gradient passes through the two scores.
+
+        Args:
+            student: must be inside `nasa` until the loss is back-propagated, if there are `negatives`.
+            prompts: conditioning of B prompts.
+            draws: B rows.
+            negatives: conditioning of B negative prompts, for NASA-T.
         """
-        latents = self.backbone.one_step(student, draws.start, prompts)
+        latents = self.backbone.one_step(student, draws.start_noise, prompts)
         frozen = latents.detach()
         noisy = self.backbone.schedule.add_noise(frozen, draws.noise, draws.timestep)
-        scales = (draws.scale, draws.fake_scale)
+        scales = (draws.scale, draws.fake_score_scale)
         teacher, fake = self.scores(noisy, prompts, draws.timestep, scales, negatives)
         weight = self._weight(draws.timestep, frozen, noisy, teacher)
         gradient = torch.nan_to_num(weight * (teacher - fake))
@@ -186,13 +195,19 @@ class PGSB(Objective[Draws]):
     def fake_score_loss(
         self, fake_score: Network, latents: Tensor, prompts: Conditioning, draws: FakeScoreDraws
     ) -> Tensor:
-        """alpha_bar-weighted denoising of the student's `latents` (B, C, H, H); scalar.
+        """Return the scalar denoising loss mean alpha_bar_t (e_fake(x_t, t, y) - e)^2.
 
-        Prediction and target are both multiplied by alpha_t (SwiftBrush's code).
+        Prediction and target are both multiplied by alpha_t, as in SwiftBrush's code.
+
+        Args:
+            fake_score: the fake score, or an engine around it.
+            latents: the student's latents x_0, detached, (B, C, H, H).
+            prompts: conditioning of B prompts.
+            draws: B rows.
         """
         schedule = self.backbone.schedule
         noisy = schedule.add_noise(latents, draws.noise, draws.timestep)
-        prompts = prompts.replace(draws.null, self.null)
+        prompts = prompts.replace(draws.drop_prompt, self.null)
         epsilon = self.backbone.epsilon(fake_score, noisy, draws.timestep, prompts)
         alpha, _ = schedule.alpha_sigma(draws.timestep)
         return (alpha * (epsilon - draws.noise)).square().mean()
@@ -206,22 +221,28 @@ class PGSB(Objective[Draws]):
         scales: tuple[Tensor, Tensor],
         negatives: Conditioning | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Guided epsilon (B, C, H, H) of the teacher and of the fake score at `noisy`, at a scale (B,) each.
+        """Return the guided epsilons of the teacher and of the fake score at x_t, (B, C, H, H) each.
 
-        Up to four predictions of the one frozen network, of which `score_batch` says how many are
-        one call. The teacher is guided against `negatives`, if there are any, the fake score never.
+        They take up to four predictions of one network, in as many forward passes as `score_batch` sets.
+
+        Args:
+            noisy: x_t, (B, C, H, H).
+            prompts: conditioning of B prompts.
+            timestep: t, (B,).
+            scales: guidance scales of the teacher and of the fake score, (B,) each.
+            negatives: conditioning of B negative prompts, against which the teacher alone is guided.
         """
         guided, null = self.settings.guided, self.null.expand(len(noisy))
         teacher = [prompts, null if negatives is None else negatives][: 1 + (guided != "fake_score")]
         fake = [prompts, null][: 1 + (guided != "teacher")]
         branches = [(False, text) for text in teacher] + [(True, text) for text in fake]
         epsilon: list[Tensor] = []
-        for group in self._calls(branches):
+        for group in self._group_branches(branches):
             epsilon += self._predict(noisy, timestep, group)
         return _guided(epsilon[: len(teacher)], scales[0]), _guided(epsilon[len(teacher) :], scales[1])
 
-    def _calls(self, branches: list[Branch]) -> list[list[Branch]]:
-        """Which predictions are one call of the network."""
+    def _group_branches(self, branches: list[Branch]) -> list[list[Branch]]:
+        """Group predictions that share a forward pass."""
         if self.score_batch == "all":
             return [branches]
         if self.score_batch == "prediction":
@@ -229,13 +250,12 @@ class PGSB(Objective[Draws]):
         return [[b for b in branches if b[0] is role] for role in (False, True)]
 
     def _predict(self, noisy: Tensor, timestep: Tensor, branches: list[Branch]) -> Sequence[Tensor]:
-        """Epsilon (B, C, H, H) of each branch, in one call."""
+        """Return the epsilon (B, C, H, H) of each branch from one forward pass."""
         count, fakes = len(branches), sum(role for role, _ in branches)
         role: Role = fakes == count
         if 0 < fakes < count:
-            # The fake score's rows come last.
             row = torch.arange(count * len(noisy), device=noisy.device)
-            role = row >= (count - fakes) * len(noisy)
+            role = row >= (count - fakes) * len(noisy)  # the fake score's branches come last
         epsilon = self.backbone.epsilon(
             partial(self.fake_score.mixed, role),
             noisy.repeat(count, 1, 1, 1),
@@ -245,18 +265,30 @@ class PGSB(Objective[Draws]):
         return epsilon.chunk(count)
 
     def _weight(self, timestep: Tensor, latents: Tensor, noisy: Tensor, teacher: Tensor) -> Tensor:
-        """w (B, 1, 1, 1); `teacher` is the epsilon at `noisy`, the noisy `latents`; all (B, C, H, H)."""
+        """Return w, (B, 1, 1, 1).
+
+        Args:
+            timestep: t, (B,).
+            latents: the student's latents x_0, (B, C, H, H).
+            noisy: x_t, (B, C, H, H).
+            teacher: the teacher's guided epsilon at x_t, (B, C, H, H).
+        """
         if self.settings.weighting == "uniform":
             return torch.ones_like(timestep, dtype=torch.float32).view(-1, 1, 1, 1)
         alpha, sigma = self.backbone.schedule.alpha_sigma(timestep)
         if self.settings.weighting == "sigma_squared":
             return sigma.square()
-        # sigma / alpha makes a difference of pictures of one of noise (x_0 = (x_t - sigma e) / alpha).
-        picture = (noisy - sigma * teacher) / alpha
-        return sigma / alpha / (latents - picture).abs().mean((1, 2, 3), keepdim=True)
+        # The factor sigma / alpha converts a difference of epsilons to one of x_0 = (x_t - sigma e) / alpha.
+        teacher_latents = (noisy - sigma * teacher) / alpha
+        return sigma / alpha / (latents - teacher_latents).abs().mean((1, 2, 3), keepdim=True)
 
 
 def _guided(predictions: Sequence[Tensor], scale: Tensor) -> Tensor:
-    """Of one role: a conditional prediction, and what it is guided against, if it is."""
+    """Guide a conditional prediction against the unconditional or negative one that follows it, if any.
+
+    Args:
+        predictions: one or two epsilons (B, C, H, H).
+        scale: guidance scales, (B,).
+    """
     conditional, *against = predictions
     return guide(against[0], conditional, scale) if against else conditional

@@ -1,6 +1,6 @@
-"""Attribute accuracy in the miniature world: does the picture show what the prompt names?
+"""Attribute accuracy in the miniature world: the share of prompted attributes that the images show.
 
-Shapes: B batch, N pictures, P = 16 pixels a side.
+Shapes: B batch, N images, P = 16 image height and width in pixels.
 """
 
 from collections.abc import Sequence
@@ -11,53 +11,53 @@ import numpy as np
 from torch import Tensor
 
 from workloads.miniature.world import ATTRIBUTES, captions, named_attributes
-from workloads.scorers.columns import column, share_of
-from workloads.scorers.judged import JudgedScorer
+from workloads.scorers.aggregation import as_values, share_score
+from workloads.scorers.judge_scorer import JudgeScorer
 from workloads.scorers.score import Score
-from workloads.scorers.scorer import Measured, Request
+from workloads.scorers.scorer import Measurements, Request
 
 PROMPT_SEED = 20_241_203
 PROTOCOL = "named attributes read by the miniature judge"
 
 
-class AttributeAccuracy(JudgedScorer):
-    """The share of attributes named by the prompts that the judge finds in the pictures."""
+class AttributeAccuracy(JudgeScorer):
+    """Share of the attributes named by the prompts that the judge finds in the images."""
 
     name: ClassVar[str] = "attributes"
     metric: ClassVar[str] = "attribute_accuracy"
 
     @staticmethod
     def prompts(count: int) -> list[str]:
-        """The prompts that the score is measured on: never those of training."""
+        """Return the evaluation prompts; their seed differs from that of training prompts."""
         return captions(count, PROMPT_SEED)
 
-    def measure(self, pictures: Tensor, requests: Sequence[Request]) -> Measured:
-        """`hit_<attribute>` (B,): 1 where it is as asked, NaN where the prompt does not name it."""
-        seen, asked = self.read(pictures), [named_attributes(request.prompt) for request in requests]
-        pairs = list(zip(seen, asked, strict=True))
+    def measure(self, images: Tensor, requests: Sequence[Request]) -> Measurements:
+        """Return `hit_<attribute>` (B,): 1 or 0 for a correct or wrong one, NaN if the prompt names none."""
+        found = self.read_attributes(images)
+        named = [named_attributes(request.prompt) for request in requests]
+        pairs = list(zip(found, named, strict=True))
         return {
-            f"hit_{name}": column(float(s[name] == a[name]) if name in a else nan for s, a in pairs)
+            f"hit_{name}": as_values(float(f[name] == n[name]) if name in n else nan for f, n in pairs)
             for name in ATTRIBUTES
         }
 
-    def summarise(self, measured: Measured, requests: Sequence[Request]) -> list[Score]:
-        """The accuracy over all attributes, then of each that was asked for.
+    def summarise(self, measured: Measurements, requests: Sequence[Request]) -> list[Score]:
+        """Return the accuracy over all attributes, then that of each attribute that a prompt names.
 
         Raises:
             ValueError: no prompt names an attribute.
         """
-        everything = share_of(
-            self.metric, np.concatenate([measured[f"hit_{name}"] for name in ATTRIBUTES]), PROTOCOL
-        )
-        if not everything:
+        hits = np.concatenate([measured[f"hit_{name}"] for name in ATTRIBUTES])
+        scores = share_score(self.metric, hits, PROTOCOL)
+        if not scores:
             raise ValueError(f"{self.metric}: nothing to score: no prompt names an attribute of the world")
         for name in ATTRIBUTES:
-            everything += share_of(f"accuracy_{name}", measured[f"hit_{name}"], PROTOCOL)
-        return everything
+            scores += share_score(f"accuracy_{name}", measured[f"hit_{name}"], PROTOCOL)
+        return scores
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> list[Score]:
-        """Loads, measures and summarises (N, 3, P, P) in [-1, 1] in one go."""
+    def score(self, images: Tensor, prompts: Sequence[str]) -> list[Score]:
+        """Load, measure and summarise images (N, 3, P, P) in [-1, 1] of N prompts in one call."""
         if self._judge is None:
             self.load()
         requests = [Request(prompt) for prompt in prompts]
-        return self.summarise(self.measure(pictures, requests), requests)
+        return self.summarise(self.measure(images, requests), requests)

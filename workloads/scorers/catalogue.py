@@ -1,4 +1,4 @@
-"""From a scorer's name and options in the sweep file to the scorer."""
+"""The scorer of a name and options in the sweep file."""
 
 from workloads.scorers.scorer import Scorer
 from workloads.settings.scorers import ScorerSettings
@@ -8,7 +8,7 @@ CLIP_THRESHOLD = 0.5
 
 
 def make_scorer(settings: ScorerSettings) -> Scorer:
-    """The scorer, without its weights; imports only what that scorer needs."""
+    """Return the scorer, without its weights; only the modules that it needs are imported."""
     if settings.name == "attributes":
         from workloads.scorers.attributes import AttributeAccuracy
 
@@ -18,9 +18,9 @@ def make_scorer(settings: ScorerSettings) -> Scorer:
 
         return JudgeFidelity()
     if settings.name == "removal":
-        from workloads.scorers.removal import JudgedRemoval
+        from workloads.scorers.removal import JudgeRemoval
 
-        return JudgedRemoval()
+        return JudgeRemoval()
     if settings.name == "clip":
         from workloads.scorers.clip import ClipAgreement
 

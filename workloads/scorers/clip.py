@@ -1,6 +1,6 @@
-"""Agreement of pictures with the prompt and with the negative prompt, by a CLIP model.
+"""CLIP scores: agreement of images with their prompts and negative prompts.
 
-Shapes: B batch, N pictures, P pixels a side, T texts, D width of the common space.
+Shapes: B batch, N images, P image height and width in pixels, T texts, D width of CLIP's embedding space.
 """
 
 from collections.abc import Sequence
@@ -15,31 +15,31 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from workloads.backbones.load_errors import NOT_LOADED, describe
 from workloads.images import to_image
 from workloads.miniature import clip_folder
-from workloads.scorers.columns import column, mean_of, share_of
+from workloads.scorers.aggregation import as_values, mean_score, share_score
 from workloads.scorers.score import Score
-from workloads.scorers.scorer import Measured, Request, Scorer
+from workloads.scorers.scorer import Measurements, Request, Scorer
 
 NEUTRAL = "a photo"
 
 
 class ClipAgreement(Scorer):
-    """Cosines with the two prompts (CLIP+ and CLIP-), and whether the negative is shown.
+    """Cosines with the prompt (CLIP+) and the negative prompt (CLIP-), and rate of shown negatives.
 
-    The negative counts as shown where, of the texts "a photo of <negative>" and "a photo", CLIP
-    as a zero-shot classifier (Radford et al. 2021) gives the first a probability over a threshold.
+    An image shows its negative prompt if CLIP as a zero-shot classifier (Radford et al. 2021) of the
+    texts "a photo of <negative>" and "a photo" gives the first a probability over a threshold.
     """
 
     name: ClassVar[str] = "clip"
 
     def __init__(self, model: str, threshold: float = 0.5, prefix: str = "A photo depicts ") -> None:
-        """Takes note of the model.
+        """Store the options.
 
         Args:
-            model: folder of a CLIP model in transformers' format, its id on the hub, which must
-                be in the local cache already, or `miniature/clip`.
-            threshold: probability over which the negative counts as shown.
-            prefix: put before the texts of CLIP+ and CLIP-; this one is the field's custom
-                (Hessel et al. 2021), and absolute numbers hold only for it.
+            model: folder of a CLIP model in transformers' format, its id on the hub (which must be in
+                the local cache), or `miniature/clip`.
+            threshold: probability over which the negative prompt counts as shown.
+            prefix: put before the texts of CLIP+ and CLIP-. The default is the usual one (Hessel et al.
+                2021); absolute values are comparable for the same prefix only.
         """
         self._source, self._threshold, self._prefix = clip_folder(model), threshold, prefix
         self._model: Any = None
@@ -51,61 +51,65 @@ class ClipAgreement(Scorer):
                 self._source, use_safetensors=True, dtype=torch.float32, **options
             )
             self._tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False, **options)
-            # Pillow's, wherever: torchvision's, taken where there is one, resizes otherwise.
+            # The automatic class would use torchvision where that is installed, which resizes differently.
             self._processor = CLIPImageProcessorPil.from_pretrained(self._source, **options)
         except NOT_LOADED as error:
             raise ValueError(
-                f"scorer 'clip': {self._source!r} is no CLIP model with safetensors on this machine; "
-                f"fetch one with `hf download <hub id>` and name it or its folder: {describe(error)}"
+                f"scorer 'clip': no CLIP model with safetensors weights found for {self._source!r} on this "
+                "machine; fetch one with `hf download <hub id>` and set `weights` to its id or folder: "
+                f"{describe(error)}"
             ) from None
         self._model = model.to(device).eval()
 
     @torch.no_grad()
-    def measure(self, pictures: Tensor, requests: Sequence[Request]) -> Measured:
-        """`clip_plus`, `clip_minus` and `negative_shown`, each (B,); the latter two of negatives."""
+    def measure(self, images: Tensor, requests: Sequence[Request]) -> Measurements:
+        """Return `clip_plus`, `clip_minus` and `negative_shown`, each (B,).
+
+        The latter two are NaN for a request without a negative prompt.
+        """
         if self._model is None:
             raise RuntimeError("scorer 'clip': call load before measure")
-        seen, texts = self._see(pictures), self._texts(requests)
-        read = dict(zip(texts, self._read(texts), strict=True))
-        pairs = list(zip(seen, requests, strict=True))
-        negatives = [(p, r.negative_prompt) for p, r in pairs]
+        embedded, texts = self._embed_images(images), self._texts(requests)
+        by_text = dict(zip(texts, self._embed_texts(texts), strict=True))
+        pairs = list(zip(embedded, requests, strict=True))
+        negatives = [(image, request.negative_prompt) for image, request in pairs]
         return {
-            "clip_plus": column(float(p @ read[self._prefix + r.prompt]) for p, r in pairs),
-            "clip_minus": column(float(p @ read[self._prefix + n]) if n else nan for p, n in negatives),
-            "negative_shown": column(self._shown(p, read, n) if n else nan for p, n in negatives),
+            "clip_plus": as_values(float(i @ by_text[self._prefix + r.prompt]) for i, r in pairs),
+            "clip_minus": as_values(float(i @ by_text[self._prefix + n]) if n else nan for i, n in negatives),
+            "negative_shown": as_values(self._shown(i, by_text, n) if n else nan for i, n in negatives),
         }
 
-    def summarise(self, measured: Measured, requests: Sequence[Request]) -> list[Score]:
-        """Means of CLIP+ and CLIP-, and the share of pictures that show their negative."""
+    def summarise(self, measured: Measurements, requests: Sequence[Request]) -> list[Score]:
+        """Return the means of CLIP+ and CLIP-, and the share of images that show their negative prompt."""
         name = Path(self._source).name if Path(self._source).is_dir() else self._source
         cosine = f"cosine by CLIP {name}, text {self._prefix + '...'!r}"
         shown = f"CLIP {name}: 'a photo of <negative>' over '{NEUTRAL}' with p > {self._threshold:g}"
         return [
-            *mean_of("clip_plus", measured["clip_plus"], cosine),
-            *mean_of("clip_minus", measured["clip_minus"], cosine),
-            *share_of("negative_rate", measured["negative_shown"], shown),
+            *mean_score("clip_plus", measured["clip_plus"], cosine),
+            *mean_score("clip_minus", measured["clip_minus"], cosine),
+            *share_score("negative_rate", measured["negative_shown"], shown),
         ]
 
     def _texts(self, requests: Sequence[Request]) -> list[str]:
-        """Every text that these requests need, once."""
+        """Return every text that these requests need, without repetition."""
         negatives = [r.negative_prompt for r in requests if r.negative_prompt]
         compared = [self._prefix + text for text in [*(r.prompt for r in requests), *negatives]]
         return list(dict.fromkeys([NEUTRAL, *compared, *map(_photo_of, negatives)]))
 
-    def _shown(self, picture: Tensor, read: dict[str, Tensor], negative: str) -> float:
+    def _shown(self, image: Tensor, by_text: dict[str, Tensor], negative: str) -> float:
+        """Return 1 if an image embedding (D,) shows the negative prompt, else 0."""
         scale = self._model.logit_scale.exp().cpu()
-        # Of two texts the softmax is the sigmoid of their difference.
-        probability = torch.sigmoid(scale * (picture @ (read[_photo_of(negative)] - read[NEUTRAL])))
+        # The softmax over two texts is the sigmoid of the difference of their logits.
+        probability = torch.sigmoid(scale * (image @ (by_text[_photo_of(negative)] - by_text[NEUTRAL])))
         return float(probability > self._threshold)
 
-    def _see(self, pictures: Tensor) -> Tensor:
-        """(B, 3, P, P) in [-1, 1] -> (B, D) of length 1, on the CPU."""
-        images = [to_image(picture) for picture in pictures]
-        inputs = self._processor(images=images, return_tensors="pt").to(self._model.device)
-        return _unit(self._model.get_image_features(**inputs).pooler_output)
+    def _embed_images(self, images: Tensor) -> Tensor:
+        """Return unit-norm embeddings (B, D), on the CPU, of images (B, 3, P, P) in [-1, 1]."""
+        inputs = self._processor(images=[to_image(image) for image in images], return_tensors="pt")
+        return _unit(self._model.get_image_features(**inputs.to(self._model.device)).pooler_output)
 
-    def _read(self, texts: Sequence[str]) -> Tensor:
-        """T texts, cut at the token limit -> (T, D) of length 1, on the CPU."""
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return unit-norm embeddings (T, D), on the CPU, of T texts, truncated at the token limit."""
         limit = self._model.config.text_config.max_position_embeddings
         inputs = self._tokenizer(
             list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"

@@ -1,6 +1,6 @@
-"""How near drawn pictures are to the miniature world's own, as distributions.
+"""Frechet distance, precision and recall of generated images in the miniature world.
 
-Shapes: B batch, N pictures, P = 16 pixels a side, F = 64 features.
+Shapes: B batch, N images, P = 16 image height and width in pixels, F = 64 features.
 """
 
 from collections.abc import Sequence
@@ -13,46 +13,51 @@ from torch import Tensor
 
 from workloads.miniature.world import dataset
 from workloads.scorers.distribution import Features, Moments, frechet_score, precision_recall_scores
-from workloads.scorers.judged import JudgedScorer
+from workloads.scorers.judge_scorer import JudgeScorer
 from workloads.scorers.score import Score
-from workloads.scorers.scorer import Measured, Request
+from workloads.scorers.scorer import Measurements, Request
 
 REFERENCE_SEED = 20_250_611
 REFERENCE_COUNT = 1024
 NEIGHBOURS = 3
+"""k of precision and recall, as in Kynkaanniemi et al. 2019."""
 
 
-class JudgeFidelity(JudgedScorer):
-    """Frechet distance, precision and recall on the judge's features."""
+class JudgeFidelity(JudgeScorer):
+    """Frechet distance, precision and recall on the judge's features, against rendered images."""
 
     name: ClassVar[str] = "fidelity"
 
-    def measure(self, pictures: Tensor, requests: Sequence[Request]) -> Measured:
-        """`judge_features` (B, F)."""
-        return {"judge_features": self.features(pictures).numpy()}
+    def measure(self, images: Tensor, requests: Sequence[Request]) -> Measurements:
+        """Return `judge_features` (B, F)."""
+        return {"judge_features": self.features(images).numpy()}
 
-    def summarise(self, measured: Measured, requests: Sequence[Request]) -> list[Score]:
-        """Against a fixed set of rendered pictures, whose features the tiny judge gives at once.
+    def summarise(self, measured: Measurements, requests: Sequence[Request]) -> list[Score]:
+        """Return `frechet_distance`, `precision` and `recall` against a fixed set of rendered images.
 
-        Of pictures that are not numbers, as a diverged student draws them, there is no score.
+        There is no score if a feature is not finite, as for the images of a diverged student.
 
         Raises:
-            ValueError: there are fewer than 8 pictures.
+            ValueError: there are fewer than 8 images.
         """
-        drawn, real = measured["judge_features"].astype(np.float64), reference()
-        if not np.isfinite(drawn).all():
+        generated, real = measured["judge_features"].astype(np.float64), reference()
+        if not np.isfinite(generated).all():
             return []
-        about = f"on the miniature judge's {drawn.shape[1]} features, {len(drawn)} drawn against "
-        about += f"{len(real)} rendered pictures"
-        balls = f"k = {NEIGHBOURS} nearest neighbours {about}"
-        distance = frechet_score("frechet_distance", Moments.of(real), drawn, f"Gaussians {about}")
-        return [distance, *precision_recall_scores(real, drawn, balls, k=NEIGHBOURS)]
+        setting = f"on the miniature judge's {generated.shape[1]} features, {len(generated)} drawn against "
+        setting += f"{len(real)} rendered pictures"
+        neighbours = f"k = {NEIGHBOURS} nearest neighbours {setting}"
+        moments = Moments.from_features(real)
+        distance = frechet_score("frechet_distance", moments, generated, f"Gaussians {setting}")
+        return [distance, *precision_recall_scores(real, generated, neighbours, k=NEIGHBOURS)]
 
 
 @cache
 def reference() -> Features:
-    """(N, F) features of rendered pictures that no teacher was trained on."""
-    pictures, _, _ = dataset(REFERENCE_COUNT, REFERENCE_SEED)
+    """Return the features (N, F) of rendered images that no teacher was trained on.
+
+    They are computed at the first call, because the judge is small, and kept for the process.
+    """
+    images, _, _ = dataset(REFERENCE_COUNT, REFERENCE_SEED)
     scorer = JudgeFidelity()
     scorer.load()
-    return scorer.features(torch.from_numpy(pictures)).numpy().astype(np.float64)
+    return scorer.features(torch.from_numpy(images)).numpy().astype(np.float64)

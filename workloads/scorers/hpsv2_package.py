@@ -1,6 +1,9 @@
-"""The `hpsv2` package (1.2.0), made to import: its architecture, preprocessing and tokenizer.
+"""Architecture, preprocessing and tokenizer of HPSv2, from the `hpsv2` package (1.2.0).
 
-Its published form lacks a file and asks for a library of windows; nothing in it is changed.
+The published package cannot be imported as it is: its wheel lacks the vocabulary file, and it imports
+`turtle`, which needs Tk. `open_clip` works around both during the import; the package is not changed.
+
+Shapes: B batch, P image height and width in pixels, S those of the model's input, T texts.
 """
 
 import gzip
@@ -28,104 +31,111 @@ VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
 @dataclass(frozen=True)
 class PreferenceModel:
-    """One loaded model, with what turns pictures and prompts into its inputs."""
+    """A loaded model with its preprocessing and tokenizer."""
 
     model: nn.Module
-    prepare: Sequence[Any]
-    """The package's steps from (3, P, P) in [0, 1] to the model's (3, S, S), in turn."""
+    transforms: Sequence[Any]
+    """The package's transforms from (3, P, P) in [0, 1] to the model's input (3, S, S), in order."""
     tokenize: Any
-    """T prompts -> (T, 77) tokens."""
+    """Function from T prompts to tokens (T, 77)."""
     device: str
 
     @torch.no_grad()
-    def scores(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Of (B, 3, P, P) in [-1, 1] and their B prompts: (B,), in one forward.
+    def scores(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return the cosines (B,) of images (B, 3, P, P) in [-1, 1] with their B prompts.
 
-        Each distinct prompt is encoded once.
+        It is one forward pass, in which each distinct prompt is encoded once.
         """
         distinct = list(dict.fromkeys(prompts))
         rows = [distinct.index(prompt) for prompt in prompts]
-        pixels = torch.stack([self._prepared(picture) for picture in pictures.to(self.device)])
+        pixels = torch.stack([self._preprocess(image) for image in images.to(self.device)])
         tokens = self.tokenize(distinct).to(self.device)
         with torch.autocast("cuda", enabled=self.device.startswith("cuda")):
             features = self.model(pixels, tokens)
-        images, texts = features["image_features"].float(), features["text_features"].float()
+        embedded, texts = features["image_features"].float(), features["text_features"].float()
         # Outside of autocast: in half precision the product would be rounded to steps of 2e-4.
-        scores: Tensor = torch.linalg.vecdot(images, texts[rows])
+        scores: Tensor = torch.linalg.vecdot(embedded, texts[rows])
         return scores.cpu()
 
-    def _prepared(self, picture: Tensor) -> Tensor:
-        """Rounded to 8 bits, as in a file that the package opens, then as the package does."""
-        picture = ((picture.float().clamp(-1, 1) + 1) * 127.5).round() / 255
-        for step in self.prepare:
-            picture = step(picture)
-        return picture
+    def _preprocess(self, image: Tensor) -> Tensor:
+        """Map (3, P, P) in [-1, 1] to (3, S, S): round to 8 bits, as an image file would, then transform."""
+        image = ((image.float().clamp(-1, 1) + 1) * 127.5).round() / 255
+        for transform in self.transforms:
+            image = transform(image)
+        return image
 
 
 def open_clip() -> ModuleType:
-    """The package's own open_clip.
+    """Import the package's own copy of open_clip.
 
     Raises:
         ValueError: open_clip_torch, which holds the vocabulary, is not installed.
     """
-    with _windows_stood_in_for(), _vocabulary_found():
+    with _turtle_importable(), _vocabulary_from_open_clip():
         return import_module("hpsv2.src.open_clip")
 
 
 def build(architecture: str, device: str) -> PreferenceModel:
-    """The architecture with random weights, as `hpsv2.img_score` builds it; downloads nothing."""
+    """Build the architecture with random weights, as `hpsv2.img_score` does; it downloads nothing."""
     package = open_clip()
     settings: dict[str, Any] = {"light_augmentation": True, "aug_cfg": {}, "output_dict": True}
     model, _, preprocess = package.create_model_and_transforms(
         architecture, None, precision="amp", device=device, **settings
     )
-    # Its first two steps turn an opened file into (3, P, P) in [0, 1].
-    return PreferenceModel(
-        model.eval(), preprocess.transforms[2:], package.get_tokenizer(architecture), device
-    )
+    # The first two transforms convert a PIL image to (3, P, P) in [0, 1].
+    transforms = preprocess.transforms[2:]
+    return PreferenceModel(model.eval(), transforms, package.get_tokenizer(architecture), device)
 
 
 def read_weights(loaded: PreferenceModel, path: Path) -> None:
-    """Takes a published checkpoint into the model.
+    """Load a published checkpoint into the model.
 
     Raises:
-        ValueError: it does not hold this architecture's weights.
+        ValueError: the file does not hold weights of this architecture.
     """
     try:
         loaded.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-    # A file of something else fails in many ways, an IndexError of torch's reader among them.
+    # Other files fail in many ways, an IndexError of torch's reader among them.
     except Exception as error:
         raise ValueError(
-            f"scorer 'hpsv2': {path} does not hold weights of {REPOSITORY}; fetch it anew: {describe(error)}"
+            f"scorer 'hpsv2': {path} does not hold weights of {REPOSITORY}; fetch it again: {describe(error)}"
         ) from None
 
 
 @contextmanager
-def _vocabulary_found() -> Iterator[None]:
-    """Has the vocabulary that the package looks for beside itself come from open_clip_torch.
+def _vocabulary_from_open_clip() -> Iterator[None]:
+    """Redirect the package's read of its vocabulary file to the copy in open_clip_torch.
 
-    The files are the same byte for byte; the package opens its own as it is imported.
+    The wheel and the sdist of hpsv2 1.2.0 lack the file; the two copies are equal byte for byte. The
+    package opens it with `gzip.open` while it is imported and takes no other path, so `gzip.open` is
+    patched for the time of the import.
     """
     installed = find_spec("open_clip")
     if installed is None or installed.origin is None:
-        raise ValueError("hpsv2 needs the vocabulary of open_clip_torch: pip install open_clip_torch==3.3.0")
-    vocabulary, opened = Path(installed.origin).with_name(VOCABULARY), gzip.open
+        raise ValueError(
+            "scorer 'hpsv2': open_clip_torch, which holds its vocabulary, is not installed; run "
+            "`pip install open_clip_torch==3.3.0`"
+        )
+    vocabulary, gzip_open = Path(installed.origin).with_name(VOCABULARY), gzip.open
 
-    def open_instead(path: Any, *rest: Any, **named: Any) -> Any:
-        return opened(vocabulary if str(path).endswith(VOCABULARY) else path, *rest, **named)
+    def open_redirected(path: Any, *args: Any, **kwargs: Any) -> Any:
+        return gzip_open(vocabulary if str(path).endswith(VOCABULARY) else path, *args, **kwargs)
 
-    with patch("gzip.open", open_instead):
+    with patch("gzip.open", open_redirected):
         yield
 
 
 @contextmanager
-def _windows_stood_in_for() -> Iterator[None]:
-    """The package imports a name, unused, of `turtle`; a slim Python comes without its windows."""
+def _turtle_importable() -> Iterator[None]:
+    """Provide an empty `turtle` where Python comes without Tk, as in the project's container image.
+
+    `hpsv2.src.open_clip.factory` (1.2.0) imports `turtle.forward` and never uses it.
+    """
     try:
         import turtle  # noqa: F401
     except ImportError:
-        sys.modules["turtle"] = stand_in = ModuleType("turtle")
-        stand_in.forward = None  # type: ignore[attr-defined]
+        sys.modules["turtle"] = stub = ModuleType("turtle")
+        stub.forward = None  # type: ignore[attr-defined]
         yield
         del sys.modules["turtle"]
     else:

@@ -1,4 +1,4 @@
-"""A number that says what it was measured on."""
+"""A metric's value with its sample count, its 95 % confidence interval and how it was measured."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ Z95 = 1.959964
 
 @dataclass(frozen=True)
 class Score:
-    """One measured quantity; `low` and `high` bound its 95 % confidence interval."""
+    """One measured metric; `low` and `high` bound its 95 % confidence interval."""
 
     metric: str
     value: float
@@ -18,11 +18,11 @@ class Score:
     low: float
     high: float
     protocol: str
-    """How it was measured, in words."""
+    """Description of the measurement, for readers of results."""
 
 
 def share(metric: str, hits: int, samples: int, protocol: str) -> Score:
-    """A share of successes with Wilson's 95 % interval.
+    """Return the proportion of successes with its 95 % Wilson score interval (Wilson 1927).
 
     Raises:
         ValueError: there are no samples.
@@ -36,7 +36,7 @@ def share(metric: str, hits: int, samples: int, protocol: str) -> Score:
 
 
 def mean(metric: str, values: Sequence[float], protocol: str) -> Score:
-    """A mean with the 95 % interval of the normal approximation; of one value, no interval.
+    """Return the mean with the 95 % interval of the normal approximation, of width 0 for one value.
 
     Raises:
         ValueError: there are no samples.
@@ -45,6 +45,6 @@ def mean(metric: str, values: Sequence[float], protocol: str) -> Score:
     if count == 0:
         raise ValueError(f"{metric}: nothing to score")
     value = math.fsum(values) / count
-    spread = math.sqrt(math.fsum((v - value) ** 2 for v in values) / (count - 1)) if count > 1 else 0.0
-    half = Z95 * spread / math.sqrt(count)
+    deviation = math.sqrt(math.fsum((v - value) ** 2 for v in values) / (count - 1)) if count > 1 else 0.0
+    half = Z95 * deviation / math.sqrt(count)
     return Score(metric, value, count, value - half, value + half, protocol)

@@ -1,9 +1,9 @@
-"""What every scorer is: pictures, and what was asked of them, in; numbers out.
+"""The interface of every scorer: images and their requests in, scores out.
 
-In two halves, so that a scorer can be run as a stage of a data pipeline: `measure` needs the
-weights and sees one batch, `summarise` sees what was measured of all pictures and needs none.
+It has two halves, so that a scorer can run as a stage of a data pipeline: `measure` needs the weights
+and takes one batch; `summarise` needs no weights and takes the measurements of all images.
 
-Shapes: B batch, N pictures, P pixels a side, F features.
+Shapes: B batch, N images, P image height and width in pixels, F features.
 """
 
 from abc import ABC, abstractmethod
@@ -17,42 +17,42 @@ from torch import Tensor
 
 from workloads.scorers.score import Score
 
-Measured = Mapping[str, npt.NDArray[np.float32]]
-"""Of each picture: name -> (B,) numbers or (B, F) features; NaN where it does not apply."""
+Measurements = Mapping[str, npt.NDArray[np.float32]]
+"""Values per image by name, (B,) numbers or (B, F) features; NaN where a value does not apply."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a picture was asked to be."""
+    """The prompts from which an image was generated."""
 
     prompt: str
     negative_prompt: str = ""
     style: str = ""
-    """Group that the prompt belongs to, for scores by group; none: ''."""
+    """Group of the prompt, for scores per group; empty for none."""
 
 
 class Scorer(ABC):
-    """One way of scoring; making one costs nothing, as the weights come with `load`."""
+    """One way of scoring images; an instance is cheap until `load` reads its weights."""
 
     name: ClassVar[str]
-    """As in the sweep file."""
+    """Name in the sweep file."""
 
     @abstractmethod
     def load(self, device: str = "cpu") -> None:
-        """Takes the weights into memory; once in a process.
+        """Load the weights on `device`; called once per process, before `measure`.
 
         Raises:
-            ValueError: they are neither in the given file nor in the hub's cache.
+            ValueError: the weights are neither in the given file nor in the hub's cache.
         """
 
     @abstractmethod
-    def measure(self, pictures: Tensor, requests: Sequence[Request]) -> Measured:
-        """Of (B, 3, P, P) in [-1, 1] and their B requests; needs `load` before.
+    def measure(self, images: Tensor, requests: Sequence[Request]) -> Measurements:
+        """Measure images (B, 3, P, P) in [-1, 1] against their B requests.
 
         Raises:
-            ValueError: the pictures are not what this scorer can read.
+            ValueError: the scorer does not accept images of this shape.
         """
 
     @abstractmethod
-    def summarise(self, measured: Measured, requests: Sequence[Request]) -> list[Score]:
-        """What was measured of N pictures, in their order, as scores with their intervals."""
+    def summarise(self, measured: Measurements, requests: Sequence[Request]) -> list[Score]:
+        """Return the scores of N images from their concatenated measurements and their N requests."""

@@ -96,14 +96,14 @@ def make_engines(student: nn.Module, objective: Objective[Any], train: TrainSett
 def train_step(
     objective: Objective[Any], engines: Mapping[str, Engine], batch: Batch, draws: Any, step: int = 1
 ) -> Tensor:
-    """Step number `step` (from 1): every update of it; what is told, as `objective.losses` (L,) float32.
+    """Step number `step` (from 1): every update of it; its `metric_names` (L,) float32.
 
     `engines`: around the student and each of the objective's auxiliary networks, by name.
     """
     told: dict[str, Tensor] = {}
     for update in objective.updates(engines, batch, draws, step):
         engines[update.network].step(update.loss)
-        told |= {f"{update.network}_loss": update.loss.detach(), **update.told}
+        told |= {f"{update.network}_loss": update.loss.detach(), **update.metrics}
         if update.latents is not None:
             told[SPREAD] = update.latents.detach().std(dim=0, correction=0).mean()
-    return torch.stack([told[name] for name in objective.losses]).float()
+    return torch.stack([told[name] for name in objective.metric_names]).float()

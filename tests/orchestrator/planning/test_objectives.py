@@ -84,7 +84,7 @@ REFUSED = [
     (["train.clip={margin: 2}"], r"train.clip.margin: must be at least -1 and at most 1, not 2"),
     (["train.clip={every: 0}"], r"train.clip.every: must be at least 1"),
     (["train.clip={weigth: 1}"], r"train.clip.weigth: unknown key; the nearest valid one is 'weight'"),
-    (["train.clip={model: nobody/no-such-clip}"], r"train.clip: no CLIP model 'nobody/no-such-clip'"),
+    (["train.clip={model: nobody/no-such-clip}"], r"train.clip: CLIP model 'nobody/no-such-clip' is not"),
     (["train.fake_score_interval=[3, 1]"], r"train.fake_score_interval: \[3.0, 1.0\]: needs 0 <= low"),
     (["train.fake_score_interval=[1, 3]", "train.guided=teacher"], r"but guided is teacher"),
     (["train.student_lora={rank: 0}"], r"train.student_lora.rank: must be at least 1"),

@@ -1,7 +1,7 @@
 """BOOT against an independent float64 re-derivation, for each prediction type.
 
-The objective takes a step of the Signal-ODE; here the step is DDIM's own, on the noisy pictures: to
-epsilon and x_0, to the next noisy picture, and only then to its signal.
+The objective takes a step of the Signal-ODE. The derivation takes the DDIM step itself on the noisy
+latents: to epsilon and x_0, to the next noisy latents, and only then to their signal.
 """
 
 import pytest
@@ -19,11 +19,11 @@ from workloads.objectives.boot import BOOT, BootDraws
 from workloads.settings.objectives import BootSettings
 from workloads.settings.train import TrainSettings
 
-START, END, BEGINNING, STRIDE = 700, 20, 980, 50
+START, T_MIN, T_MAX, STRIDE = 700, 20, 980, 50
 
 
 class Bench:
-    """A teacher, a student that differs from it, and one batch; guidance at a scale of each sample's own."""
+    """A teacher, a student with other weights, and a batch with one guidance scale per sample."""
 
     def __init__(self, prediction: Prediction) -> None:
         self.teacher, self.student = tiny_unet(0).requires_grad_(False).eval(), tiny_unet(1)
@@ -38,12 +38,12 @@ class Bench:
         )
         self.objective = BOOT(self.backbone, self.null, settings)
         noise = torch.randn(BATCH, 4, 4, 4, dtype=torch.float64)
-        # The last is nearer to the beginning than one step.
+        # The last is less than one step from the start of the trajectory.
         timestep = torch.tensor([20, 333, 700, 960])
         self.draws = BootDraws(noise, timestep, torch.tensor([1.0, 2.0, 3.0, 5.0], dtype=torch.float64))
 
     def pair(self, network: nn.Module, x: Tensor, t: int, shown: int, text: Tensor) -> tuple[Tensor, Tensor]:
-        """x_0 and epsilon of one sample, whose network sees the timestep `shown`."""
+        """Return x_0 and epsilon of one sample; the network sees the timestep `shown`."""
         out: Tensor = network(x[None], torch.tensor([shown]), text[None]).sample[0]
         a, s = self.alpha_bar[t].sqrt(), (1 - self.alpha_bar[t]).sqrt()
         kind = self.backbone.schedule.prediction
@@ -53,23 +53,23 @@ class Bench:
         return x0, (x - a * x0) / s
 
     def signal(self, row: int, t: int) -> Tensor:
-        """The student's: it reads noise, and its clock runs from 0 at the beginning to START at the end."""
-        shown = round(START * (BEGINNING - t) / (BEGINNING - END))
+        """Return the student's signal; its timestep runs from 0 at T_MAX to START at T_MIN."""
+        shown = round(START * (T_MAX - t) / (T_MAX - T_MIN))
         text = self.prompts.embeddings[row]
         return self.pair(self.student, self.draws.noise[row], START, shown, text)[0]
 
     def guided(self, row: int, x: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """The teacher's x_0 and epsilon."""
+        """Return the teacher's guided x_0 and epsilon."""
         k = self.draws.scale[row]
         conditional = self.pair(self.teacher, x, t, t, self.prompts.embeddings[row])
         unconditional = self.pair(self.teacher, x, t, t, self.null.embeddings[0])
         return tuple((1 - k) * u + k * c for u, c in zip(unconditional, conditional, strict=True))  # type: ignore[return-value]
 
     def expected(self) -> tuple[Tensor, Tensor]:
-        """Both losses, sample by sample."""
+        """Compute both losses sample by sample."""
         bootstrap, boundary = [], []
         for row, s in enumerate(self.draws.timestep.tolist()):
-            z, t = self.draws.noise[row], min(s + STRIDE, BEGINNING)
+            z, t = self.draws.noise[row], min(s + STRIDE, T_MAX)
             (a_t, s_t), (a_s, s_s) = (
                 (b.sqrt(), (1 - b).sqrt()) for b in (self.alpha_bar[t], self.alpha_bar[s])
             )
@@ -77,9 +77,9 @@ class Bench:
                 noisy = a_t * self.signal(row, t) + s_t * z
                 x0, epsilon = self.guided(row, noisy, t)
                 target = (a_s * x0 + s_s * epsilon - s_s * z) / a_s
-                first = self.guided(row, z, BEGINNING)[0]
+                first = self.guided(row, z, T_MAX)[0]
             bootstrap.append((self.signal(row, s) - target).square().mean() / 0.05**2)
-            boundary.append((self.signal(row, BEGINNING) - first).square().mean())
+            boundary.append((self.signal(row, T_MAX) - first).square().mean())
         return torch.stack(bootstrap).mean(), torch.stack(boundary).mean()
 
 
@@ -87,12 +87,12 @@ class Bench:
 def test_losses_and_gradient(prediction: Prediction) -> None:
     bench = Bench(prediction)
     # settings.timestep_range ends before 981.
-    assert (bench.objective.end, bench.objective.beginning) == (END, BEGINNING)
+    assert (bench.objective.t_min, bench.objective.t_max) == (T_MIN, T_MAX)
     networks = {STUDENT: bench.student}
     (update,) = bench.objective.updates(networks, Batch(bench.prompts), bench.draws, 1)
     bootstrap, boundary = bench.expected()
-    torch.testing.assert_close(update.told["bootstrap_loss"], bootstrap.detach(), rtol=1e-9, atol=0)
-    torch.testing.assert_close(update.told["boundary_loss"], boundary.detach(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(update.metrics["bootstrap_loss"], bootstrap.detach(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(update.metrics["boundary_loss"], boundary.detach(), rtol=1e-9, atol=0)
     parameters = list(bench.student.parameters())
     expected = torch.autograd.grad(bootstrap + 0.3 * boundary, parameters)
     for got, want in zip(torch.autograd.grad(update.loss, parameters), expected, strict=True):
@@ -101,15 +101,15 @@ def test_losses_and_gradient(prediction: Prediction) -> None:
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_end_of_the_trajectory_is_the_one_step_picture(prediction: Prediction) -> None:
+def test_trajectory_ends_at_the_one_step_latents(prediction: Prediction) -> None:
     bench = Bench(prediction)
-    end = torch.full((BATCH,), END)
+    end = torch.full((BATCH,), T_MIN)
     ours = bench.objective.signal(bench.student, bench.draws.noise, end, bench.prompts)
     torch.testing.assert_close(ours, bench.backbone.one_step(bench.student, bench.draws.noise, bench.prompts))
 
 
-def test_draws_of_a_worker_are_its_rows_of_the_global_draws() -> None:
+def test_worker_draws_are_rows_of_the_global_draws() -> None:
     draws = Bench("epsilon").objective.draw(64, torch.Generator().manual_seed(0))
     part = draws[8:24]
     assert torch.equal(part.noise, draws.noise[8:24]) and torch.equal(part.scale, draws.scale[8:24])
-    assert draws.timestep.min() >= END and draws.timestep.max() < BEGINNING
+    assert draws.timestep.min() >= T_MIN and draws.timestep.max() < T_MAX

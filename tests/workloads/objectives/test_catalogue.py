@@ -1,4 +1,4 @@
-"""Every objective, on every miniature, through the one seam: whole steps, and that something is learnt."""
+"""Every objective on every miniature backbone: whole steps through the interface, and learning."""
 
 import copy
 from dataclasses import replace
@@ -45,7 +45,7 @@ ARMS = {
 
 
 class Training:
-    """A student of one miniature, and what it is trained with."""
+    """A student of one miniature backbone, with its objective, engines and EMA."""
 
     def __init__(self, teacher: str, train: TrainSettings, step: StepSettings = StepSettings()) -> None:  # noqa: B008
         torch.manual_seed(train.seed)
@@ -59,48 +59,48 @@ class Training:
         self.average = AverageWeights(self.engines[STUDENT].weights, train.ema_decay)
 
     def steps(self, count: int) -> Tensor:
-        """What each step tells, (count, L)."""
+        """Train for `count` steps and return their metrics (count, L)."""
         rows, generator = self.train.batch_size, torch.Generator().manual_seed(self.train.seed)
-        prompts, told = captions(count * rows, 5), []
+        prompts, metrics = captions(count * rows, 5), []
         for step in range(1, count + 1):
             texts = prompts[(step - 1) * rows : step * rows]
             draws = self.objective.draw(rows, generator)
-            told.append(train_step(self.objective, self.engines, self.batch(texts), draws, step))
+            metrics.append(train_step(self.objective, self.engines, self.batch(texts), draws, step))
             self.average.update(self.engines[STUDENT].weights, step)
-        return torch.stack(told)
+        return torch.stack(metrics)
 
     def batch(self, texts: list[str]) -> Batch:
-        """As the data stage makes it."""
+        """Return a batch with the columns that the data stage would store."""
         source = self.backbone.source
         columns = {c.name: c.open(source, "cpu")(texts) for c in columns_of(self.train)}
         assert {name: c.shape[1] for name, c in columns.items()} == self.objective.columns
         return Batch(self.encoder.encode(texts), columns=columns)
 
-    def accuracy(self, pictures: int = 128) -> float:
-        """Of the averaged student's attributes."""
-        student, prompts = copy.deepcopy(self.student), AttributeAccuracy.prompts(pictures)
+    def accuracy(self, samples: int = 128) -> float:
+        """Return the attribute accuracy of the averaged student."""
+        student, prompts = copy.deepcopy(self.student), AttributeAccuracy.prompts(samples)
         copy_weights(self.average.weights, student)
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn((pictures, *self.backbone.latent_shape), generator=generator)
+        noise = torch.randn((samples, *self.backbone.latent_shape), generator=generator)
         latents = generate(self.backbone, student, noise, self.encoder.encode(prompts))
-        drawn = decode(load_autoencoder(self.backbone.source), latents)
-        return AttributeAccuracy().score(drawn, prompts)[0].value
+        images = decode(load_autoencoder(self.backbone.source), latents)
+        return AttributeAccuracy().score(images, prompts)[0].value
 
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("teacher", TEACHERS)
-def test_whole_steps_on_every_miniature(teacher: str, arm: str) -> None:
-    """All that is to be trained is, and nothing else; what is told has its names."""
+def test_steps_on_every_miniature(teacher: str, arm: str) -> None:
+    """Exactly the trainable parameters change, and every named metric is finite."""
     training = Training(teacher, ARMS[arm])
     frozen = [p.detach().clone() for p in training.backbone.network.parameters() if not p.requires_grad]
     networks = {name: engine.module for name, engine in training.engines.items()}
     before = {name: [p.detach().clone() for p in network.parameters()] for name, network in networks.items()}
-    told = training.steps(2)
-    assert told.shape == (2, len(training.objective.losses)) and told.isfinite().all()
-    assert {"student_loss", SPREAD} <= set(training.objective.losses)
+    metrics = training.steps(2)
+    assert metrics.shape == (2, len(training.objective.metric_names)) and metrics.isfinite().all()
+    assert {"student_loss", SPREAD} <= set(training.objective.metric_names)
     for name, network in networks.items():
         for parameter, old in zip(network.parameters(), before[name], strict=True):
-            # An adapter begins with an upper half of zeros, so its lower half has no gradient at first.
+            # An adapter's `up` starts at zero, so its `down` has no gradient at the first step.
             assert torch.equal(parameter, old) or parameter.requires_grad
         moved = [not torch.equal(p, old) for p, old in zip(network.parameters(), before[name], strict=True)]
         assert sum(moved) > 0.9 * sum(p.requires_grad for p in network.parameters()), name
@@ -109,7 +109,7 @@ def test_whole_steps_on_every_miniature(teacher: str, arm: str) -> None:
 
 
 @pytest.mark.parametrize("arm", ["swiftbrush_v2", "boot"])
-def test_recomputed_activations_train_the_same_weights(arm: str) -> None:
+def test_activation_checkpointing_trains_the_same(arm: str) -> None:
     found = []
     for settings in (StepSettings(), StepSettings(activation_checkpointing=True)):
         training = Training("pixart", ARMS[arm], settings)
@@ -122,13 +122,13 @@ def test_boot_learns() -> None:
     train = replace(ARMS["boot"], batch_size=16, learning_rate=3e-4, ema_decay=0.9)
     training = Training("pixart", train)
     before = training.accuracy()
-    told = training.steps(30)
-    assert told[-5:, 0].mean() < 0.5 * told[:5, 0].mean()
+    losses = training.steps(30)[:, 0]
+    assert losses[-5:].mean() < 0.5 * losses[:5].mean()
     assert training.accuracy() > before + 0.05
 
 
-def test_the_clip_loss_has_pictures_agree_with_their_prompts() -> None:
-    """More than those of the same training in which it weighs nothing."""
+def test_clip_loss_raises_clip_agreement() -> None:
+    """The loss ends lower than in the same training with a negligible weight."""
     train = replace(ARMS["swiftbrush_v2"], batch_size=16, learning_rate=3e-3)
     assert train.clip is not None
     without = replace(train, clip=replace(train.clip, weight=1e-6))
@@ -136,38 +136,38 @@ def test_the_clip_loss_has_pictures_agree_with_their_prompts() -> None:
     assert ends[0] < ends[1] - 0.04
 
 
-def test_every_update_of_pgsb_is_bit_for_bit_the_one_by_hand() -> None:
-    """The seam adds nothing: losses and weights as by the loop that knew PG-SB alone, under NASA-T too."""
+def test_pgsb_updates_match_a_plain_loop_bitwise() -> None:
+    """The interface changes no bit of losses and weights, under NASA-T too."""
     train = replace(PLAIN, nasa_interval=(0.2, 0.8), fake_score_updates=2, guided="teacher")
     ours, theirs = Training("pixart", train), Training("pixart", train)
     generator = torch.Generator().manual_seed(3)
     negatives, prompts = (ours.encoder.encode(captions(4, seed)) for seed in (1, 2))
     draws = ours.objective.draw(4, generator)
-    told = train_step(ours.objective, ours.engines, Batch(prompts, negatives), draws)
+    metrics = train_step(ours.objective, ours.engines, Batch(prompts, negatives), draws)
     expected = by_hand(theirs, prompts, negatives, draws)
-    assert torch.equal(told, expected)
+    assert torch.equal(metrics, expected)
     for name, engine in ours.engines.items():
         assert_equal(engine.module, theirs.engines[name].module)
 
 
 def by_hand(training: Training, prompts: Conditioning, negatives: Conditioning, draws: Any) -> Tensor:
-    """One step, written out for PG-SB."""
+    """Run one step of PG-SB without `Objective.updates`."""
     objective, student, fake = training.objective, training.engines[STUDENT], training.engines[FAKE_SCORE]
     assert isinstance(objective, PGSB)
     with nasa(student, negatives, draws.strength):
-        latents = objective.backbone.one_step(student, draws.start, prompts)
+        latents = objective.backbone.one_step(student, draws.start_noise, prompts)
         frozen = latents.detach()
         noisy = objective.backbone.schedule.add_noise(frozen, draws.noise, draws.timestep)
         scales = (draws.scale, draws.scale)
-        teacher, drawn = objective.scores(noisy, prompts, draws.timestep, scales, negatives)
+        teacher, fake_score = objective.scores(noisy, prompts, draws.timestep, scales, negatives)
         _, sigma = objective.backbone.schedule.alpha_sigma(draws.timestep)
-        gradient = torch.nan_to_num(sigma.square() * (teacher - drawn))
+        gradient = torch.nan_to_num(sigma.square() * (teacher - fake_score))
         student_loss = 0.5 * (latents - (frozen - gradient)).square().mean()
         student.step(student_loss)
     for update in draws.fake_score:
         fake_loss = objective.fake_score_loss(fake, frozen, prompts, update)
         fake.step(fake_loss)
-    gap, spread = (teacher - drawn).square().mean().sqrt(), frozen.std(dim=0, correction=0).mean()
+    gap, spread = (teacher - fake_score).square().mean().sqrt(), frozen.std(dim=0, correction=0).mean()
     return torch.stack([student_loss, fake_loss, gap, spread]).detach()
 
 

@@ -1,4 +1,4 @@
-"""The CLIP loss against the whole CLIP model, sample by sample, and its gradient by finite differences."""
+"""The CLIP loss against the complete CLIP model, and its gradient against finite differences."""
 
 import itertools
 from dataclasses import replace
@@ -21,8 +21,8 @@ from workloads.miniature.world import captions, dataset
 from workloads.objectives.base import STUDENT, Objective, Update
 from workloads.objectives.batch import Batch
 from workloads.objectives.clip_loss import CLIP_LOSS, ClipLoss, WithClipLoss, load_clip_loss
-from workloads.objectives.clip_model import ClipText
-from workloads.objectives.columns import ClipTexts
+from workloads.objectives.clip_model import ClipTextEncoder
+from workloads.objectives.columns import ClipTextColumn
 from workloads.scorers.clip import ClipAgreement
 from workloads.scorers.scorer import Request
 from workloads.settings.objectives import ClipLossSettings
@@ -39,7 +39,7 @@ def loss(settings: ClipLossSettings = SETTINGS, steps: int = 10) -> ClipLoss:
 
 @pytest.fixture(scope="module")
 def latents() -> Tensor:
-    """Of pictures of the world, a little off."""
+    """Latents of miniature images with noise added."""
     vae = load_autoencoder(SOURCE)
     clean = vae.encode(torch.from_numpy(dataset(COUNT, 3)[0])).latent_dist.mean * vae.config.scaling_factor
     noisy: Tensor = clean + 0.3 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
@@ -47,14 +47,14 @@ def latents() -> Tensor:
 
 
 def by_hand(latents: Tensor, texts: list[str], margin: float) -> Tensor:
-    """The loss by the whole `CLIPModel`, its own tokenizer and constants, one pair at a time."""
+    """Compute the loss with the complete `CLIPModel` and its tokenizer, one pair at a time."""
     model, vae = CLIPModel.from_pretrained(WEIGHTS / "clip", dtype=torch.float32), load_autoencoder(SOURCE)
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "clip")
     losses = []
     for one, text in zip(latents, texts, strict=True):
-        picture = vae.decode(one[None] / vae.config.scaling_factor).sample
-        # Its processor's mean and deviation are 1/2, so that it reads [-1, 1].
-        logits = model(pixel_values=picture, **tokenizer([text], return_tensors="pt")).logits_per_image
+        image = vae.decode(one[None] / vae.config.scaling_factor).sample
+        # The processor's mean and standard deviation are 1/2, so the model reads [-1, 1].
+        logits = model(pixel_values=image, **tokenizer([text], return_tensors="pt")).logits_per_image
         cosine = logits[0, 0] / model.logit_scale.exp()
         losses.append(torch.clamp(margin - cosine, min=0))
     return sum(losses, torch.zeros(())) / len(losses)
@@ -64,7 +64,7 @@ def by_hand(latents: Tensor, texts: list[str], margin: float) -> Tensor:
 def test_value_and_gradient(latents: Tensor, margin: float) -> None:
     texts = captions(COUNT, 8)
     ours, x = loss(replace(SETTINGS, margin=margin)), latents.clone().requires_grad_()
-    value = ours(x, ClipText(CLIP).encode(texts))
+    value = ours(x, ClipTextEncoder(CLIP).encode(texts))
     torch.testing.assert_close(value, by_hand(latents, texts, margin), rtol=1e-4, atol=1e-6)
     (gradient,) = torch.autograd.grad(value, x)
     direction = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
@@ -74,25 +74,25 @@ def test_value_and_gradient(latents: Tensor, margin: float) -> None:
     assert gradient.abs().max() > 0
 
 
-def test_a_picture_that_agrees_enough_is_left_alone(latents: Tensor) -> None:
+def test_images_above_the_margin_have_no_gradient(latents: Tensor) -> None:
     right, wrong = dataset(COUNT, 3)[2], captions(COUNT, 8)
     texts, x = [*right[: COUNT // 2], *wrong[COUNT // 2 :]], latents.clone().requires_grad_()
-    read, measure = ClipText(CLIP).encode(texts), loss(replace(SETTINGS, margin=0.35))
-    cosines = (measure.see(measure.decode(latents)) * read).sum(1)
+    read, measure = ClipTextEncoder(CLIP).encode(texts), loss(replace(SETTINGS, margin=0.35))
+    cosines = (measure.embed(measure.decode(latents)) * read).sum(1)
     (gradient,) = torch.autograd.grad(measure(x, read), x)
     touched = gradient.flatten(1).abs().sum(1) > 0
     assert torch.equal(touched, cosines < 0.35)
     assert touched.tolist() == [False] * (COUNT // 2) + [True] * (COUNT // 2)
 
 
-def test_the_weight_falls_in_a_line_and_rests_between() -> None:
+def test_weight_decays_linearly_with_gaps() -> None:
     measure = loss(replace(SETTINGS, weight=0.2, every=3))
     weights = [measure.weight(step) for step in range(1, 11)]
     assert weights == pytest.approx([0.2, 0, 0, 0.14, 0, 0, 0.08, 0, 0, 0.02])
 
 
-def test_other_sizes_are_scaled_as_the_processor_scales() -> None:
-    """Pillow's, on whole numbers; here the same on numbers with gradient."""
+def test_resizing_matches_the_processor() -> None:
+    """The processor resizes 8-bit images with Pillow; the loss resizes floats with gradient."""
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = CLIPModel(CLIPConfig(vision_config={**shape, "image_size": 40, "patch_size": 8})).eval()
@@ -102,24 +102,24 @@ def test_other_sizes_are_scaled_as_the_processor_scales() -> None:
     model.vision_model.register_forward_pre_hook(watch, with_kwargs=True)
     for side in (24, 96):
         image = to_image(torch.from_numpy(dataset(1, 4)[0][0])).resize((side, side))
-        measure.see(from_image(image)[None])
+        measure.embed(from_image(image)[None])
         theirs = processor(images=[image], return_tensors="pt").pixel_values
         torch.testing.assert_close(seen.pop(), theirs, rtol=0, atol=0.06)
 
 
-def test_prompts_are_read_as_the_scorer_reads_them(latents: Tensor) -> None:
-    """Long ones are cut, and pictures agree with them as the scorer says."""
+def test_text_embeddings_match_the_scorer(latents: Tensor) -> None:
+    """Cosines equal those of the CLIP scorer, for truncated prompts too."""
     texts = [*captions(COUNT - 1, 8), "a red circle " * 20]
     scorer, measure = ClipAgreement(CLIP, prefix=""), loss()
     scorer.load()
-    pictures = measure.decode(latents).clamp(-1, 1)
-    cosines = (measure.see(pictures) * ClipText(CLIP).encode(texts)).sum(1)
-    theirs = scorer.measure(pictures, [Request(text) for text in texts])["clip_plus"]
+    images = measure.decode(latents).clamp(-1, 1)
+    cosines = (measure.embed(images) * ClipTextEncoder(CLIP).encode(texts)).sum(1)
+    theirs = scorer.measure(images, [Request(text) for text in texts])["clip_plus"]
     torch.testing.assert_close(cosines, torch.from_numpy(theirs), rtol=0, atol=0.01)
 
 
-def test_beside_another_objective() -> None:
-    """Its gradient is added at the step's weight, to the student's update alone; its rest changes no bit."""
+def test_with_clip_loss_adds_to_the_student_alone() -> None:
+    """The weighted gradient is added to the student's update; other updates keep every bit."""
     bench = PGSBBench("epsilon")
     torch.manual_seed(6)
     read = torch.nn.functional.normalize(torch.randn(len(bench.prompts), 64), dim=1)
@@ -127,7 +127,7 @@ def test_beside_another_objective() -> None:
     parameters = list(bench.student.parameters())
     networks = {STUDENT: bench.student, "fake_score": bench.fake_score}
 
-    batch = Batch(bench.prompts, columns={ClipTexts.name: read})
+    batch = Batch(bench.prompts, columns={ClipTextColumn.name: read})
 
     def updates(objective: Objective[Any], step: int) -> tuple[list[Tensor], list[Update]]:
         found = list(objective.updates(networks, batch, bench.draws, step))
@@ -135,20 +135,21 @@ def test_beside_another_objective() -> None:
 
     plain, first = updates(bench.objective, 1)
     ours, second = updates(both, 1)
-    pictures = bench.backbone.one_step(bench.student, bench.draws.start, bench.prompts)
-    clip = torch.autograd.grad(both.clip(pictures, read), parameters)
+    sampled = bench.backbone.one_step(bench.student, bench.draws.start_noise, bench.prompts)
+    clip = torch.autograd.grad(both.clip(sampled, read), parameters)
     for got, one, other in zip(ours, plain, clip, strict=True):
         torch.testing.assert_close(got, one + 0.4 * other, rtol=1e-3, atol=1e-6)
     assert max((0.4 * other).abs().max() for other in clip) > 1e-3
-    assert torch.equal(first[1].loss, second[1].loss) and second[0].told[CLIP_LOSS] > 0
+    assert torch.equal(first[1].loss, second[1].loss) and second[0].metrics[CLIP_LOSS] > 0
     rest, third = updates(both, 2)
     assert all(itertools.starmap(torch.equal, zip(rest, plain, strict=True)))
-    assert third[0].told[CLIP_LOSS] == second[0].told[CLIP_LOSS]
-    assert both.columns == {ClipTexts.name: 64}
-    assert both.losses == (*bench.objective.losses, CLIP_LOSS) and both.auxiliary is bench.objective.auxiliary
+    assert third[0].metrics[CLIP_LOSS] == second[0].metrics[CLIP_LOSS]
+    assert both.columns == {ClipTextColumn.name: 64}
+    assert both.metric_names == (*bench.objective.metric_names, CLIP_LOSS)
+    assert both.auxiliary is bench.objective.auxiliary
 
 
-def test_a_missing_model_says_what_to_do() -> None:
+def test_missing_model_error_names_the_command() -> None:
     for name in ("nobody/no-such-clip", str(WEIGHTS / "vae")):
         with pytest.raises(ValueError, match=r"train.clip: .*hf download") as caught:
             loss(ClipLossSettings(name))

@@ -1,8 +1,8 @@
 """PG-SB against an independent float64 re-derivation, for each prediction type.
 
-The derivation here shares nothing with the objective: two separate networks, the adapter merged
-into the weights of the second, four separate forward passes, and the gradient as the inner
-product of the score difference with the student's Jacobian.
+The derivation shares no code with the objective: two separate networks, the adapter merged into the
+weights of the second, four separate forward passes, and the gradient as the inner product of the
+score difference with the student's Jacobian.
 """
 
 import copy
@@ -42,7 +42,7 @@ def tiny_unet(seed: int) -> UNet2DConditionModel:
 
 
 class Bench:
-    """A backbone, a student that differs from it, and a fake score that has learnt something."""
+    """A backbone, a student with other weights, and a fake score with non-zero adapters."""
 
     def __init__(self, prediction: Prediction, **settings: object) -> None:
         teacher = tiny_unet(0).requires_grad_(False).eval()
@@ -63,7 +63,7 @@ class Bench:
         torch.set_default_dtype(torch.float32)
 
     def merged(self) -> UNet2DConditionModel:
-        """The fake score as a network of its own: the adapter multiplied out into its weights."""
+        """Return the fake score as a separate network, with the adapters merged into its weights."""
         network: UNet2DConditionModel = copy.deepcopy(self.teacher)
         for name, layer in self.backbone.network.named_modules():
             if isinstance(layer, AdaptedLayer):
@@ -85,11 +85,13 @@ class Bench:
         noise: Tensor = (x - a.sqrt() * x0) / (1 - a).sqrt()
         return noise
 
-    def drawn_by_hand(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The student's pictures x_0, their noisy x_t (no gradient), and alpha_bar at t."""
+    def sampled_by_hand(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the student's latents x_0, detached x_t, and alpha_bar at t."""
         draws, a = self.draws, self.backbone.schedule.alpha_bar
-        eps = self.epsilon(self.student, draws.start, torch.full((BATCH,), 700), self.prompts.embeddings)
-        x0 = (draws.start - (1 - a[700]).sqrt() * eps) / a[700].sqrt()
+        eps = self.epsilon(
+            self.student, draws.start_noise, torch.full((BATCH,), 700), self.prompts.embeddings
+        )
+        x0 = (draws.start_noise - (1 - a[700]).sqrt() * eps) / a[700].sqrt()
         at = a[draws.timestep][:, None, None, None]
         return x0, (at.sqrt() * x0 + (1 - at).sqrt() * draws.noise).detach(), at
 
@@ -100,28 +102,26 @@ PREDICTIONS: list[Prediction] = ["epsilon", "v_prediction", "sample"]
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("guided", ["both", "teacher", "fake_score"])
 @pytest.mark.parametrize("weighting", ["sigma_squared", "uniform", "dmd"])
-def test_student_gradient_is_the_weighted_score_difference(
-    prediction: Prediction, guided: str, weighting: str
-) -> None:
+def test_student_gradient(prediction: Prediction, guided: str, weighting: str) -> None:
     check_student_gradient(Bench(prediction, guided=guided, weighting=weighting))
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_fake_score_may_have_a_scale_of_its_own(prediction: Prediction) -> None:
+def test_separate_scale_of_the_fake_score(prediction: Prediction) -> None:
     bench = Bench(prediction, guidance_interval=(2.0, 6.0), fake_score_interval=(0.5, 1.5))
-    teacher, fake = bench.draws.scale, bench.draws.fake_scale
+    teacher, fake = bench.draws.scale, bench.draws.fake_score_scale
     assert teacher.min() >= 2 and fake.max() <= 1.5 and len(set(fake.tolist())) == BATCH
     check_student_gradient(bench)
 
 
 def check_student_gradient(bench: Bench) -> None:
-    """Against the inner product of the weighted difference with the student's Jacobian."""
+    """Compare with the inner product of the weighted score difference and the student's Jacobian."""
     settings = bench.objective.settings
     outcome = bench.objective.student_loss(bench.student, bench.prompts, bench.draws)
     ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
 
     draws = bench.draws
-    x0, xt, at = bench.drawn_by_hand()
+    x0, xt, at = bench.sampled_by_hand()
     null = bench.null.embeddings.expand(BATCH, -1, -1)
 
     def guided_score(network: nn.Module, on: bool, scale: Tensor) -> Tensor:
@@ -132,12 +132,12 @@ def check_student_gradient(bench: Bench) -> None:
 
     with torch.no_grad():
         teacher = guided_score(bench.teacher, settings.guided != "fake_score", draws.scale)
-        fake = guided_score(bench.merged(), settings.guided != "teacher", draws.fake_scale)
+        fake = guided_score(bench.merged(), settings.guided != "teacher", draws.fake_score_scale)
         if settings.weighting == "dmd":
-            # As DMD2's code has it: from the pictures of both, sample by sample.
-            real, drawn = ((xt - (1 - at).sqrt() * e) / at.sqrt() for e in (teacher, fake))
+            # As in DMD2's code: from both predictions of x_0, sample by sample.
+            real, fakes = ((xt - (1 - at).sqrt() * e) / at.sqrt() for e in (teacher, fake))
             gradient = torch.stack(
-                [(d - r) / (x - r).abs().mean() for x, r, d in zip(x0, real, drawn, strict=True)]
+                [(d - r) / (x - r).abs().mean() for x, r, d in zip(x0, real, fakes, strict=True)]
             )
         else:
             gradient = (1 - at if settings.weighting == "sigma_squared" else 1) * (teacher - fake)
@@ -151,19 +151,19 @@ def check_student_gradient(bench: Bench) -> None:
 def test_fake_score_loss(prediction: Prediction) -> None:
     bench = Bench(prediction, null_rate=0.5)
     draws = bench.draws.fake_score[0]
-    assert draws.null.any() and not draws.null.all()
+    assert draws.drop_prompt.any() and not draws.drop_prompt.all()
     torch.manual_seed(4)
     latents = torch.randn(BATCH, 4, 4, 4, dtype=torch.float64)
     ours = bench.objective.fake_score_loss(bench.fake_score, latents, bench.prompts, draws)
     text = bench.prompts.embeddings.clone()
-    text[draws.null] = bench.null.embeddings[0]
+    text[draws.drop_prompt] = bench.null.embeddings[0]
     a = bench.backbone.schedule.alpha_bar[draws.timestep][:, None, None, None]
     xt = a.sqrt() * latents + (1 - a).sqrt() * draws.noise
     error = bench.epsilon(bench.merged(), xt, draws.timestep, text) - draws.noise
     torch.testing.assert_close(ours, (a * error**2).mean(), rtol=1e-10, atol=0)
 
 
-def test_training_the_fake_score_leaves_the_teacher_alone() -> None:
+def test_fake_score_updates_keep_the_teacher() -> None:
     bench = Bench("epsilon")
     latents = torch.randn(BATCH, 4, 4, 4, dtype=torch.float64)
     loss = bench.objective.fake_score_loss(
@@ -180,9 +180,9 @@ def test_training_the_fake_score_leaves_the_teacher_alone() -> None:
 
 
 def test_expected_gradient_is_linear_in_the_scale() -> None:
-    """The gradient at a random scale averages to that at its mean: why sweeps carry a control."""
+    """The expected gradient at a random scale is that at the mean scale, hence the control arms of sweeps."""
     bench = Bench("epsilon")
-    x, t = bench.draws.start, bench.draws.timestep
+    x, t = bench.draws.start_noise, bench.draws.timestep
 
     def gap(scale: float) -> Tensor:
         k = torch.full((BATCH,), scale, dtype=torch.float64)
@@ -192,22 +192,22 @@ def test_expected_gradient_is_linear_in_the_scale() -> None:
     torch.testing.assert_close((gap(1.0) + gap(5.0)) / 2, gap(3.0), rtol=1e-9, atol=1e-12)
 
 
-def test_draws_of_a_worker_are_its_rows_of_the_global_draws() -> None:
+def test_worker_draws_are_rows_of_the_global_draws() -> None:
     bench = Bench("epsilon", guidance_interval=(1.0, 5.0))
     part = bench.draws[slice(1, 3)]
-    assert torch.equal(part.start, bench.draws.start[1:3])
+    assert torch.equal(part.start_noise, bench.draws.start_noise[1:3])
     assert torch.equal(part.fake_score[0].noise, bench.draws.fake_score[0].noise[1:3])
     assert len(set(bench.draws.scale.tolist())) == BATCH
     assert bench.draws.scale.min() >= 1 and bench.draws.scale.max() <= 5
 
 
-def test_one_scale_for_a_batch() -> None:
+def test_one_scale_per_batch() -> None:
     bench = Bench("epsilon", guidance_per="batch")
     assert len(set(bench.draws.scale.tolist())) == 1
 
 
-class ByHand:
-    """NASA as an attention processor, with explicit softmax, one negative prompt a sample."""
+class ReferenceNasa:
+    """NASA as an attention processor with an explicit softmax and one negative prompt per sample."""
 
     def __init__(self, negative: Tensor, strength: Tensor) -> None:
         self.negative, self.strength = negative, strength
@@ -226,8 +226,8 @@ class ByHand:
 
 
 @pytest.mark.parametrize("guided", ["both", "teacher"])
-def test_nasa_t_guides_the_teacher_against_negatives_and_the_student_by_attention(guided: str) -> None:
-    """SNOOPI v3, sec. 5.3: the fake score goes without; gradients pass through the negative branch."""
+def test_nasa_t_gradient(guided: str) -> None:
+    """SNOOPI v3, sec. 5.3: no negatives for the fake score; gradients pass through the negative branch."""
     bench = Bench("epsilon", guided=guided, nasa_interval=(0.2, 0.9))
     negatives = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
     draws = bench.draws
@@ -238,10 +238,11 @@ def test_nasa_t_guides_the_teacher_against_negatives_and_the_student_by_attentio
 
     plain = dict(bench.student.attn_processors)
     by_hand = {
-        k: ByHand(negatives.embeddings, draws.strength) if "attn2" in k else p for k, p in plain.items()
+        k: ReferenceNasa(negatives.embeddings, draws.strength) if "attn2" in k else p
+        for k, p in plain.items()
     }
     bench.student.set_attn_processor(by_hand)
-    x0, xt, at = bench.drawn_by_hand()
+    x0, xt, at = bench.sampled_by_hand()
     k = draws.scale[:, None, None, None]
     null = bench.null.embeddings.expand(BATCH, -1, -1)
 

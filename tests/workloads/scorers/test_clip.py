@@ -1,4 +1,4 @@
-"""CLIP scores, with a tiny random model: what is checked is the arithmetic, not the judgement."""
+"""Arithmetic of the CLIP scores, checked with a tiny random model."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ SIDE, LIMIT = 32, 12
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random tiny CLIP, whose tokens are whole words of `WORDS`."""
+    """Folder of a tiny random CLIP model, whose tokens are the words of `WORDS`."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("clip") / "tiny-clip"
     vocabulary = {letter: index for index, letter in enumerate(sorted(set("".join(WORDS))))}
@@ -62,18 +62,18 @@ def loaded(model: Path, threshold: float = 0.5, prefix: str = "A photo depicts "
     return scorer
 
 
-def pictures(count: int) -> Tensor:
+def images(count: int) -> Tensor:
     return torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3)) * 2 - 1
 
 
-def test_cosines_are_those_of_the_model(model: Path) -> None:
+def test_cosines_match_the_model(model: Path) -> None:
     requests = [Request("a red shape", "blue"), Request("green"), Request("big shape", "a red shape")]
-    drawn = pictures(3)
-    measured = loaded(model, prefix="a ").measure(drawn, requests)
+    sampled = images(3)
+    measured = loaded(model, prefix="a ").measure(sampled, requests)
     network, tokenizer = CLIPModel.from_pretrained(model).eval(), CLIPTokenizer.from_pretrained(model)
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-    pixels = (((drawn + 1) / 2 * 255).round() / 255 - mean) / deviation
+    pixels = (((sampled + 1) / 2 * 255).round() / 255 - mean) / deviation
     texts = ["a a red shape", "a green", "a big shape", "a blue", "a photo of a red shape", "a photo"]
     with torch.no_grad():
         out = network(**tokenizer(texts, padding=True, return_tensors="pt"), pixel_values=pixels)
@@ -84,18 +84,18 @@ def test_cosines_are_those_of_the_model(model: Path) -> None:
     assert np.isnan(measured["negative_shown"][1]) and measured["negative_shown"][2] == float(shown)
 
 
-def test_the_threshold_decides_what_is_shown(model: Path) -> None:
-    drawn, requests = pictures(6), [Request("red", "blue")] * 6
+def test_threshold_of_the_negative_rate(model: Path) -> None:
+    sampled, requests = images(6), [Request("red", "blue")] * 6
     rates = {}
     for threshold in (0.0, 0.5, 1.0):
         scorer = loaded(model, threshold=threshold)
-        scores = {s.metric: s for s in scorer.summarise(scorer.measure(drawn, requests), requests)}
+        scores = {s.metric: s for s in scorer.summarise(scorer.measure(sampled, requests), requests)}
         rates[threshold] = scores["negative_rate"].value
         assert f"p > {threshold:g}" in scores["negative_rate"].protocol
     assert rates[0.0] == 1.0 and rates[1.0] == 0.0
 
 
-def test_summary_leaves_out_what_does_not_apply(model: Path) -> None:
+def test_summary_ignores_nan(model: Path) -> None:
     requests = [Request("red"), Request("blue", "green")]
     scorer = ClipAgreement(str(model))
     nan = float("nan")
@@ -114,28 +114,28 @@ def test_summary_leaves_out_what_does_not_apply(model: Path) -> None:
     assert [score.metric for score in scorer.summarise(first, requests[:1])] == ["clip_plus"]
 
 
-def test_long_prompts_are_cut_at_the_limit(model: Path) -> None:
+def test_long_prompts_are_truncated(model: Path) -> None:
     scorer = loaded(model, prefix="")
-    # With start and end there is room for ten words.
+    # The limit of 12 tokens includes start and end, so ten words fit.
     requests = [Request("red " * 10), Request("red " * 10 + "blue " * 30), Request("red " * 9 + "blue")]
-    plus = scorer.measure(pictures(1).expand(3, -1, -1, -1), requests)["clip_plus"]
+    plus = scorer.measure(images(1).expand(3, -1, -1, -1), requests)["clip_plus"]
     assert plus[0] == pytest.approx(plus[1], abs=1e-6)
     assert abs(plus[0] - plus[2]) > 1e-5
 
 
-def test_order_and_batches_do_not_matter(model: Path) -> None:
-    scorer, drawn = loaded(model), pictures(6)
+def test_order_and_batches_change_nothing(model: Path) -> None:
+    scorer, sampled = loaded(model), images(6)
     requests = [Request("a shape " * i + "red", "big " * (i % 3)) for i in range(6)]
-    whole = scorer.measure(drawn, requests)
-    ones = [scorer.measure(drawn[i : i + 1], requests[i : i + 1]) for i in reversed(range(6))]
+    whole = scorer.measure(sampled, requests)
+    ones = [scorer.measure(sampled[i : i + 1], requests[i : i + 1]) for i in reversed(range(6))]
     for name, column in whole.items():
         np.testing.assert_allclose(np.concatenate([one[name] for one in ones])[::-1], column, atol=1e-5)
 
 
-def test_a_missing_model_says_what_to_fetch(tmp_path: Path, model: Path) -> None:
+def test_missing_model_error_names_the_command(tmp_path: Path, model: Path) -> None:
     for source in (str(tmp_path), "nobody/no-such-clip"):
         with pytest.raises(ValueError, match="fetch one with `hf download") as caught:
             ClipAgreement(source).load()
         assert source in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(RuntimeError, match="call load before measure"):
-        ClipAgreement(str(model)).measure(pictures(1), [Request("red")])
+        ClipAgreement(str(model)).measure(images(1), [Request("red")])

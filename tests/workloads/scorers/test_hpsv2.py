@@ -44,7 +44,7 @@ def scorer(cache: Path) -> HPSv2:
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("something was sent over the network")
+        raise AssertionError("unexpected network access")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -59,7 +59,7 @@ def compare(architecture: str, version: str, cache: Path, pixels: int) -> None:
         ours.load()
     found = ours.measure(images, REQUESTS)
     assert set(found) == {f"hps_{version}"}
-    assert np.std(theirs) > 1e-3, "the scores must differ for the comparison to say something"
+    assert np.std(theirs) > 1e-3, "equal scores would make the comparison meaningless"
     np.testing.assert_allclose(found[f"hps_{version}"], theirs, atol=1e-4, rtol=0)
 
 
@@ -75,19 +75,19 @@ def test_equals_the_package_on_the_real_architecture(tmp_path: Path) -> None:
     compare(ARCHITECTURE, "v2.1", tmp_path, 512)
 
 
-def test_the_packages_files_are_asked_for() -> None:
+def test_checkpoint_names_match_the_package() -> None:
     from hpsv2.utils import hps_version_map
 
     assert hps_version_map == CHECKPOINTS
 
 
-def test_the_sweep_file_names_the_version() -> None:
+def test_catalogue_passes_version_and_weights() -> None:
     made = make_scorer(ScorerSettings("hpsv2", version="v2.0", weights="a.pt"))
     assert isinstance(made, HPSv2)
     assert (made.name, made.metric, made.weights) == ("hpsv2", "hps_v2.0", "a.pt")
 
 
-def test_neither_order_nor_company_matters(scorer: HPSv2) -> None:
+def test_order_and_batches_change_nothing(scorer: HPSv2) -> None:
     images = pictures(4, 64)
     together = scorer.measure(images, REQUESTS)["hps_v2.1"]
     backwards = scorer.measure(images.flip(0), REQUESTS[::-1])["hps_v2.1"]
@@ -106,14 +106,14 @@ def test_styles_and_their_mean() -> None:
     assert [score.metric for score in scores] == ["hps_v2.0", "hps_v2.0_anime", "hps_v2.0_photo"]
     assert [score.samples for score in scores] == [4, 1, 3]
     np.testing.assert_allclose([score.value for score in scores], [0.25, 0.3, 0.2], atol=1e-6)
-    # Of the three photos: spread 0.1, so 1.96 * 0.1 / sqrt(3); half of it in the mean of two styles.
+    # Three photos with deviation 0.1: 1.96 * 0.1 / sqrt(3), and half of it in the mean of two styles.
     assert scores[2].high - 0.2 == pytest.approx(0.11316, abs=1e-5)
     assert scores[0].high - 0.25 == pytest.approx(0.11316 / 2, abs=1e-5)
     for words in ("HPSv2 v2.0", "4 prompts", "where.pt", "2 styles"):
         assert words in scores[0].protocol
 
 
-def test_without_styles_one_score() -> None:
+def test_one_score_without_styles() -> None:
     measured = {"hps_v2.1": np.array([0.1, 0.2, 0.3, 0.4], np.float32)}
     (score,) = HPSv2().summarise(measured, REQUESTS)
     assert (score.metric, score.samples) == ("hps_v2.1", 4)
@@ -124,25 +124,25 @@ def test_without_styles_one_score() -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_missing_weights_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"hf download xswu/HPSv2 HPS_v2\.1_compressed\.pt") as told:
+    with pytest.raises(ValueError, match=r"hf download xswu/HPSv2 HPS_v2\.1_compressed\.pt") as caught:
         HPSv2().load()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"no weights file .*gone\.pt"):
         HPSv2(weights=str(tmp_path / "gone.pt")).load()
 
 
 @pytest.mark.usefixtures("no_network")
-def test_loads_and_measures_without_the_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_access(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     scorer = pickle.loads(pickle.dumps(HPSv2("v2.0", architecture=SMALL)))
     scorer.load()
     assert scorer.measure(pictures(4, 64), REQUESTS)["hps_v2.0"].shape == (4,)
 
 
-def test_what_cannot_be_scored_is_told(scorer: HPSv2) -> None:
-    with pytest.raises(ValueError, match=r"'hpsv2': no version 'v3'; one of v2\.0, v2\.1"):
+def test_misuse_errors(scorer: HPSv2) -> None:
+    with pytest.raises(ValueError, match=r"'hpsv2': no version 'v3'; set it to one of v2\.0, v2\.1"):
         HPSv2("v3")
     with pytest.raises(RuntimeError, match="call load before measure"):
         HPSv2().measure(pictures(4, 64), REQUESTS)
@@ -151,9 +151,9 @@ def test_what_cannot_be_scored_is_told(scorer: HPSv2) -> None:
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {"other": torch.zeros(1)}}, {}, None])
-def test_a_file_of_something_else_is_told_in_a_line(content: object, tmp_path: Path) -> None:
+def test_wrong_weights_file_error(content: object, tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
-    torch.save(content, path) if content is not None else path.write_text("a page of a web server")
-    with pytest.raises(ValueError, match=r"other\.pt does not hold weights of xswu/HPSv2") as told:
+    torch.save(content, path) if content is not None else path.write_text("an error page of a web server")
+    with pytest.raises(ValueError, match=r"other\.pt does not hold weights of xswu/HPSv2") as caught:
         HPSv2("v2.1", str(path), SMALL).load()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
