@@ -13,7 +13,7 @@ from orchestrator.config.base_model import Settings, checked
 from orchestrator.config.schema import Range, Sweep, Values, swept
 from orchestrator.config.validation_messages import explain
 from orchestrator.config.yaml_source import KeyPath, YamlError, YamlFile, parse
-from workloads.settings.objectives import OBJECTIVES, published
+from workloads.settings.objectives import OBJECTIVES, expand_preset
 from workloads.settings.train import TrainSettings
 
 
@@ -45,7 +45,7 @@ class SweepFile:
         if named not in OBJECTIVES:
             message = f"is {named!r}, which is none of {', '.join(OBJECTIVES)}"
             raise self.error(self.train_key(backbone, arm, ("objective",)), message)
-        values = published(values)
+        values = expand_preset(values)
         try:
             return checked(TrainSettings, values)
         except ValidationError as error:

@@ -22,7 +22,7 @@ from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.catalogue import make_scorer
 from workloads.scorers.score import Score
 from workloads.scorers.scorer import Request
-from workloads.settings.scorers import MINIATURE
+from workloads.settings.scorers import MINIATURE_SCORERS
 
 BATCH = 64
 """Pictures that a scorer sees at once."""
@@ -77,7 +77,7 @@ def scored_prompts(evaluate: Evaluate) -> list[str]:
 
     Captions of the miniature world that none was trained on, or the sheet's prompts in turn.
     """
-    if any(scorer.name in MINIATURE for scorer in evaluate.scorers):
+    if any(scorer.name in MINIATURE_SCORERS for scorer in evaluate.scorers):
         return AttributeAccuracy.prompts(evaluate.samples)
     return list(islice(cycle(evaluate.sheet_prompts), evaluate.samples if evaluate.scorers else 0))
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workloads.attention import nasa
+from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone, Network
 from workloads.backbones.conditioning import Conditioning, concatenate
 from workloads.layers.lora import FakeScore, Role
@@ -152,7 +152,7 @@ class PGSB(Objective[Draws]):
     ) -> Iterator[Update]:
         student = networks[STUDENT]
         # Until it is back-propagated: activations that are not kept are computed anew then.
-        with nasa(student, batch.negatives, draws.strength):
+        with nasa_guidance(student, batch.negatives, draws.strength):
             outcome = self.student_loss(student, batch.prompts, draws, batch.negatives)
             yield Update(STUDENT, outcome.loss, {"score_gap": outcome.score_gap}, outcome.latents)
         latents = outcome.latents.detach()
@@ -171,7 +171,7 @@ class PGSB(Objective[Draws]):
 
         With g = w (e_teacher - e_fake), L = 1/2 mean((x_0 - stopgrad(x_0 - g))^2) has
         dL/dx_0 = g / N. No gradient passes through the two scores. `negatives`, of B prompts,
-        make it NASA-T; the student must be within `nasa` until the loss is back-propagated.
+        make it NASA-T; the student must be within `nasa_guidance` until the loss is back-propagated.
         """
         latents = self.backbone.one_step(student, draws.start, prompts)
         frozen = latents.detach()
@@ -237,7 +237,7 @@ class PGSB(Objective[Draws]):
             row = torch.arange(count * len(noisy), device=noisy.device)
             role = row >= (count - fakes) * len(noisy)
         epsilon = self.backbone.epsilon(
-            partial(self.fake_score.mixed, role),
+            partial(self.fake_score.call_in_role, role),
             noisy.repeat(count, 1, 1, 1),
             timestep.repeat(count),
             concatenate([text for _, text in branches]),

@@ -97,7 +97,7 @@ def generate(
         for row in range(0, len(noise), batch):
             rows = slice(row, row + batch)
             if guidance is not None:
-                guidance.steering.rows = rows
+                guidance.state.rows = rows
             parts.append(backbone.one_step(student, noise[rows], prompts[rows]))
     return torch.cat(parts)
 

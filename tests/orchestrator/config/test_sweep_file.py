@@ -154,4 +154,4 @@ def test_the_command_refuses_a_backbone_that_is_not_there(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "orchestrator.run", str(path), "--storage", str(tmp_path / "s")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 2
-    assert "no diffusers pipeline there" in done.stderr and "Traceback" not in done.stderr
+    assert "is not a diffusers pipeline" in done.stderr and "Traceback" not in done.stderr

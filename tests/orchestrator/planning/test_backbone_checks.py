@@ -83,11 +83,12 @@ Open = Callable[[str], object]
 """What a worker calls, and which must refuse the folder too, should it change after the check."""
 
 FOLDERS: list[tuple[str, Spoil, str, Open | None]] = [
-    ("no-index", removed("model_index.json"), r"no diffusers pipeline there", load_backbone),
-    ("index-no-json", rewritten("model_index.json", "{"), r"no diffusers pipeline there", load_backbone),
-    ("index-a-list", rewritten("model_index.json", "[]"), r"is a None; supported are: Stable", load_backbone),
+    ("no-index", removed("model_index.json"), r"is not a diffusers pipeline", load_backbone),
+    ("index-no-json", rewritten("model_index.json", "{"), r"is not a diffusers pipeline", load_backbone),
+    ("index-a-list", rewritten("model_index.json", "[]"),
+     r"class None is not supported; supported are: Stable", load_backbone),
     ("wrong-pipeline", edited("model_index.json", _class_name="FluxPipeline"),
-     r"is a FluxPipeline; supported are: StableDiffusionPipeline", load_backbone),
+     r"class FluxPipeline is not supported; supported are: StableDiffusionPipeline", load_backbone),
     ("no-unet-listed", edited("model_index.json", unet=None), r"model_index\.json lists no unet", None),
     ("null-encoder", edited("model_index.json", text_encoder=[None, None]), r"lists no text_encoder", None),
     ("wrong-network", edited("model_index.json", unet=["diffusers", "FluxTransformer2DModel"]),
@@ -108,9 +109,9 @@ FOLDERS: list[tuple[str, Spoil, str, Open | None]] = [
     ("config-no-json", rewritten("unet/config.json", "nope"),
      r"its unet/config\.json is not valid JSON", load_backbone),
     ("config-a-list", rewritten("unet/config.json", "[]"),
-     r"its unet/config\.json is no JSON object", load_backbone),
+     r"its unet/config\.json is not a JSON object", load_backbone),
     ("config-of-nonsense", edited("unet/config.json", block_out_channels=5),
-     r"config\.json makes no network", load_backbone),
+     r"no network can be built from its unet/config\.json", load_backbone),
     ("flow-matching", edited("scheduler/scheduler_config.json", prediction_type="flow"),
      r"its scheduler cannot be read: .*'flow' is not supported", load_backbone),
     ("no-weights", removed(UNET), r"its unet has no diffusion_pytorch_model\.safetensors", load_backbone),
@@ -132,9 +133,9 @@ FOLDERS: list[tuple[str, Spoil, str, Open | None]] = [
     ("header-no-json", headed(UNET, b"{}}}"), r"has a spoilt header", load_backbone),
     ("header-odd", headed(UNET, b'{"a": {"shape": 5}}'), r"has a spoilt header", load_backbone),
     ("missing-tensor", tensors(UNET, lambda t: t.pop("conv_in.weight")),
-     r"its unet lacks 1 of \d+ weights, as conv_in\.weight", load_backbone),
+     r"its unet lacks 1 of \d+ weights, such as conv_in\.weight", load_backbone),
     ("shape-mismatch", tensors(UNET, lambda t: t.update({"conv_in.weight": torch.zeros(7, 7)})),
-     r"its unet has conv_in\.weight of shape \[7, 7\] where its config\.json means \[32, 4, 3, 3\]",
+     r"its unet has conv_in\.weight of shape \[7, 7\] where its config\.json implies \[32, 4, 3, 3\]",
      load_backbone),
     ("shard-missing", lambda folder: (renamed(UNET, "other.safetensors")(folder), rewritten(
         f"{UNET}.index.json", '{"weight_map": {"a": "part-1.safetensors"}}')(folder))[0],
@@ -180,11 +181,11 @@ def test_a_backbone_folder_is_refused_by_the_worker_too(spoil: Spoil, opens: Ope
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("train.start_from=/no/such", r"backbone '/no/such': no diffusers pipeline there"),
-        (f"train.start_from={WEIGHTS / 'pixart'}", r"student start_from .*pixart' is not of .*family"),
+        ("train.start_from=/no/such", r"backbone '/no/such' is not a diffusers pipeline"),
+        (f"train.start_from={WEIGHTS / 'pixart'}", r"student start_from .*pixart' is not of the same family"),
         (
             f"train.start_from={WEIGHTS / 'unet-epsilon'}",
-            r"student start_from .* predicts 'epsilon', its teacher .* 'v_prediction': name one",
+            r"student start_from .* predicts 'epsilon', its teacher .* predicts 'v_prediction': name one",
         ),
         (
             "backbones.pixart.start_timestep=900",
