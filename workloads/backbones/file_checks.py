@@ -7,9 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from workloads.backbones.families import Family, family_of
-from workloads.backbones.safetensors_header import Shapes, tensor_shapes
+from safetensors import SafetensorError, safe_open
 
+from workloads.backbones.families import Family, family_of
+from workloads.backbones.load_errors import one_line
+
+Shapes = dict[str, tuple[int, ...]]
+"""Shape of each weight, by name."""
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
@@ -80,11 +84,16 @@ def weight_shapes(source: str, part: str) -> Shapes:
     shapes: Shapes = {}
     for file in _weight_files(source, part):
         try:
-            shapes |= tensor_shapes(file)
+            with safe_open(file, "numpy") as weights:
+                names = list(weights.keys())
+                shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in names}
         except OSError as error:
-            raise ValueError(f"backbone {source!r}: {file} cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise ValueError(f"backbone {source!r}: {error}") from None
+            raise ValueError(f"backbone {source!r}: {file} cannot be read: {one_line(error)}") from None
+        except SafetensorError as error:
+            raise ValueError(
+                f"backbone {source!r}: {file} is truncated or not a safetensors file "
+                f"({one_line(error)}): download it again"
+            ) from None
     return shapes
 
 

@@ -12,9 +12,8 @@ from diffusers import AutoencoderKL
 
 from workloads.backbones.backbone import NETWORK_CLASSES, load_schedule
 from workloads.backbones.families import Family, family_of
-from workloads.backbones.file_checks import config_name, read_json, weight_shapes
+from workloads.backbones.file_checks import Shapes, config_name, read_json, weight_shapes
 from workloads.backbones.load_errors import one_line
-from workloads.backbones.safetensors_header import Shapes
 from workloads.backbones.text_encoder import ENCODER_CLASSES
 
 
