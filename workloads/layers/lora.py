@@ -91,11 +91,7 @@ class AdaptedLayer(nn.Module):
 
 
 class MergedLinear(torch.autograd.Function):
-    """Linear layer with a merged weight, which the backward pass recomputes instead of keeping.
-
-    `forward` takes the context itself: with a separate `setup_context`, torch would inspect the signature
-    of `forward` in every call.
-    """
+    """Linear layer with a merged weight, which the backward pass recomputes instead of keeping."""
 
     @staticmethod
     def forward(
