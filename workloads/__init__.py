@@ -1,9 +1,10 @@
-"""What happens inside a worker: backbones, objectives, pictures, scores. Nothing of the cluster.
+"""Everything that a training process computes with: backbones, objectives, students and scorers.
 
-Start at `backbone` (a teacher of any family behind one face) and `objectives` (what a step of
-training minimises); `miniature` is a complete small world to try both on.
+Nothing here imports Ray, MLflow or DeepSpeed, so the package runs by itself on one machine. Start at
+`backbones.backbone` (one interface to the teachers of all families) and `objectives` (the losses of a
+training step); `miniature` contains small teachers with their weights to try both on.
 """
 
 from workloads import torchvision_operators
 
-torchvision_operators.prepare()
+torchvision_operators.install_import_hook()

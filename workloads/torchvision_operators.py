@@ -1,8 +1,11 @@
-"""torchvision beside a torch that its compiled operators are not made for.
+"""Import hook that lets torchvision import next to a torch without its CUDA libraries.
 
-A torchvision linked to CUDA finds no CUDA libraries beside a torch without CUDA; it then goes on
-without its operators, but fails as it describes two of them (`operator torchvision::nms does not
-exist`), and diffusers and transformers with it, though none of this project needs them.
+torchvision's wheel on PyPI is linked against CUDA. Next to a CPU build of torch (for example 2.13.0+cpu) its
+compiled operators do not load: torchvision 0.28.0 continues without them, but then fails as it registers
+a fake kernel for one of them (`operator torchvision::nms does not exist`), and the imports of diffusers
+0.42.1 and transformers 5.23.0 fail with it. This project needs none of these operators, so their schemas
+are declared when they are missing. Next to a matching torch, the hook loads torchvision's own operators
+and declares nothing.
 """
 
 import sys
@@ -17,11 +20,11 @@ SCHEMAS = (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 _declared: list[object] = []
-"""What a torch library declares goes when the library does."""
+"""The torch library with the declared schemas; they disappear when it is garbage collected."""
 
 
-class _BeforeTorchvision(MetaPathFinder):
-    """Finds nothing; sees the first import of torchvision coming."""
+class _TorchvisionImportHook(MetaPathFinder):
+    """Finder that finds no module; it runs just before the first import of torchvision."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -32,15 +35,15 @@ class _BeforeTorchvision(MetaPathFinder):
         return None
 
 
-def prepare() -> None:
-    """Has this process's first import of torchvision succeed; costs nothing until then."""
-    waiting = any(isinstance(finder, _BeforeTorchvision) for finder in sys.meta_path)
-    if "torchvision" not in sys.modules and not waiting:
-        sys.meta_path.insert(0, _BeforeTorchvision())
+def install_import_hook() -> None:
+    """Make the first import of torchvision in this process succeed; import nothing until then."""
+    installed = any(isinstance(finder, _TorchvisionImportHook) for finder in sys.meta_path)
+    if "torchvision" not in sys.modules and not installed:
+        sys.meta_path.insert(0, _TorchvisionImportHook())
 
 
 def _declare_missing() -> None:
-    """Declares the two operators, unless torchvision's own load: then it does nothing more."""
+    """Declare the two operators, unless torchvision's own can be loaded."""
     found = PathFinder.find_spec("torchvision")
     if found is None or found.origin is None:
         return

@@ -14,7 +14,7 @@ from orchestrator.config.base_model import Kind, validate
 from orchestrator.config.schema import Range, Sweep, TrainValues, Values, swept
 from orchestrator.config.validation_messages import explain
 from orchestrator.config.yaml_source import KeyPath, YamlError, YamlFile, parse
-from workloads.settings.objectives import OBJECTIVES, published
+from workloads.settings.objectives import OBJECTIVES, expand_preset
 from workloads.settings.train import TrainSettings
 
 
@@ -48,7 +48,7 @@ class SweepFile:
         if objective not in OBJECTIVES:
             message = f"is {objective!r}, not one of {', '.join(OBJECTIVES)}"
             raise self.error(self.train_key_path(backbone, arm, ("objective",)), message)
-        values = published(values)
+        values = expand_preset(values)
         try:
             return validate(TrainSettings, values)
         except ValidationError as error:

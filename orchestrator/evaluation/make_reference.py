@@ -18,7 +18,7 @@ from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate, Pair
 from orchestrator.evaluation.reference import reference_name, score_pictures, scored_prompts
 from orchestrator.planning.inference import InferencePlan
-from workloads.backbones.teacher_pipeline import draw, open_pipeline
+from workloads.backbones.teacher_pipeline import generate_images, open_pipeline
 from workloads.backbones.text_encoder import TextEncoder
 from workloads.scorers.catalogue import make_scorer
 from workloads.scorers.score import Score
@@ -34,12 +34,12 @@ def make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None,
     tensors = _encoded(source, evaluate, infer.pairs if infer else (), device)
     pipeline = open_pipeline(source, device)
     teacher = {"steps": evaluate.teacher.steps, "guidance_scale": evaluate.teacher.guidance_scale}
-    sheet = draw(pipeline, evaluate.sheet_prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
+    sheet = generate_images(pipeline, evaluate.sheet_prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
     tensors["teacher_sheet"] = sheet
     _check_scorers(infer, sheet, device)
     scores: list[Score] = []
     if prompts := scored_prompts(evaluate):
-        pictures = draw(pipeline, prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
+        pictures = generate_images(pipeline, prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
         scores = score_pictures(pictures, evaluate, device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reference"

@@ -23,7 +23,7 @@ from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.catalogue import make_scorer
 from workloads.scorers.score import Score
 from workloads.scorers.scorer import Request
-from workloads.settings.scorers import MINIATURE
+from workloads.settings.scorers import MINIATURE_SCORERS
 
 BATCH = 64
 """Pictures in one batch of a scorer."""
@@ -81,7 +81,7 @@ def scored_prompts(evaluate: Evaluate) -> list[str]:
 
     They are captions of the miniature world that no training used, or the sheet's prompts in turn.
     """
-    if any(scorer.name in MINIATURE for scorer in evaluate.scorers):
+    if any(scorer.name in MINIATURE_SCORERS for scorer in evaluate.scorers):
         return AttributeAccuracy.prompts(evaluate.samples)
     return list(islice(cycle(evaluate.sheet_prompts), evaluate.samples if evaluate.scorers else 0))
 

@@ -93,7 +93,7 @@ def _measured(
     task = StepTask(
         architecture,
         # Of a setting that changes no shape, all values are one task.
-        train.computed,
+        train.cost_settings,
         train.batch_size // workers,
         half,
         step,

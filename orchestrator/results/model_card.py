@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.planning.plan import MINIATURE
 from orchestrator.results.record import TrialRecord
 from workloads.scorers.score import Score
-from workloads.settings.objectives import IN_WORDS
+from workloads.settings.objectives import DESCRIPTIONS
 
 SAMPLES = "samples.png"
 NEGATIVES = "negative_prompts.png"
@@ -68,7 +68,7 @@ def model_card(
     lines = [
         FRONT.format(base=trial.backbone.model, licence=licence(trial.backbone.model, base)),
         f"# {trial.name}: one network call a picture\n",
-        f"A one-step student of `{trial.backbone.model}`, distilled by {IN_WORDS[train.objective]} under "
+        f"A one-step student of `{trial.backbone.model}`, distilled by {DESCRIPTIONS[train.objective]} under "
         f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"
         f"{'' if train.clip is None else ', with a clamped CLIP loss'}.\n",
         f"![Samples beside the teacher]({SAMPLES})\n",

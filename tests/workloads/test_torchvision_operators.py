@@ -1,4 +1,4 @@
-"""torchvision beside a torch that it was not built for: see the module's own words."""
+"""The import hook for torchvision next to a torch without its CUDA libraries."""
 
 import subprocess
 import sys
@@ -16,16 +16,16 @@ def run(code: str) -> str:
 
 
 @pytest.mark.parametrize("package", ["workloads", "orchestrator"])
-def test_torchvision_imports_in_every_process_of_ours(package: str) -> None:
+def test_torchvision_imports(package: str) -> None:
     uses = "import torchvision.transforms; from transformers import CLIPImageProcessor, CLIPTextModel"
     assert run(f"import {package}; {uses}; print('fine')").endswith("fine\n")
 
 
-def test_preparing_costs_nothing() -> None:
+def test_hook_does_not_import_torch() -> None:
     assert run("import sys, orchestrator; print('torch' in sys.modules)") == "False\n"
 
 
-def test_nothing_is_declared_where_the_operators_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_declared_if_operators_load(monkeypatch: pytest.MonkeyPatch) -> None:
     before = list(torchvision_operators._declared)
     monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
     torchvision_operators._declare_missing()

@@ -1,9 +1,9 @@
-"""Attention guidance: negative prompts for a student that has no second pass to be guided by.
+"""Attention guidance: negative prompts for a student that is called once per image.
 
-`kernels` holds the formulas (NASA, NAG), `guidance` puts them into a network's cross-attention
-layers and takes them out again.
+`kernels` contains the formulas of NASA and NAG. `guidance` inserts them into the cross-attention layers of
+a network and removes them again.
 """
 
-from workloads.attention.guidance import AttentionGuidance, nasa
+from workloads.attention.guidance import AttentionGuidance, nasa_guidance
 
-__all__ = ["AttentionGuidance", "nasa"]
+__all__ = ["AttentionGuidance", "nasa_guidance"]

@@ -1,12 +1,16 @@
-"""A network whose cross-attention is guided away from negative prompts, for the time of a `with`.
+"""Guidance of a network's cross-attention away from negative prompts, within a `with` block.
 
-    guidance = AttentionGuidance(student, negative, settings)   # negative keys and values, once
+    guidance = AttentionGuidance(student, negative, settings)   # computes negative keys and values once
     with guidance:
         latents = backbone.one_step(student, noise, prompts)
 
-Written as diffusers attention processors, so it serves every network whose blocks cross-attend
-by diffusers' `Attention` (UNets: Stable Diffusion; transformers: PixArt).
-Shapes: B batch, S tokens of the negative prompt, D text width, Q queries, h heads, d their width.
+It is implemented as diffusers attention processors, so it works for every network whose blocks
+cross-attend by diffusers' `Attention` (the UNets of Stable Diffusion, the transformers of PixArt). All
+cross-attention layers are guided. Queries and keys of both prompts are normalised alike in layers with
+QK-norm.
+
+Shapes: B batch, S tokens of the negative prompt, T tokens of the prompt, D text width, Q queries (latent
+positions), W width of all heads together, h heads, d width of a head.
 """
 
 from contextlib import nullcontext
@@ -23,16 +27,16 @@ import workloads.attention.kernels as kernels
 from workloads.backbones.conditioning import Conditioning
 from workloads.settings.train import AttentionGuidanceSettings
 
-CROSS = "attn2"
-"""What diffusers calls the cross-attention of a transformer block."""
-MASKED = -10_000.0
-"""Added to the logits of padding, as diffusers does for the prompt."""
+CROSS_ATTENTION = "attn2"
+"""Name of the cross-attention layer of a transformer block in diffusers."""
+PADDING_BIAS = -10_000.0
+"""Bias on the attention logits of padding tokens, as diffusers has it for the prompt."""
 
 
 class AttentionGuidance:
-    """Negative keys and values of every cross-attention layer, and the strength of guidance.
+    """Negative keys and values of every cross-attention layer, and the strength of the guidance.
 
-    At strength 0 nothing is put into the network: it is the plain student, bit for bit.
+    At strength 0 the network is left as it is, so its output is that of the plain student, bit for bit.
     """
 
     def __init__(
@@ -42,25 +46,30 @@ class AttentionGuidance:
         settings: AttentionGuidanceSettings,
         strength: Tensor | None = None,
     ) -> None:
-        """`negative`: of one negative prompt for all samples, or of one for each of B.
+        """Compute the negative keys and values of every layer.
 
-        `strength`, () or (B,), replaces that of the settings and counts as not 0. Gradients
-        reach the network through the negative keys and values if they are on here.
+        Gradients flow into the network through them if autograd is enabled here.
+
+        Args:
+            network: A diffusers network.
+            negative: Embeddings (1 or B, S, D) of one negative prompt for all samples, or of one each.
+            settings: The kernel and its parameters.
+            strength: () or (B,), replaces the strength of the settings and counts as not 0.
 
         Raises:
-            ValueError: the network has no cross-attention that can be guided.
+            ValueError: The network has no cross-attention that can be guided.
         """
         self._on = settings.kind != "none" and (strength is not None or settings.strength > 0)
         self._plain: dict[Attention, Any] = {}
         device = negative.embeddings.device
         given = torch.tensor(settings.strength, device=device) if strength is None else strength
-        self.steering = Steering(settings, given.reshape(-1, 1, 1) if given.dim() else given)
+        self.state = GuidanceState(settings, given.reshape(-1, 1, 1) if given.dim() else given)
         if not self._on:
             return
-        layers = cross_attention(network)
-        context, bias = _context(network, negative), _bias(negative)
+        layers = cross_attention_layers(network)
+        context, bias = _context(network, negative), _padding_bias(negative)
         self._guided = {
-            layer: GuidedAttention(self.steering, *_keys_values(layer, context), bias) for layer in layers
+            layer: GuidedAttention(self.state, *_keys_values(layer, context), bias) for layer in layers
         }
 
     def __enter__(self) -> "AttentionGuidance":
@@ -79,17 +88,17 @@ class AttentionGuidance:
 
 
 @dataclass
-class Steering:
-    """How the layers of one network are guided; theirs in common, and no owner of them."""
+class GuidanceState:
+    """Parameters of the guidance that all layers of a network share; holds no reference to the layers."""
 
     settings: AttentionGuidanceSettings
     strength: Tensor
-    """() or (B, 1, 1): may be changed in place, which compiles nothing anew."""
+    """() or (B, 1, 1); a change in place does not recompile a compiled network."""
     rows: slice = field(default_factory=lambda: slice(None))
-    """Which of the B samples the next call is about."""
+    """The rows, of B samples, that the next call of the network is for."""
 
     def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """The guided features (B, Q, D) of a layer, from its attention to both prompts."""
+        """Return a layer's guided features (B, Q, W) from its attention to both prompts, each (B, Q, W)."""
         strength = self.strength.to(positive.dtype)
         strength = strength[self.rows] if strength.dim() else strength
         if self.settings.kind == "nasa":
@@ -97,12 +106,15 @@ class Steering:
         return kernels.nag(positive, negative, strength, self.settings.clip, self.settings.blend)
 
 
-def nasa(
+def nasa_guidance(
     network: Any, negatives: Conditioning | None, strength: Tensor
 ) -> AttentionGuidance | nullcontext[None]:
-    """NASA as a step of training needs it: for any strength, 0 too, and for no negatives at all.
+    """Return the NASA guidance of a training step (NASA-T; SNOOPI v3, arXiv 2412.02687v3, sec. 5.3).
 
-    `network`: a diffusers network, or an engine or DDP module around one.
+    Args:
+        network: A diffusers network, or an engine or DDP module around one.
+        negatives: Embeddings (B, S, D) of the negative prompts; None: no guidance.
+        strength: () or (B,), 0 included.
     """
     if negatives is None:
         return nullcontext()
@@ -112,14 +124,15 @@ def nasa(
 
 @dataclass(frozen=True, eq=False)
 class GuidedAttention:
-    """A diffusers attention processor for one layer; one query attends to both prompts."""
+    """Diffusers attention processor for one layer, whose queries attend to both prompts."""
 
-    steering: Steering
+    state: GuidanceState
     key: Tensor
-    """(1 or B, h, S, d), of the negative prompt."""
+    """Keys of the negative prompt, (1 or B, h, S, d)."""
     value: Tensor
+    """Values of the negative prompt, (1 or B, h, S, d)."""
     bias: Tensor | None
-    """(1 or B, 1, 1, S), added to the logits."""
+    """Bias on the logits of the negative prompt, (1 or B, 1, 1, S)."""
 
     def __call__(
         self,
@@ -130,7 +143,16 @@ class GuidedAttention:
         temb: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """(B, Q, D) attending to the prompt's (B, tokens, D); what diffusers calls."""
+        """Return the layer's output (B, Q, width); diffusers calls it in place of its own processor.
+
+        Args:
+            attn: The layer.
+            hidden_states: (B, Q, width), the latent positions.
+            encoder_hidden_states: (B, T, D), the prompt.
+            attention_mask: Bias on the logits of the prompt, (B, 1, T).
+            temb: Unused; diffusers passes it to some processors.
+            kwargs: Unused.
+        """
         batch, tokens, _ = encoder_hidden_states.shape
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, tokens, batch)
@@ -139,64 +161,66 @@ class GuidedAttention:
         key, value = _keys_values(attn, encoder_hidden_states)
         positive = _attend(query, key, value, attention_mask)
         negative = _attend(query, self._rows(self.key), self._rows(self.value), self._bias_rows())
-        steered = self.steering.combine(positive, negative)
-        out: Tensor = attn.to_out[1](attn.to_out[0](steered))
+        guided = self.state.combine(positive, negative)
+        out: Tensor = attn.to_out[1](attn.to_out[0](guided))
         if attn.residual_connection:
             out = out + hidden_states
         scaled: Tensor = out / attn.rescale_output_factor
         return scaled
 
-    def _rows(self, of_all: Tensor) -> Tensor:
-        return of_all if len(of_all) == 1 else of_all[self.steering.rows]
+    def _rows(self, tensor: Tensor) -> Tensor:
+        """Select the rows of the current call from (1 or B, ...); a single row serves all samples."""
+        return tensor if len(tensor) == 1 else tensor[self.state.rows]
 
     def _bias_rows(self) -> Tensor | None:
         return None if self.bias is None else self._rows(self.bias)
 
 
-def cross_attention(network: nn.Module) -> list[Attention]:
-    """The cross-attention layers of `network`, in their order.
+def cross_attention_layers(network: nn.Module) -> list[Attention]:
+    """Return the cross-attention layers of `network` in order.
 
     Raises:
-        ValueError: it has none, or they are of a kind that is not known here.
+        ValueError: There are none, or they are of an unsupported kind.
     """
-    found = [layer for name, layer in network.named_modules() if name.split(".")[-1] == CROSS]
+    found = [layer for name, layer in network.named_modules() if name.split(".")[-1] == CROSS_ATTENTION]
     layers = [layer for layer in found if isinstance(layer, Attention)]
-    odd = [layer for layer in layers if layer.group_norm is not None or layer.spatial_norm is not None]
-    if not layers or odd or len(layers) < len(found) or getattr(network, "encoder_hid_proj", None):
+    normed = [layer for layer in layers if layer.group_norm is not None or layer.spatial_norm is not None]
+    if not layers or normed or len(layers) < len(found) or getattr(network, "encoder_hid_proj", None):
         raise ValueError(f"{type(network).__name__} has no cross-attention that can be guided")
     return layers
 
 
 def _context(network: nn.Module, negative: Conditioning) -> Tensor:
-    """What the layers attend to, (B, S, D); PixArt projects captions once for all layers."""
+    """Return the states (1 or B, S, D) that all layers attend to; PixArt projects the embeddings first."""
     embeddings = negative.embeddings.to(next(network.parameters()).dtype)
     project = getattr(network, "caption_projection", None)
     return embeddings if project is None else project(embeddings)
 
 
-def _bias(negative: Conditioning) -> Tensor | None:
+def _padding_bias(negative: Conditioning) -> Tensor | None:
+    """Return the bias (1 or B, 1, 1, S) on the logits of padding; None without a mask."""
     if negative.mask is None:
         return None
-    bias: Tensor = (1 - negative.mask.to(negative.embeddings.dtype)) * MASKED
+    bias: Tensor = (1 - negative.mask.to(negative.embeddings.dtype)) * PADDING_BIAS
     return bias[:, None, None, :]
 
 
 def _keys_values(attn: Attention, context: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, S, D) -> keys and values (B, h, S, d)."""
+    """Return keys and values, each (B, h, S, d), of the states `context` (B, S, D)."""
     if attn.norm_cross:
         context = attn.norm_encoder_hidden_states(context)
     return _heads(attn, attn.to_k(context), attn.norm_k), _heads(attn, attn.to_v(context), None)
 
 
 def _heads(attn: Attention, features: Tensor, norm: nn.Module | None) -> Tensor:
-    """(B, n, D) -> (B, h, n, d), normalised if the layer normalises queries and keys."""
+    """Split (B, n, W) into heads (B, h, n, d), normalised by `norm` if the layer has QK-norm."""
     split = features.view(*features.shape[:2], attn.heads, -1).transpose(1, 2)
     normed: Tensor = split if norm is None else norm(split)
     return normed
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """(B, h, Q, d) -> (B, Q, D); key, value and bias may be of one sample for all."""
+    """Return the attention (B, Q, W) of `query` (B, h, Q, d); key, value and bias have 1 or B rows."""
     key, value = (part.expand(len(query), -1, -1, -1) for part in (key, value))
     bias = None if bias is None else bias.to(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)

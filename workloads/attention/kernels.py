@@ -1,4 +1,7 @@
-"""How a layer's attention to the prompt is steered away from its attention to the negative prompt.
+"""Formulas that combine a layer's attention to the prompt (Z+) and to the negative prompt (Z-).
+
+Both attentions have the same queries. They are combined with heads merged and before the output
+projection, whose bias therefore counts once (SNOOPI, arXiv 2412.02687v3, supplement).
 
 Shapes: B batch, Q queries (latent positions), D width of all heads together.
 """
@@ -7,25 +10,36 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-6
+"""Added to a norm that divides, as in the published code of NAG."""
 
 
 def nasa(positive: Tensor, negative: Tensor, strength: Tensor) -> Tensor:
-    """Z+ - alpha Z- (NASA; SNOOPI, arXiv 2412.02687v3, eq. 9).
+    """Return Z+ - alpha Z-, (B, Q, D): NASA (SNOOPI, arXiv 2412.02687v3, eq. 9).
 
     Args:
-        positive, negative: (B, Q, D), attention to prompt and negative prompt by one query,
-            heads merged, before the output projection.
+        positive: Z+ (B, Q, D), attention to the prompt.
+        negative: Z- (B, Q, D), attention to the negative prompt.
         strength: alpha, () or (B, 1, 1).
     """
     return positive - strength * negative
 
 
 def nag(positive: Tensor, negative: Tensor, strength: Tensor, clip: float, blend: float) -> Tensor:
-    """Normalised attention guidance (NAG, arXiv 2505.21179, eqs. 7 to 10); shapes as in `nasa`.
+    """Return normalised attention guidance, (B, Q, D) (NAG, arXiv 2505.21179, eqs. 7 to 10).
 
-    Z~ = Z+ + phi (Z+ - Z-), shortened so that no token's L1 norm is above `clip` times that of
-    Z+, then blended: `blend` Z^ + (1 - `blend`) Z+. With clip 0 (no clip) and blend 1 it is the
-    plain extrapolation Z~. (The published code's `nag_scale` is phi + 1.)
+        Z~ = Z+ + phi (Z+ - Z-)                                             eq. 7
+        Z^ = Z~ min(R, tau) / R,    R = |Z~|_1 / |Z+|_1 per token           eqs. 8 and 9
+        result = a Z^ + (1 - a) Z+                                          eq. 10
+
+    With `clip` 0 (no normalisation) and `blend` 1 the result is the plain extrapolation Z~. The
+    `nag_scale` of the published code is phi + 1.
+
+    Args:
+        positive: Z+ (B, Q, D), attention to the prompt.
+        negative: Z- (B, Q, D), attention to the negative prompt.
+        strength: phi, () or (B, 1, 1).
+        clip: tau; 0 turns normalisation off.
+        blend: a.
     """
     steered = positive + strength * (positive - negative)
     if clip > 0:
@@ -35,6 +49,6 @@ def nag(positive: Tensor, negative: Tensor, strength: Tensor, clip: float, blend
 
 
 def _l1(features: Tensor) -> Tensor:
-    """(B, Q, D) -> (B, Q, 1), in float32 at least."""
+    """Return the L1 norm of each token of (B, Q, D) as (B, Q, 1), in float32 or wider."""
     widened = features.to(torch.promote_types(features.dtype, torch.float32))
     return widened.abs().sum(-1, keepdim=True)

@@ -1,1 +1,1 @@
-"""Teachers of every supported family: files, networks, text encoders, noise schedules."""
+"""Teachers of every supported family: files, networks, text encoders and noise schedules."""

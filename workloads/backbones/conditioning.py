@@ -1,6 +1,6 @@
-"""What a text encoder hands to a network for a batch of prompts.
+"""Conditioning of a network on a batch of prompts, as text encoders produce it.
 
-Shapes: B batch, S tokens, D text width, P pooled width.
+Shapes: B batch, S tokens, D text width, P pooled width, N selected rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,18 +12,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Prompt embeddings, and what goes with them in some families; the first axis of all is B."""
+    """Prompt embeddings, with the mask or the pooled embeddings of some families; all have B rows."""
 
     embeddings: Tensor
     """(B, S, D)."""
     mask: Tensor | None = None
-    """(B, S), 1 for a token and 0 for padding; None where the family attends to all."""
+    """(B, S), 1 for a token and 0 for padding; None if the family attends to all tokens."""
     pooled: Tensor | None = None
-    """(B, P), of a whole prompt each; None where the family has none."""
+    """(B, P), one embedding per whole prompt; None if the family has none."""
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """The tensors that there are, by their names here."""
+        """The tensors that are not None, by field name."""
         every = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in every.items() if tensor is not None}
 
@@ -31,34 +31,37 @@ class Conditioning:
         return len(self.embeddings)
 
     def __getitem__(self, rows: slice) -> "Conditioning":
-        return self._each(lambda tensor: tensor[rows])
+        return self._map(lambda tensor: tensor[rows])
 
     def select(self, index: Tensor) -> "Conditioning":
-        """The rows at `index` (N,), in its order."""
-        return self._each(lambda tensor: tensor[index])
+        """Return the rows at `index` (N,), in its order."""
+        return self._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Conditioning":
-        """On `device`, and in `dtype` but for the mask."""
-        return self._each(
+        """Return the conditioning on `device`, in `dtype` except for the mask."""
+        return self._map(
             lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype, non_blocking=True)
         )
 
     def expand(self, batch: int) -> "Conditioning":
-        """This single prompt (B = 1) `batch` times, as a view."""
-        return self._each(lambda tensor: tensor.expand(batch, *tensor.shape[1:]))
+        """Repeat this single prompt (B = 1) `batch` times, as a view."""
+        return self._map(lambda tensor: tensor.expand(batch, *tensor.shape[1:]))
 
     def replace(self, where: Tensor, other: "Conditioning") -> "Conditioning":
-        """`other` in the rows in which `where` (B,) is true, this elsewhere."""
+        """Return `other` in the rows where the boolean `where` (B,) is true, and this one elsewhere.
+
+        `other` has B rows, or one row for all.
+        """
         mine, theirs = self.parts, other.parts
         return Conditioning(
             **{n: torch.where(where.view(-1, *[1] * (t.dim() - 1)), theirs[n], t) for n, t in mine.items()}
         )
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
         return Conditioning(**{name: change(tensor) for name, tensor in self.parts.items()})
 
 
 def concatenate(batches: Sequence[Conditioning]) -> Conditioning:
-    """One batch of all `batches`, in order."""
+    """Join `batches` along the batch axis, in order."""
     names = batches[0].parts
     return Conditioning(**{name: torch.cat([batch.parts[name] for batch in batches]) for name in names})

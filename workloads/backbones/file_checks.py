@@ -1,29 +1,33 @@
-"""The folder of a backbone, checked without torch and without its weights: is all there, and whole?
+"""Checks that a backbone's folder is complete and undamaged; reads no weights and imports no torch.
 
-Takes milliseconds; `backbone_shapes` then builds the networks and looks whether the weights fit.
+They take milliseconds. `shape_checks` then builds the networks and compares their shapes with the weights.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from workloads.backbones.families import Family, family_of
-from workloads.backbones.safetensors_header import Shapes, tensor_shapes
+from safetensors import SafetensorError, safe_open
 
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+from workloads.backbones.families import Family, family_of
+from workloads.backbones.load_errors import one_line
+
+Shapes = dict[str, tuple[int, ...]]
+"""Shape of each weight, by name."""
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
 
 def check_files(source: str) -> None:
-    """Checks all that a sweep opens of the folder `source`.
+    """Check every component of the folder `source` that a sweep opens.
 
     Raises:
-        ValueError: a component is missing, of another class, pickled or cut short.
+        ValueError: A component is missing, of another class, pickled or truncated.
     """
     family = family_of(source)
     folder = Path(source)
     index = read_json(folder / "model_index.json", source)
-    for part, classes in components(family).items():
+    for part, classes in _component_classes(family).items():
         listed = index.get(part)
         if not isinstance(listed, list) or len(listed) != 2 or listed[1] is None:
             raise ValueError(f"backbone {source!r}: its model_index.json lists no {part}")
@@ -37,8 +41,8 @@ def check_files(source: str) -> None:
             weight_shapes(source, part)
 
 
-def components(family: Family) -> dict[str, tuple[str, ...]]:
-    """The parts of a pipeline that a sweep opens, and the classes that they may be of; none: any."""
+def _component_classes(family: Family) -> dict[str, tuple[str, ...]]:
+    """Return the components that a sweep opens, with their accepted classes; empty: any class."""
     return {
         family.network: family.network_classes,
         **{part: (kind,) for part, kind in family.text_encoders},
@@ -49,15 +53,15 @@ def components(family: Family) -> dict[str, tuple[str, ...]]:
 
 
 def config_name(part: str) -> str:
-    """The file that holds a component's config."""
+    """Return the name of a component's config file."""
     return "scheduler_config.json" if part == "scheduler" else "config.json"
 
 
 def read_json(path: Path, source: str) -> dict[str, Any]:
-    """A JSON object of a backbone's folder.
+    """Read the file `path`, a JSON object, of the backbone's folder `source`.
 
     Raises:
-        ValueError: it is not there, or is none.
+        ValueError: The file is missing, unreadable or not a JSON object.
     """
     name = path.relative_to(source).as_posix()
     try:
@@ -67,24 +71,29 @@ def read_json(path: Path, source: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise ValueError(f"backbone {source!r}: its {name} is not valid JSON") from None
     if not isinstance(found, dict):
-        raise ValueError(f"backbone {source!r}: its {name} is no JSON object")
+        raise ValueError(f"backbone {source!r}: its {name} is not a JSON object")
     return found
 
 
 def weight_shapes(source: str, part: str) -> Shapes:
-    """Names and shapes of a component's weights.
+    """Return the names and shapes of a component's weights.
 
     Raises:
-        ValueError: there are none, they are no safetensors, or cut short.
+        ValueError: The weights are missing, not in safetensors, or truncated.
     """
     shapes: Shapes = {}
     for file in _weight_files(source, part):
         try:
-            shapes |= tensor_shapes(file)
+            with safe_open(file, "numpy") as weights:
+                names = list(weights.keys())
+                shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in names}
         except OSError as error:
-            raise ValueError(f"backbone {source!r}: {file} cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise ValueError(f"backbone {source!r}: {error}") from None
+            raise ValueError(f"backbone {source!r}: {file} cannot be read: {one_line(error)}") from None
+        except SafetensorError as error:
+            raise ValueError(
+                f"backbone {source!r}: {file} is truncated or not a safetensors file "
+                f"({one_line(error)}): download it again"
+            ) from None
     return shapes
 
 
@@ -100,19 +109,19 @@ def _weight_files(source: str, part: str) -> list[Path]:
         if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
             raise ValueError(f"backbone {source!r}: its {part}/{index.name} has no weight_map")
         return [folder / shard for shard in sorted(set(shards.values()))]
-    raise ValueError(f"backbone {source!r}: its {part} has no {name}{_instead(folder)}")
+    raise ValueError(f"backbone {source!r}: its {part} has no {name}{_found_instead(folder)}")
 
 
-def _instead(folder: Path) -> str:
-    """What is there in place of the weights, and what to do about it."""
+def _found_instead(folder: Path) -> str:
+    """Name a file found instead of the weights, and describe what to do about it."""
     names = sorted(path.name for path in folder.iterdir())
-    pickles = [name for name in names if name.endswith(PICKLES)]
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     variants = [name for name in names if name.endswith(".safetensors")]
     if variants:
         return f" but {variants[0]}: rename it"
     if pickles:
         return (
-            f" but {pickles[0]}, a pickle, which may run any code when it is opened: if you trust it, load "
+            f" but {pickles[0]}, a pickle, which can run any code when it is opened: if you trust it, load "
             f"the pipeline with diffusers and save it with save_pretrained(..., safe_serialization=True)"
         )
     return ""
@@ -124,9 +133,9 @@ def _check_class(source: str, part: str, found: object, classes: tuple[str, ...]
 
 
 def _check_tokenizer(folder: Path, source: str) -> None:
-    present = [name for name in TOKENIZERS if (folder / name).exists()]
+    present = [name for name in TOKENIZER_FILES if (folder / name).exists()]
     if not present:
-        raise ValueError(f"backbone {source!r}: its tokenizer has none of {', '.join(TOKENIZERS)}")
+        raise ValueError(f"backbone {source!r}: its tokenizer has none of {', '.join(TOKENIZER_FILES)}")
     for name in present:
         if name.endswith(".json"):
             read_json(folder / name, source)

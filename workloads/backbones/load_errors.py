@@ -1,22 +1,30 @@
-"""What is told of a file from outside that was not loaded.
+"""One-line reasons for files from outside that could not be loaded.
 
-Weights are read as tensors alone: from safetensors, or by torch with `weights_only`. Code that a
-model brings with it is never run.
+Weights are only read as tensors: from safetensors, or by torch with `weights_only`. Code that comes
+with a model is never run.
 """
 
 from pickle import UnpicklingError
 
 NOT_LOADED = (OSError, ValueError, RuntimeError, ImportError, UnpicklingError)
-"""What the libraries raise when they refuse a file or cannot read it."""
+"""Exceptions that the libraries raise when they refuse a file or cannot read it."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of `error` in one line of at most 200 characters, or the name of its class."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def describe(error: BaseException) -> str:
-    """The reason in a line; the libraries' own words go on to say how to load it all the same."""
+    """Return the reason why a file was not loaded, in one line.
+
+    The libraries' own messages also explain how to load the file in spite of the risk.
+    """
     text = " ".join(str(error).split())
     if isinstance(error, UnpicklingError) or "pickle" in text:
-        return "it is no file of tensors alone, and a pickle of anything else could run code"
+        return "it holds more than tensors, and a pickle of other objects could run code"
     if "custom code" in text:
-        return "it brings code of its own, which is not run"
+        return "it contains custom code, which is never run"
     if "safetensors" in text:
         return f"{text[:200]} (weights are read from safetensors alone, as a pickle could run code)"
-    return text[:200]
+    return one_line(error)

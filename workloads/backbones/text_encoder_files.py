@@ -1,6 +1,6 @@
-"""The files of a backbone's text encoders: where they are, and a digest of them.
+"""Files of a backbone's text encoders: their folder and a digest of their content.
 
-Apart from `text`, so that the driver need not import what loads them.
+Separate from `text_encoder`, so that the driver need not import the libraries that load them.
 """
 
 import hashlib
@@ -9,28 +9,30 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from workloads.backbones.families import family_of
+from workloads.backbones.load_errors import one_line
 
 
 def encoder_digest(source: str) -> str:
-    """SHA-256 over the files of the tokenizers and the text encoders, and over how they are used: what
-    shards depend on.
+    """Return a SHA-256 of everything that encoded prompts depend on.
+
+    It covers the files of tokenizers and text encoders, and whether prompts are lowercased.
 
     Raises:
-        ValueError: one of them is not there, or cannot be read.
+        ValueError: A file is missing or cannot be read.
     """
     try:
-        digest = files_digest(encoder_folder(source), _parts(source))
+        digest = files_digest(encoder_folder(source), _component_names(source))
     except OSError as error:
         raise ValueError(f"backbone {source!r}: {error.filename} cannot be read: {error.strerror}") from None
-    if family_of(source).lowercase:  # shards that were made with capital letters are not these
+    if family_of(source).lowercase:  # shards made with capital letters must not be reused
         return hashlib.sha256(f"lower case {digest}".encode()).hexdigest()
     return digest
 
 
-def files_digest(folder: Path, parts: list[str]) -> str:
-    """SHA-256 over the files in the subfolders `parts` of `folder`, with their names."""
+def files_digest(folder: Path, subfolders: list[str]) -> str:
+    """Return a SHA-256 of the names and contents of the files in `subfolders` of `folder`."""
     digest = hashlib.sha256()
-    for path in sorted(p for part in parts for p in (folder / part).iterdir() if p.is_file()):
+    for path in sorted(p for name in subfolders for p in (folder / name).iterdir() if p.is_file()):
         digest.update(f"{path.parent.name}/{path.name}\0".encode())
         with path.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -38,21 +40,22 @@ def files_digest(folder: Path, parts: list[str]) -> str:
 
 
 def encoder_folder(source: str) -> Path:
-    """The folder of `source`, fetched through the hub cache when it is a hub id.
+    """Return the folder of `source`; a hub id is downloaded to the hub's cache first.
 
     Raises:
-        ValueError: the hub does not have it, or is out of reach.
+        ValueError: The hub does not have the model or cannot be reached.
     """
     if Path(source).exists():
         return Path(source)
-    wanted = [f"{part}/*" for part in _parts(source)]
+    wanted = [f"{name}/*" for name in _component_names(source)]
     try:
         return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=["*.bin"]))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"backbone {source!r}: its text encoder cannot be fetched: {reason}") from None
+        raise ValueError(
+            f"backbone {source!r}: its text encoder cannot be downloaded: {one_line(error)}"
+        ) from None
 
 
-def _parts(source: str) -> list[str]:
+def _component_names(source: str) -> list[str]:
     family = family_of(source)
-    return [part for part, _ in family.text_encoders] + list(family.tokenizers)
+    return [name for name, _ in family.text_encoders] + list(family.tokenizers)

@@ -1,1 +1,1 @@
-"""Parts that are put into a network: LoRA adapters, compiled and recomputed blocks."""
+"""Changes to the layers of a network: LoRA adapters, compiled blocks, recomputed activations."""

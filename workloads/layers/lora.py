@@ -1,13 +1,15 @@
-"""LoRA: on a frozen network that plays both roles of variational score distillation, and on a student.
+"""LoRA adapters: on a frozen network that is both teacher and fake score, and on a student.
 
-The same network is the teacher and, with its adapters on, the fake score. Which of them a call
-sees is told by a role: all rows the teacher, all rows the fake score, or a mask with 0 for a
-row of the teacher and 1 for one of the fake score. No adapter is ever switched off: a compiled
-network sees the role, and cannot freeze one in.
+One network serves as the teacher and, with its adapters, as the fake score of variational score
+distillation. Each call has a role: teacher for all rows, fake score for all rows, or a mask with 0 for
+rows of the teacher and 1 for rows of the fake score. Adapters are selected by this role and never
+removed, so a compiled network reads the role in every call instead of keeping that of its first.
 
-    y = W x + mask * (alpha / rank) * B A x            (Hu et al. 2021, eq. 3)
+    y = W x + mask * (alpha / rank) * B A x            (Hu et al. 2021, arXiv 2106.09685, eq. 3)
 
-Shapes: B batch.
+`FakeScore` adapts the teacher's network; `adapt_student` and `merge_adapters` are the student's.
+
+Shapes: B batch, C latent channels, H latent size, r rank, `in` and `out` widths of a layer.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,17 +25,18 @@ from workloads.layers.transformer_blocks import recompute
 from workloads.settings.train import LoraSettings
 
 ALL = "all"
+"""Target that stands for every linear and convolution layer."""
 SEPARATOR = "/"
-"""For the dots of a layer's name, which a module's key may not hold."""
-MERGED = (torch.float32, torch.float64)
-"""Precisions in which adapters are added to the weights: bfloat16 would round small ones away."""
+"""Replacement for the dots in a layer's name, which the keys of a ModuleDict must not contain."""
+MERGE_DTYPES = (torch.float32, torch.float64)
+"""Precisions in which adapters may be added to the weights; bfloat16 would round small updates away."""
 Role = bool | Tensor
-"""False: the teacher; True: the fake score; (B,): 0 or 1 for each row."""
+"""False: teacher; True: fake score; tensor (B,): 0 or 1 for each row."""
 
 
 @dataclass
 class Gate:
-    """Holds the role of the current call for all the adapters of one network."""
+    """Role of the current call, shared by all adapters of one network."""
 
     role: Role = False
 
@@ -51,12 +54,12 @@ class AdaptedLayer(nn.Module):
         self._gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) -> (B, ...), as the layer itself."""
+        """Apply the layer in the gate's role; shapes are those of the layer itself, with B rows."""
         role = self._gate.role
         if role is False:
             plain: Tensor = self.layer(x)
             return plain
-        if role is True and self._merging_pays(x):
+        if role is True and self._merging_is_cheaper(x):
             return self._merged(x)
         out: Tensor = self.layer(x)
         update = self.up(self.down(x))
@@ -64,10 +67,10 @@ class AdaptedLayer(nn.Module):
             update = update * role.to(out.dtype).view(-1, *[1] * (out.dim() - 1))
         return torch.add(out, update, alpha=self.scale)
 
-    def _merging_pays(self, x: Tensor) -> bool:
-        """Not where the precision is low, nor where a whole weight is more than two thin passes."""
+    def _merging_is_cheaper(self, x: Tensor) -> bool:
+        """Return whether merging costs less than two products of rank r; False in low precision."""
         layer = self.layer
-        if layer.weight.dtype not in MERGED:
+        if layer.weight.dtype not in MERGE_DTYPES:
             return False
         if isinstance(layer, nn.Conv2d):
             return True
@@ -75,7 +78,7 @@ class AdaptedLayer(nn.Module):
         return x.numel() // width * (width + out) > width * out
 
     def _merged(self, x: Tensor) -> Tensor:
-        """With W + (alpha / rank) B A for a weight: no pass of low rank over the activations."""
+        """Apply the layer with the weight W + (alpha / rank) B A, without products of rank r over `x`."""
         layer, factors = self.layer, (self.down.weight, self.up.weight, self.scale)
         if torch.is_grad_enabled() and isinstance(layer, nn.Linear):
             apply: Callable[..., Tensor] = MergedLinear.apply
@@ -88,23 +91,23 @@ class AdaptedLayer(nn.Module):
 
 
 class MergedLinear(torch.autograd.Function):
-    """A linear layer under a merged weight, which is made again in the backward pass, not kept.
-
-    Without `setup_context`, for which torch would look up `forward`'s signature in every call.
-    """
+    """Linear layer with a merged weight, which the backward pass recomputes instead of keeping."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
     ) -> Tensor:
-        """x: (..., in), A: (r, in), B: (out, r); scale: alpha / rank."""
+        """Return x (W + scale B A)^T + bias, (..., out).
+
+        Shapes: x (..., in), weight W (out, in), bias (out,), down A (r, in), up B (out, r).
+        """
         ctx.scale = scale
         ctx.save_for_backward(x, weight, down, up)
         return F.linear(x, _merge(weight, down, up, scale), bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Of x, A and B; the weight and its bias are frozen."""
+        """Return the gradients of x, A and B from `gradient` (..., out); weight and bias are frozen."""
         x, weight, down, up = ctx.saved_tensors
         of_x = gradient @ _merge(weight, down, up, ctx.scale) if ctx.needs_input_grad[0] else None
         x, gradient = x.flatten(0, -2), gradient.flatten(0, -2)
@@ -114,26 +117,25 @@ class MergedLinear(torch.autograd.Function):
 
 
 def _merge(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """W + (alpha / rank) B A, in the shape of W."""
+    """Return W + scale B A in the shape of W; convolution weights are flattened to (out, in * window)."""
     merged = torch.addmm(weight.flatten(1), up.flatten(1), down.flatten(1), alpha=scale)
     return merged.view_as(weight)
 
 
 class FakeScore(nn.Module):
-    """The trainable adapters, as a module of their own; called like the network they adapt.
+    """The trainable adapters as a module of their own, called like the network that they adapt.
 
-    The frozen network is no submodule: an engine around this one then moves, averages, saves
-    and restores the adapters alone.
+    The frozen network is not a submodule, so an engine around this module moves, averages, saves and
+    restores only the adapters.
     """
 
     def __init__(self, network: nn.Module, settings: LoraSettings) -> None:
-        """Replaces the target layers of `network` in place.
+        """Replace the target layers of `network` in place.
 
         Raises:
-            ValueError: no layer of the network bears a target's name.
+            ValueError: No layer of the network has a target's name.
         """
         super().__init__()
-        self.settings = settings
         self._gate = Gate()
         self._call: Callable[..., Any] = network.__call__
         adapted = _adapt(network, settings, self._gate)
@@ -142,36 +144,31 @@ class FakeScore(nn.Module):
         self.up = nn.ModuleDict({keys[name]: layer.up for name, layer in adapted.items()})
         self.requires_grad_(True)
 
-    @property
-    def layers(self) -> list[str]:
-        """Names of the adapted layers, in the network's order."""
-        return [key.replace(SEPARATOR, ".") for key in self.down]
-
     def forward(self, latents: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The network's own output with the adapters on, for all B rows."""
-        return self.mixed(True, latents, *args, **kwargs)
+        """Call the network as the fake score on `latents` (B, C, H, H); return the network's own output."""
+        return self.call_in_role(True, latents, *args, **kwargs)
 
-    def mixed(self, role: Role, latents: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The network's own output for `latents` (B, C, H, H), each row in its role."""
-        with _playing(self._gate, role):
+    def call_in_role(self, role: Role, latents: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Call the network on `latents` (B, C, H, H), each row in its role; return its own output."""
+        with _in_role(self._gate, role):
             return self._call(latents, *args, **kwargs)
 
     def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """`blocks.recompute` for a module of the network: the second call is in the role of the first."""
+        """Apply `transformer_blocks.recompute` to a module of the network, both calls in the same role."""
         role = self._gate.role
 
-        def again(*inputs: Any, **named: Any) -> Any:
-            with _playing(self._gate, role):
+        def call_in_same_role(*inputs: Any, **named: Any) -> Any:
+            with _in_role(self._gate, role):
                 return module(*inputs, **named)
 
-        return recompute(again, *args, **kwargs)
+        return recompute(call_in_same_role, *args, **kwargs)
 
 
 def adapt_student(network: nn.Module, settings: LoraSettings) -> None:
-    """Freezes `network` and puts adapters into it, in place, which are always on and are trained.
+    """Freeze `network` and insert trainable adapters into it, in place, that are always active.
 
     Raises:
-        ValueError: no layer of the network bears a target's name.
+        ValueError: No layer of the network has a target's name.
     """
     network.requires_grad_(False)
     for layer in _adapt(network, settings, Gate(True)).values():
@@ -181,7 +178,7 @@ def adapt_student(network: nn.Module, settings: LoraSettings) -> None:
 
 @torch.no_grad()
 def merge_adapters(network: nn.Module) -> None:
-    """Makes plain layers of all adapted ones, in place, in float32 under the merged weights."""
+    """Replace all adapted layers by plain ones with the merged weights, in place and in float32."""
     adapted = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, AdaptedLayer)]
     for name, layer in adapted:
         weight, down, up = (part.weight.float() for part in (layer.layer, layer.down, layer.up))
@@ -190,21 +187,24 @@ def merge_adapters(network: nn.Module) -> None:
 
 
 def _adapt(network: nn.Module, settings: LoraSettings, gate: Gate) -> dict[str, AdaptedLayer]:
-    """Replaces the target layers of `network`, in place; the new ones by name."""
+    """Replace the target layers of `network` in place; return the new ones by name."""
     adapted = {
         name: AdaptedLayer(layer, settings, gate).to(layer.weight)
         for name, layer in network.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d) and _is_target(name, settings.targets)
     }
     if not adapted:
-        raise ValueError(f"no layer of {type(network).__name__} is named {settings.targets}")
+        raise ValueError(
+            f"no layer of {type(network).__name__} is named {settings.targets}: "
+            f"give targets that end the names of its layers, or [all]"
+        )
     for name, layer in adapted.items():
         network.set_submodule(name, layer)
     return adapted
 
 
 @contextmanager
-def _playing(gate: Gate, role: Role) -> Iterator[None]:
+def _in_role(gate: Gate, role: Role) -> Iterator[None]:
     before, gate.role = gate.role, role
     try:
         yield

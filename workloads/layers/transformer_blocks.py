@@ -1,6 +1,6 @@
-"""The transformer blocks of a network: compiled, or computed again in the backward pass, not kept.
+"""Transformer blocks of a network: compiled, or with activations recomputed in the backward pass.
 
-They are most of a network's arithmetic and are alike, so that what is compiled for one serves all.
+The blocks do most of a network's arithmetic and are alike, so code compiled for one serves all.
 """
 
 from collections.abc import Callable
@@ -12,41 +12,45 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 Recompute = Callable[..., Any]
-"""Calls the module that it is given, as `recompute` does."""
-GRAPHS = 64
-"""That torch may compile of one block's code before it gives up and leaves the rest as it is."""
+"""Function that calls a given module with given arguments, as `recompute` does."""
+RECOMPILE_LIMIT = 64
+"""Graphs that torch may compile for one block's code before it runs the rest uncompiled.
+
+There is one for each shape and role of a block: 17 in SD1.5, where torch's own limit is 8.
+"""
 
 
 def recompute(module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What `module` returns; its activations are not kept: the backward pass calls it again."""
+    """Call `module` without keeping its activations; the backward pass calls it a second time."""
     return checkpoint(module, *args, use_reentrant=False, **kwargs)
 
 
 def transformer_blocks(network: nn.Module) -> list[BasicTransformerBlock]:
-    """In the network's order; a UNet's and PixArt's are of the same class."""
+    """Return the blocks in the network's order; those of UNets and PixArt are of the same class."""
     return [module for module in network.modules() if isinstance(module, BasicTransformerBlock)]
 
 
 def compile_blocks(network: nn.Module, *, keep: bool = True, **options: Any) -> None:
-    """Has the blocks of `network` compiled at their first call ("regional" compilation).
+    """Compile each block of `network` at its first call ("regional" compilation).
 
-    diffusers' own `compile_repeated_blocks` knows no block of PixArt. `options` are torch.compile's.
+    The `compile_repeated_blocks` of diffusers 0.42.1 does not know PixArt's blocks.
 
     Args:
-        keep: whether they keep their activations; if not, the backward pass computes them again.
-            Holds for all that this thread compiles from then on; another one is told nothing of it.
+        network: The network whose blocks are compiled, in place.
+        keep: Whether blocks keep their activations; otherwise the backward pass recomputes them. It
+            applies to everything that this thread compiles from then on, and to no other thread.
+        options: Further options of torch.compile.
     """
-    import torch._dynamo.config as dynamo  # seconds
-    import torch._functorch.config as functorch
+    import torch._functorch.config as functorch  # seconds
 
+    # Global, as blocks are compiled at their first call. `region_activation_memory_budget` of torch 2.13
+    # is local, but a prototype, and fails where a graph breaks within the block.
     functorch.activation_memory_budget = 1.0 if keep else 0.0
-    # One for each shape and role of a block: 17 in SD1.5, where torch's own limit is 8.
-    dynamo.recompile_limit = max(dynamo.recompile_limit, GRAPHS)
     for block in transformer_blocks(network):
-        block.compile(dynamic=False, **options)
+        block.compile(dynamic=False, recompile_limit=RECOMPILE_LIMIT, **options)
 
 
-def checkpoint_blocks(network: nn.Module, again: Recompute) -> None:
-    """Has the blocks of `network` keep what compiled ones keep without `keep`, where none can be compiled."""
+def checkpoint_blocks(network: nn.Module, recompute_module: Recompute) -> None:
+    """Make the blocks of `network` keep what `compile_blocks` without `keep` keeps; compile nothing."""
     for block in transformer_blocks(network):
-        block.forward = partial(again, block.forward)
+        block.forward = partial(recompute_module, block.forward)

@@ -25,7 +25,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from workloads.backbones.teacher_pipeline import draw
+from workloads.backbones.teacher_pipeline import generate_images
 from workloads.miniature import WEIGHTS, networks
 from workloads.miniature.judge import Judge, attribute_hits, labels, load_judge
 from workloads.miniature.world import captions, dataset
@@ -156,7 +156,7 @@ def report(pipeline: DiffusionPipeline, count: int, seed: int = 77) -> str:
     """Attribute accuracies of `count` pictures at guidance scale 3, in 20 DDIM steps."""
     prompts = captions(count, seed)
     pipeline.set_progress_bar_config(disable=True)
-    pictures = draw(pipeline, prompts, steps=20, guidance_scale=3.0, seed=seed)
+    pictures = generate_images(pipeline, prompts, steps=20, guidance_scale=3.0, seed=seed)
     hits = attribute_hits(load_judge(), pictures, prompts)
     total = [hit for values in hits.values() for hit in values]
     each = ", ".join(f"{name} {sum(v) / len(v):.3f}" for name, v in hits.items())

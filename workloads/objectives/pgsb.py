@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workloads.attention import nasa
+from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone, Network
 from workloads.backbones.conditioning import Conditioning, concatenate
 from workloads.layers.lora import FakeScore, Role
@@ -156,7 +156,7 @@ class PGSB(Objective[PGSBDraws]):
     ) -> Iterator[Update]:
         student = networks[STUDENT]
         # NASA stays on until the caller has back-propagated: checkpointed activations are recomputed then.
-        with nasa(student, batch.negatives, draws.strength):
+        with nasa_guidance(student, batch.negatives, draws.strength):
             result = self.student_loss(student, batch.prompts, draws, batch.negatives)
             yield Update(STUDENT, result.loss, {"score_gap": result.score_gap}, result.latents)
         latents = result.latents.detach()
@@ -177,7 +177,7 @@ class PGSB(Objective[PGSBDraws]):
         dL/dx_0 = g / N over its N elements. No gradient passes through the two scores.
 
         Args:
-            student: must be inside `nasa` until the loss is back-propagated, if there are `negatives`.
+            student: must be inside `nasa_guidance` until the loss is back-propagated, if there are `negatives`.
             prompts: conditioning of B prompts.
             draws: B rows.
             negatives: conditioning of B negative prompts, for NASA-T.
@@ -257,7 +257,7 @@ class PGSB(Objective[PGSBDraws]):
             row = torch.arange(count * len(noisy), device=noisy.device)
             role = row >= (count - fakes) * len(noisy)  # the fake score's branches come last
         epsilon = self.backbone.epsilon(
-            partial(self.fake_score.mixed, role),
+            partial(self.fake_score.call_in_role, role),
             noisy.repeat(count, 1, 1, 1),
             timestep.repeat(count),
             concatenate([text for _, text in branches]),

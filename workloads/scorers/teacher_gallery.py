@@ -11,7 +11,7 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from workloads.backbones.teacher_pipeline import draw, open_pipeline
+from workloads.backbones.teacher_pipeline import generate_images, open_pipeline
 from workloads.images import contact_sheet
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.miniature.world import captions
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _draw(pipeline: DiffusionPipeline, prompts: list[str]) -> Tensor:
-    return draw(pipeline, prompts, steps=STEPS, guidance_scale=GUIDANCE_SCALE, seed=SEED)
+    return generate_images(pipeline, prompts, steps=STEPS, guidance_scale=GUIDANCE_SCALE, seed=SEED)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Settings of objectives beside those of PG-SB, and the names under which objectives are published.
+"""Settings of the CLIP loss and of BOOT, and the names under which objectives are published.
 
-Importing this costs nothing (no torch), so a sweep file can be checked before anything starts.
+Imports no torch, so a sweep file is checked in milliseconds.
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from workloads.settings.validation import STRICT, check_positive, check_ranges
 
 @dataclass(frozen=True)
 class ClipLossSettings:
-    """The clamped CLIP loss on the student's pictures; defaults as published (SwiftBrush v2, eq. 5)."""
+    """The clamped CLIP loss on the student's images; defaults as published (SwiftBrush v2, eq. 5)."""
 
     __pydantic_config__ = STRICT
 
     model: str = "openai/clip-vit-base-patch32"
     """Folder of a CLIP model in transformers' format, its id on the hub, or `miniature/clip`."""
     margin: float = 0.35
-    """Cosine tau from which on a picture agrees with its prompt well enough (SNOOPI: 0.37)."""
+    """Cosine similarity tau of image and prompt above which the loss is 0 (SNOOPI: 0.37)."""
     weight: float = 0.1
-    """Beside the student's loss at the first step; falls in a line, to 0 at the end of the training."""
+    """Factor on the loss at the first step; it falls linearly to 0 at the end of the training."""
     every: int = 1
-    """Steps between two that have it: pictures must be decoded for it."""
+    """Interval in steps between two evaluations of the loss, for which images must be decoded."""
 
     def __post_init__(self) -> None:
         check_positive(self, ("weight",))
@@ -34,15 +34,18 @@ class ClipLossSettings:
 
 @dataclass(frozen=True)
 class BootSettings:
-    """The objective BOOT (arXiv 2306.05544); `guidance_interval`, `guidance_per` and `timestep_range`
-    are its settings too, the last as the stretch of the teacher's trajectory that is learnt."""
+    """The objective BOOT (arXiv 2306.05544).
+
+    It also uses `guidance_interval`, `guidance_per` and `timestep_range` of `TrainSettings`, the last
+    as the part of the teacher's trajectory that the student learns.
+    """
 
     __pydantic_config__ = STRICT
 
     step_size: float = 0.04
-    """Share of the schedule that the teacher goes in one step of its trajectory (the paper's delta)."""
+    """Step of the teacher along its trajectory, as a fraction of the schedule (the paper's delta)."""
     boundary_weight: float = 1.0
-    """Of the loss at the trajectory's beginning (the paper's beta)."""
+    """Weight of the loss at the start of the trajectory, where t = T (the paper's beta)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.step_size < 1:
@@ -50,7 +53,7 @@ class BootSettings:
         check_positive(self, ("boundary_weight",))
 
 
-NAMED: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "swiftbrush": {"guidance_interval": (4.5, 4.5), "lora": {"alpha": 108.0}},
     "swiftbrush_v2": {
         "guidance_interval": (4.5, 4.5),
@@ -58,25 +61,25 @@ NAMED: dict[str, dict[str, Any]] = {
         "student_lora": {"rank": 256, "alpha": 512.0},
     },
 }
-"""What else is published as an objective, and is PG-SB with other settings.
+"""Published objectives that are PG-SB with other settings.
 
-SwiftBrush (arXiv 2312.05239, its code) has one guidance scale, low = high. SwiftBrush v2 (arXiv
-2408.14176, model B) has besides a CLIP loss, and an adapter for a student, which is to be started
-from a one-step model (`start_from`); its other half, A, is swiftbrush with `start_from`, and
-`fusion` makes one student of the two.
+SwiftBrush (arXiv 2312.05239, its code) uses one fixed guidance scale, low = high. SwiftBrush v2 (arXiv
+2408.14176) fuses two students. Model B, `swiftbrush_v2` here, adds a CLIP loss and trains a LoRA adapter
+of a student that should start from a one-step model (`start_from`). Model A is `swiftbrush` with
+`start_from`. `python -m workloads.students.merge` merges both students.
 """
 
-OBJECTIVES = ("pgsb", *NAMED, "boot")
-"""All names that `train.objective` may have in a sweep file."""
+OBJECTIVES = ("pgsb", *PRESETS, "boot")
+"""Names that `train.objective` accepts in a sweep file."""
 
 
-def published(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with what their objective's name stands for, wherever they do not say otherwise."""
-    named = NAMED.get(str(values.get("objective")))
-    return dict(values) if named is None else {**named, **values, "objective": "pgsb"}
+def expand_preset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the name of a preset by its settings; settings given in `values` take precedence."""
+    preset = PRESETS.get(str(values.get("objective")))
+    return dict(values) if preset is None else {**preset, **values, "objective": "pgsb"}
 
 
-IN_WORDS = {
+DESCRIPTIONS = {
     "pgsb": (
         "PG-SB (SNOOPI, [arXiv 2412.02687](https://arxiv.org/abs/2412.02687)): variational score distillation"
     ),
@@ -85,4 +88,4 @@ IN_WORDS = {
         "trajectory"
     ),
 }
-"""What a student's card says of each objective."""
+"""Description of each objective on a student's model card, in Markdown."""

@@ -1,4 +1,4 @@
-"""Which scorers there are and what each can be told; costs nothing to import."""
+"""Settings of the scorers; imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,26 +13,28 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "hpsv2": ("weights", "version"),
     "fid": ("weights", "reference"),
 }
-MINIATURE = ("attributes", "fidelity", "removal")
-"""Scorers that read pictures of the miniature world only."""
+"""Options of each scorer."""
+MINIATURE_SCORERS = ("attributes", "fidelity", "removal")
+"""Scorers that only read images of the miniature world."""
 
 
 @dataclass(frozen=True)
 class ScorerSettings:
-    """One scorer and its options; those that a scorer does not know are errors."""
+    """A scorer and its options; an option that the scorer does not have is an error."""
 
     __pydantic_config__ = STRICT
 
     name: Literal["attributes", "fidelity", "removal", "clip", "hpsv2", "fid"]
+    """Name of the scorer."""
     weights: str | None = None
-    """clip: folder or hub id; hpsv2, fid: a file; none: what the hub's cache holds."""
+    """clip: folder or hub id; hpsv2, fid: file; None: the published weights in the hub's cache."""
     version: Literal["v2.0", "v2.1"] | None = None
-    """hpsv2: which of its two weights; their scores cannot be compared."""
+    """hpsv2: version of its weights; scores of the two versions are not comparable."""
     reference: str | None = None
-    """fid: an .npz of what the network sees in real pictures; `workloads.scorers.inception`
-    makes one of a folder."""
+    """fid: .npz file with the network's features of real images, as made by
+    `workloads.scorers.inception` from a folder of images."""
     threshold: float | None = None
-    """clip: probability from which a picture counts as showing the negative prompt."""
+    """clip: probability from which an image counts as showing the negative prompt."""
 
     def __post_init__(self) -> None:
         for option in ("weights", "version", "reference", "threshold"):

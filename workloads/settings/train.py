@@ -1,6 +1,7 @@
-"""The settings of an objective and of its networks, with their published defaults.
+"""Settings of a training: objective, networks and optimisers, with their published defaults.
 
-Importing this costs nothing (no torch), so a sweep file can be checked before anything starts.
+Imports no torch, so a sweep file is checked in milliseconds. The digest that names a trial is made of
+`TrainSettings.identity`, so no setting may be renamed, and no default changed.
 """
 
 import math
@@ -10,10 +11,11 @@ from typing import Any, Literal
 from workloads.settings.objectives import BootSettings, ClipLossSettings
 from workloads.settings.validation import STRICT, check_positive, check_ranges
 
-LATER: dict[str, bool] = {"later": True}
-"""Marks a setting that came after the first trials were made: see `TrainSettings.identity`."""
+ADDED_LATER: dict[str, bool] = {"added_later": True}
+"""Metadata of settings that `TrainSettings.identity` leaves out at their defaults."""
 ScoreBatch = Literal["all", "role", "prediction"]
-MOST_GUIDANCE = 1000
+MAX_GUIDANCE_SCALE = 1000
+"""Largest guidance scale, and largest NASA strength, of an interval."""
 RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 10_000_000),
     "batch_size": (1, 65_536),
@@ -21,8 +23,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0, math.inf),
     "gradient_clip": (0, math.inf),
 }
-"""Generous: a value outside is a slip of the pen, which would be met hours later."""
-COMPUTED = (
+"""Wide limits that catch typing errors, which would otherwise surface hours later."""
+COST_SETTINGS = (
     "objective",
     "batch_size",
     "lora",
@@ -32,21 +34,21 @@ COMPUTED = (
     "fake_score_updates",
     "clip",
 )
-"""Settings that change the shapes or the number of what a step computes."""
+"""Settings that change the shapes or the number of the tensors that a step computes."""
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The fake score's adapter; defaults as published (SwiftBrush v2 and SNOOPI)."""
+    """A LoRA adapter; defaults are those of the published fake score (SwiftBrush v2 and SNOOPI)."""
 
     __pydantic_config__ = STRICT
 
     rank: int = 64
-    """Inner width r."""
+    """Rank r of the update."""
     alpha: float = 128.0
-    """The adapter's output is scaled by alpha / rank."""
+    """Numerator of the factor alpha / rank on the adapter's output."""
     targets: tuple[str, ...] = ("to_q", "to_v")
-    """Names of the layers that are adapted, matched at the end; [all]: every one."""
+    """Name suffixes of the adapted linear and convolution layers; [all]: every such layer."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"rank": (1, 4096)})
@@ -57,18 +59,19 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class AttentionGuidanceSettings:
-    """How a student's cross-attention is steered away from a negative prompt."""
+    """Guidance of a student's cross-attention away from a negative prompt."""
 
     __pydantic_config__ = STRICT
 
     kind: Literal["none", "nasa", "nag"] = "none"
-    """nasa: Z+ - strength Z- (SNOOPI); nag: Z+ + strength (Z+ - Z-), clipped and blended."""
+    """nasa: Z+ - strength Z- (SNOOPI, arXiv 2412.02687v3, eq. 9); nag: Z+ + strength (Z+ - Z-), clipped
+    and blended (NAG, arXiv 2505.21179, eqs. 7 to 10)."""
     strength: float = 0.0
-    """NASA's alpha, NAG's phi; 0 is the plain student."""
+    """alpha of NASA, phi of NAG; 0 leaves the student as it is."""
     clip: float = 2.5
-    """nag: largest growth of a token's L1 norm (tau); 0 turns clipping off."""
+    """nag: largest factor tau by which a token's L1 norm may grow; 0 turns clipping off."""
     blend: float = 0.375
-    """nag: share of the guided features in what goes on; 1: nothing else."""
+    """nag: weight a of the guided features in the layer's output; 1: only the guided features."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"strength": (0, 1000), "clip": (0, math.inf)})
@@ -81,7 +84,7 @@ class AttentionGuidanceSettings:
 
     @property
     def label(self) -> str:
-        """For people: the kernel, without its strength."""
+        """Name of the kernel for tables and plots, without its strength."""
         if self.kind != "nag" or (self.clip, self.blend) == (2.5, 0.375):
             return self.kind
         if self.clip == 0 and self.blend == 1:
@@ -91,34 +94,36 @@ class AttentionGuidanceSettings:
 
 @dataclass(frozen=True)
 class PGSBSettings:
-    """The objective PG-SB; defaults as published (SwiftBrush's code, SNOOPI table 6)."""
+    """The objective PG-SB; defaults as published (SwiftBrush's code; SNOOPI v3, table 6)."""
 
     __pydantic_config__ = STRICT
 
     guidance_interval: tuple[float, float] = (0.5, 4.0)
-    """[low, high] of the guidance scale; equal for a fixed scale; 1 is no guidance."""
+    """[low, high] of the uniform guidance scale; low = high: a fixed scale; 1: no guidance."""
     guidance_per: Literal["sample", "batch"] = "sample"
-    """Whether each sample of a batch draws its own scale (the paper does not say)."""
+    """sample: each sample draws its own scale; batch: one scale per batch. The paper leaves this open."""
     guided: Literal["both", "teacher", "fake_score"] = "both"
-    """Which of the two scores are guided; SNOOPI's ablation found both to be best."""
-    fake_score_interval: tuple[float, float] | None = field(default=None, metadata=LATER)
-    """[low, high] of the fake score's own scale, drawn apart from the teacher's; none: the same scale."""
+    """Scores that are guided; both is best in the ablation of SNOOPI v1, table 2."""
+    fake_score_interval: tuple[float, float] | None = field(default=None, metadata=ADDED_LATER)
+    """[low, high] of a separate scale for the fake score; None: it shares the teacher's scale."""
     weighting: Literal["sigma_squared", "uniform", "dmd"] = "sigma_squared"
-    """w(t) of the student's gradient; dmd: of pictures, not of noise, and of one size whatever the
-    timestep (DMD, arXiv 2311.18828)."""
+    """Weight w(t) of the student's gradient. dmd: the gradient is a difference of images, not of noise,
+    and is normalised to the same magnitude at every timestep (DMD, arXiv 2311.18828)."""
     timestep_range: tuple[float, float] = (0.02, 0.981)
-    """Share of the schedule in which the student is judged: t in [20, 981) of 1000."""
+    """Range of t for the student's loss, as fractions of the schedule: [20, 981) of 1000."""
     null_rate: float = 0.1
-    """Share of samples that the fake score sees without prompt, so that it can be guided."""
+    """Fraction of samples on which the fake score trains without a prompt, which guiding it needs."""
     nasa_interval: tuple[float, float] | None = None
-    """NASA-T: the student trains with NASA away from a negative prompt, at a strength drawn for
-    each step from [low, high], the teacher guided against that prompt; [0, 1] in SNOOPI v3."""
+    """[low, high] of the strength for NASA-T (SNOOPI v3, sec. 5.3, [0, 1] there); None: no NASA-T.
+
+    The student trains with NASA away from a negative prompt, at a strength drawn for each step, and
+    the teacher is guided against that prompt."""
     fake_score_updates: int = 1
-    """Updates of the fake score for each of the student."""
+    """Updates of the fake score per update of the student."""
     lora: LoraSettings = field(default_factory=LoraSettings)
     """The fake score's adapter."""
-    clip: ClipLossSettings | None = field(default=None, metadata=LATER)
-    """A CLIP loss beside it (SwiftBrush v2; SNOOPI has it too); none: there is none."""
+    clip: ClipLossSettings | None = field(default=None, metadata=ADDED_LATER)
+    """CLIP loss added to the student's loss (SwiftBrush v2 and SNOOPI); None: no CLIP loss."""
 
     def __post_init__(self) -> None:
         low, high = self.guidance_interval
@@ -126,74 +131,74 @@ class PGSBSettings:
             raise ValueError(f"guidance_interval [{low}, {high}]: low is above high")
         for name in ("guidance_interval", "fake_score_interval", "nasa_interval"):
             low, high = getattr(self, name) or (0, 0)
-            if not 0 <= low <= high <= MOST_GUIDANCE:
-                raise ValueError(f"{name} [{low}, {high}]: needs 0 <= low <= high <= {MOST_GUIDANCE}")
+            if not 0 <= low <= high <= MAX_GUIDANCE_SCALE:
+                raise ValueError(f"{name} [{low}, {high}]: needs 0 <= low <= high <= {MAX_GUIDANCE_SCALE}")
         first, last = self.timestep_range
         if not 0 <= first < last <= 1:
             raise ValueError(f"timestep_range [{first}, {last}]: needs 0 <= first < last <= 1")
         check_ranges(self, {"null_rate": (0, 1), "fake_score_updates": (1, 1000)})
         if self.fake_score_interval is not None and self.guided != "both":
-            raise ValueError(f"fake_score_interval is of two guided scores, but guided is {self.guided}")
+            raise ValueError(f"fake_score_interval needs guided: both, but guided is {self.guided}")
         if self.nasa_interval is not None and self.guided == "fake_score":
-            raise ValueError("nasa_interval guides the teacher against negatives: guided must include it")
+            raise ValueError("nasa_interval guides the teacher: guided must be both or teacher")
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How a step is computed: faster, or in less memory. What it computes differs by rounding alone."""
+    """Settings that make a step faster or smaller in memory; its results differ by rounding only."""
 
     __pydantic_config__ = STRICT
 
     activation_checkpointing: bool = False
-    """Activations of the network's blocks are computed again in the backward pass, not kept. With
-    `compile`, by the compiler and of the compiled blocks alone: less is spared, but at less cost."""
+    """Whether the backward pass recomputes the activations of a network's blocks. With `compile` the
+    compiler does so, within the compiled blocks only, which saves less memory but costs less time."""
     score_batch: ScoreBatch = "prediction"
-    """How many of a sample's four score predictions are one call of the network: all (adapters
-    chosen row by row, by a mask), those of one role, or each alone (least memory)."""
+    """Grouping of a sample's four score predictions into calls of the network: all in one call (a mask
+    selects adapters row by row), one call per role, or one call per prediction (least memory)."""
     compile: bool = False
-    """The networks' transformer blocks by torch.compile; minutes before the first step."""
+    """Whether torch.compile compiles the networks' transformer blocks; delays the first step by minutes."""
 
 
-NOT_OF_BOOT = ("guided", "weighting", "null_rate", "fake_score_updates", "lora", "fake_score_learning_rate")
-"""Settings of PG-SB that trainings of several objectives may share, so that boot does not refuse them."""
+BOOT_IGNORES = ("guided", "weighting", "null_rate", "fake_score_updates", "lora", "fake_score_learning_rate")
+"""Settings of PG-SB that BOOT ignores; it accepts them, because a sweep may share them between objectives."""
 
 
 @dataclass(frozen=True)
 class TrainSettings(PGSBSettings):
-    """Everything that makes one training what it is: a change to any of it is another training."""
+    """All settings that determine a training; a change to any of them makes another trial."""
 
-    objective: Literal["pgsb", "boot"] = field(default="pgsb", metadata=LATER)
-    """What a step minimises. A sweep file may also say swiftbrush or swiftbrush_v2: see
-    `objectives.settings.NAMED`."""
-    boot: BootSettings = field(default=BootSettings(), metadata=LATER)
-    """Of the objective boot."""
+    objective: Literal["pgsb", "boot"] = field(default="pgsb", metadata=ADDED_LATER)
+    """Objective of the training. A sweep file may also name a preset, swiftbrush or swiftbrush_v2: see
+    `workloads.settings.objectives.PRESETS`."""
+    boot: BootSettings = field(default=BootSettings(), metadata=ADDED_LATER)
+    """Settings of the objective boot."""
     steps: int = 50_000
     """Updates of the student."""
     batch_size: int = 64
-    """Samples of a step over all workers."""
+    """Samples per step, summed over all workers."""
     seed: int = 0
-    """Of noise, timesteps, scales and the order of prompts."""
+    """Seed of noise, timesteps, guidance scales and the order of prompts."""
     learning_rate: float = 1e-6
-    """Of the student (AdamW)."""
+    """Learning rate of the student (AdamW)."""
     fake_score_learning_rate: float = 1e-3
-    """Of the fake score's adapter (AdamW)."""
+    """Learning rate of the fake score's adapter (AdamW)."""
     adam_betas: tuple[float, float] = (0.9, 0.999)
-    """Of both optimisers."""
+    """beta_1 and beta_2 of both optimisers."""
     weight_decay: float = 0.0
-    """Of both optimisers."""
+    """Weight decay of both optimisers."""
     gradient_clip: float = 1.0
-    """Largest norm of a gradient, for both networks; 0 turns clipping off."""
+    """Largest gradient norm, for both networks; 0 turns clipping off."""
     ema_decay: float = 0.999
-    """Of the student's averaged weights, which are what is evaluated and saved."""
+    """Decay of the student's averaged weights, which are evaluated and saved."""
     start_from: str | None = None
-    """Pipeline whose network the student starts from; none: the teacher itself."""
-    student_lora: LoraSettings | None = field(default=None, metadata=LATER)
-    """An adapter that the student trains in place of its weights (SwiftBrush v2); none: all of it."""
+    """Pipeline whose network initialises the student; None: the teacher's own network."""
+    student_lora: LoraSettings | None = field(default=None, metadata=ADDED_LATER)
+    """Adapter that the student trains instead of all its weights (SwiftBrush v2); None: all weights."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of all networks; auto: bf16 on GPUs, fp32 on CPUs."""
+    """Precision of all networks; auto: bf16 on GPUs, fp32 on CPUs."""
     collapse_ratio: float = 0.05
-    """Collapsed: the student's pictures vary this many times less (or, inverted, more) over a
-    batch than they did at its first step. Non-finite losses are a collapse too."""
+    """Ratio of the spread of the student's images over a batch to that at the first step, below which
+    (or above whose inverse) the training counts as collapsed. Non-finite losses also count as a collapse."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -217,23 +222,28 @@ class TrainSettings(PGSBSettings):
 
     @property
     def unused(self) -> list[str]:
-        """Names of settings that are not at their defaults and of which the objective makes no use."""
-        usual, names = TrainSettings(), NOT_OF_BOOT if self.objective == "boot" else ()
-        return [name for name in names if getattr(self, name) != getattr(usual, name)]
+        """Names of settings that differ from their defaults and that the objective ignores."""
+        defaults, names = TrainSettings(), BOOT_IGNORES if self.objective == "boot" else ()
+        return [name for name in names if getattr(self, name) != getattr(defaults, name)]
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes two trainings the same, as JSON can hold it.
+        """Settings that identify the training, as values for JSON; the trial's digest is made of them.
 
-        A setting that came later counts where it is set: what was trained before keeps its name.
+        Settings marked `ADDED_LATER` are left out at their defaults, so that trials that finished
+        before a setting existed keep their digests.
         """
-        unset = {each.name for each in fields(self) if each.metadata == LATER and self._is_default(each)}
-        return {key: value for key, value in asdict(self).items() if key not in unset}
+        later = (each for each in fields(self) if each.metadata == ADDED_LATER)
+        omitted = {each.name for each in later if self._is_default(each)}
+        return {key: value for key, value in asdict(self).items() if key not in omitted}
 
     @property
-    def computed(self) -> "TrainSettings":
-        """The same training, in so far as it says what a step computes: all others at their defaults."""
-        return TrainSettings(**{name: getattr(self, name) for name in COMPUTED})
+    def cost_settings(self) -> "TrainSettings":
+        """The `COST_SETTINGS` of this training, all others at their defaults.
+
+        Trainings that agree in them need the same memory and arithmetic per step.
+        """
+        return TrainSettings(**{name: getattr(self, name) for name in COST_SETTINGS})
 
     def _is_default(self, setting: Field[Any]) -> bool:
         return bool(getattr(self, setting.name) == setting.default)

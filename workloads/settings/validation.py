@@ -1,18 +1,21 @@
-"""What settings check of themselves, once, where they are read."""
+"""Checks that settings run on their own values when they are read.
+
+The settings are standard dataclasses, so the checks also hold where no pydantic validates them.
+"""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
-"""For validators that read it: an unknown key is an error, and so are NaN and infinity."""
+"""Pydantic configuration of all settings: unknown keys, NaN and infinity are errors."""
 
 
 def check_ranges(settings: object, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Checks that each setting lies in its range, both ends included.
+    """Check that each named setting lies in its range, both ends included.
 
     Raises:
-        ValueError: its message begins with the setting's name.
+        ValueError: A setting is out of range; the message begins with its name.
     """
     for name, (low, high) in ranges.items():
         value = getattr(settings, name)
@@ -22,10 +25,10 @@ def check_ranges(settings: object, ranges: Mapping[str, tuple[float, float]]) ->
 
 
 def check_positive(settings: object, names: tuple[str, ...]) -> None:
-    """Checks that each of these settings is above 0.
+    """Check that each named setting is above 0.
 
     Raises:
-        ValueError: its message begins with the setting's name.
+        ValueError: A setting is not; the message begins with its name.
     """
     for name in names:
         if not getattr(settings, name) > 0:

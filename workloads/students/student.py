@@ -21,8 +21,6 @@ from workloads.backbones.families import check_start, model_index
 from workloads.layers.lora import adapt_student, merge_adapters
 from workloads.settings.train import LoraSettings
 
-CALL = {"num_inference_steps": 1, "guidance_scale": 1.0}
-"""How to call the saved pipeline for a picture in one network call."""
 NO_STUDENTS = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl", "*.py", "*.msgpack", "*.fp16.*", "*.non_ema.*")
 """Files of a teacher that a student does without: pickles, programs, and the same weights once more."""
 
@@ -97,7 +95,7 @@ def generate(
         for row in range(0, len(noise), batch):
             rows = slice(row, row + batch)
             if guidance is not None:
-                guidance.steering.rows = rows
+                guidance.state.rows = rows
             parts.append(backbone.one_step(student, noise[rows], prompts[rows]))
     return torch.cat(parts)
 

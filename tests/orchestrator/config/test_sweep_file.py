@@ -178,4 +178,4 @@ def test_command_refuses_a_missing_backbone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "orchestrator.run", str(path), "--storage", str(tmp_path / "s")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 2
-    assert "no diffusers pipeline there" in done.stderr and "Traceback" not in done.stderr
+    assert "is not a diffusers pipeline" in done.stderr and "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Attention guidance against an independent derivation, and what must not change or must."""
+"""Attention guidance against an independent derivation, and its invariants."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from workloads.attention import AttentionGuidance
-from workloads.attention.guidance import cross_attention
+from workloads.attention.guidance import cross_attention_layers
 from workloads.attention.kernels import nag, nasa
 from workloads.backbones.backbone import Backbone, load_backbone
 from workloads.backbones.conditioning import Conditioning
@@ -32,7 +32,7 @@ KERNELS = [
 
 
 def by_hand(layer: Attention, hidden: Tensor, kinds: dict[str, tuple[Tensor, Tensor | None]]) -> Any:
-    """Z+ and Z- of a layer, sample by sample and head by head, padding left out, in float64."""
+    """Compute Z+ and Z- of a layer by sample and head, without padding, in float64."""
     weight: Callable[[nn.Linear], Tensor] = lambda linear: linear.weight.detach().double()  # noqa: E731
     out = {}
     for kind, (context, mask) in kinds.items():
@@ -55,7 +55,7 @@ def by_hand(layer: Attention, hidden: Tensor, kinds: dict[str, tuple[Tensor, Ten
 
 
 def guided_by_hand(positive: Tensor, negative: Tensor, settings: AttentionGuidanceSettings) -> Tensor:
-    """The papers' formulas, token by token."""
+    """Apply the papers' formulas token by token."""
     if settings.kind == "nasa":
         return positive - settings.strength * negative
     out = torch.empty_like(positive)
@@ -71,15 +71,13 @@ def guided_by_hand(positive: Tensor, negative: Tensor, settings: AttentionGuidan
 
 @pytest.mark.parametrize("settings", KERNELS, ids=lambda s: s.label)
 @pytest.mark.parametrize("teacher", ["unet-v", "pixart"])
-def test_a_layer_agrees_with_an_independent_derivation(
-    teacher: str, settings: AttentionGuidanceSettings
-) -> None:
+def test_layer_matches_independent_derivation(teacher: str, settings: AttentionGuidanceSettings) -> None:
     source = str(WEIGHTS / teacher)
     backbone, encoder = load_backbone(source), TextEncoder(source)
     prompts, negatives = encoder.encode(PROMPTS), encoder.encode(NEGATIVES)
     network = backbone.network
     project = getattr(network, "caption_projection", None) or (lambda states: states)
-    layer = cross_attention(network)[1]
+    layer = cross_attention_layers(network)[1]
     hidden = torch.randn(3, 5, layer.to_q.in_features, generator=torch.Generator().manual_seed(1))
     contexts = {
         "plus": (project(prompts.embeddings).detach(), prompts.mask),
@@ -108,20 +106,20 @@ def student(request: pytest.FixtureRequest) -> tuple[Backbone, TextEncoder]:
     return load_backbone(source, start_timestep=400), TextEncoder(source)
 
 
-def test_strength_zero_is_the_plain_student_bit_for_bit(student: tuple[Backbone, TextEncoder]) -> None:
+def test_strength_zero_is_the_plain_student(student: tuple[Backbone, TextEncoder]) -> None:
     backbone, encoder = student
-    processors = [layer.processor for layer in cross_attention(backbone.network)]
+    processors = [layer.processor for layer in cross_attention_layers(backbone.network)]
     plain = drawn(backbone, encoder, None, [0, 1, 2])
     negatives = encoder.encode(NEGATIVES)
     for settings in (AttentionGuidanceSettings(), AttentionGuidanceSettings("nasa", 0.0)):
         with AttentionGuidance(backbone.network, negatives, settings):
-            assert [layer.processor for layer in cross_attention(backbone.network)] == processors
+            assert [layer.processor for layer in cross_attention_layers(backbone.network)] == processors
         off = AttentionGuidance(backbone.network, negatives, settings)
         assert torch.equal(drawn(backbone, encoder, off, [0, 1, 2]), plain)
 
 
 @pytest.mark.parametrize("settings", KERNELS, ids=lambda s: s.label)
-def test_guidance_changes_the_picture_and_is_taken_out_again(
+def test_guidance_is_removed_after_use(
     student: tuple[Backbone, TextEncoder], settings: AttentionGuidanceSettings
 ) -> None:
     backbone, encoder = student
@@ -135,7 +133,7 @@ def test_guidance_changes_the_picture_and_is_taken_out_again(
 
 
 @pytest.mark.parametrize("settings", KERNELS, ids=lambda s: s.label)
-def test_neither_order_nor_company_nor_padding_matter(
+def test_order_batch_and_padding_do_not_matter(
     student: tuple[Backbone, TextEncoder], settings: AttentionGuidanceSettings
 ) -> None:
     backbone, encoder = student
@@ -154,14 +152,14 @@ def test_neither_order_nor_company_nor_padding_matter(
         assert torch.equal(drawn(backbone, encoder, padded, [0, 1, 2]), together)
 
 
-def test_one_negative_for_all_and_smaller_batches_change_nothing(
+def test_shared_negative_and_smaller_batches(
     student: tuple[Backbone, TextEncoder],
 ) -> None:
     backbone, encoder = student
     negative, settings = encoder.encode(NEGATIVES[:1]), KERNELS[0]
     noise = torch.randn(3, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
     prompts = encoder.encode(PROMPTS)
-    pictures = [
+    latents = [
         generate(backbone, backbone.network, noise, prompts, guidance, batch)
         for guidance, batch in (
             (AttentionGuidance(backbone.network, negative, settings), 3),
@@ -169,11 +167,11 @@ def test_one_negative_for_all_and_smaller_batches_change_nothing(
             (AttentionGuidance(backbone.network, negative.select(torch.zeros(3).long()), settings), 2),
         )
     ]
-    for other in pictures[1:]:
-        torch.testing.assert_close(other, pictures[0], rtol=1e-3, atol=1e-4)
+    for other in latents[1:]:
+        torch.testing.assert_close(other, latents[0], rtol=1e-3, atol=1e-4)
 
 
-def test_another_strength_compiles_nothing_anew(student: tuple[Backbone, TextEncoder]) -> None:
+def test_strength_change_does_not_recompile(student: tuple[Backbone, TextEncoder]) -> None:
     backbone, encoder = student
     compiled: list[int] = []
 
@@ -190,14 +188,14 @@ def test_another_strength_compiles_nothing_anew(student: tuple[Backbone, TextEnc
     with torch.no_grad(), guidance:
         first = backbone.one_step(network, noise, prompts)
         graphs = len(compiled)
-        guidance.steering.strength.fill_(0.1)
+        guidance.state.strength.fill_(0.1)
         second = backbone.one_step(network, noise, prompts)
     assert len(compiled) == graphs > 0
     assert not torch.equal(first, second)
 
 
-def test_norms_of_queries_and_keys_serve_both_branches() -> None:
-    """A layer with QK-norm: the guided result with negative = prompt is (1 - alpha) of the plain one."""
+def test_qk_norm_applies_to_both_branches() -> None:
+    """With QK-norm and negative = prompt, the guided result is (1 - alpha) times the plain one."""
     layer = Attention(16, cross_attention_dim=8, heads=2, dim_head=8, qk_norm="layer_norm")
     network = nn.Module()
     network.attn2 = layer
@@ -211,7 +209,7 @@ def test_norms_of_queries_and_keys_serve_both_branches() -> None:
     torch.testing.assert_close(guided, 0.75 * plain, rtol=1e-4, atol=1e-5)
 
 
-def test_the_bias_of_the_output_counts_once() -> None:
+def test_output_bias_counts_once() -> None:
     positive = torch.randn(2, 3, 4)
     assert torch.equal(nasa(positive, torch.zeros_like(positive), torch.tensor(0.5)), positive)
     torch.testing.assert_close(
@@ -219,7 +217,7 @@ def test_the_bias_of_the_output_counts_once() -> None:
     )
 
 
-def test_a_saved_student_draws_with_its_default_strength(tmp_path: Path) -> None:
+def test_saved_student_uses_default_strength(tmp_path: Path) -> None:
     backbone = load_backbone(str(WEIGHTS / "pixart"), start_timestep=400)
     save_student(backbone, new_student(backbone), tmp_path / "student")
     save_defaults(tmp_path / "student", KERNELS[0])
@@ -233,14 +231,14 @@ def test_a_saved_student_draws_with_its_default_strength(tmp_path: Path) -> None
     assert not torch.equal(plain, default)
 
 
-def test_the_folder_with_a_default_opens_with_stock_diffusers(tmp_path: Path) -> None:
+def test_folder_with_default_opens_in_diffusers(tmp_path: Path) -> None:
     backbone = load_backbone(str(WEIGHTS / "unet-v"), start_timestep=500)
     save_student(backbone, new_student(backbone), tmp_path / "student")
     save_defaults(tmp_path / "student", KERNELS[0])
     assert type(DiffusionPipeline.from_pretrained(tmp_path / "student")).__name__ == "StableDiffusionPipeline"
 
 
-def test_a_network_without_cross_attention_is_refused() -> None:
+def test_no_cross_attention_is_refused() -> None:
     with pytest.raises(ValueError, match="no cross-attention that can be guided"):
         AttentionGuidance(nn.Linear(2, 2), Conditioning(torch.zeros(1, 1, 2)), KERNELS[0])
 
@@ -254,6 +252,6 @@ def test_a_network_without_cross_attention_is_refused() -> None:
         {"kind": "nag", "strength": 0.5, "blend": 0.0},
     ],
 )
-def test_settings_that_would_be_ignored_are_errors(values: dict[str, Any]) -> None:
+def test_ignored_settings_are_errors(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"strength|blend"):
         AttentionGuidanceSettings(**values)

@@ -1,6 +1,6 @@
-"""Backbones of their published sizes, built from their configurations on the meta device.
+"""Backbones of published sizes, built from their configs on the meta device.
 
-Shapes, names and counts need no weights; a whole step needs random ones (slow).
+Names, shapes and counts need no weights; a full training step needs random ones (slow).
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from tests.workloads.backbones import architectures
 from workloads.attention import AttentionGuidance
-from workloads.attention.guidance import GuidedAttention, cross_attention
+from workloads.attention.guidance import GuidedAttention, cross_attention_layers
 from workloads.backbones.backbone import Backbone
-from workloads.backbones.shape_checks import encoder_maker
+from workloads.backbones.shape_checks import encoder_constructor
 from workloads.layers.lora import AdaptedLayer, FakeScore
 from workloads.layers.transformer_blocks import compile_blocks
 from workloads.objectives.batch import Batch
@@ -28,21 +28,21 @@ Sizes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Published:
-    """What is known of a backbone from its published weights, or from its paper."""
+    """Facts about a backbone from its published weights, or from its paper."""
 
     parameters: int
     tensors: int
     weights: Sizes
-    """Some of the weights in the published safetensors."""
+    """Shapes of some of the published weights."""
     encoders: tuple[int, ...]
-    """Parameters of the text encoders."""
+    """Numbers of parameters of the text encoders."""
     latents: tuple[int, int, int]
     alpha: float
     """sqrt(alpha_bar[999])."""
     attention: int
-    """Attention layers, of which half cross-attend."""
+    """Number of attention layers, half of which are cross-attention."""
     layers: int
-    """Linear and convolution layers."""
+    """Number of linear and convolution layers."""
 
 
 SD15_WEIGHTS: Sizes = {
@@ -93,7 +93,7 @@ every = pytest.mark.parametrize("name", architectures.NAMES)
 
 
 class Recorder(nn.Module):
-    """A network that keeps what it is called with; PixArt's predicts a variance too."""
+    """Network that records its arguments; its output channels are numbered."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Recorder(nn.Module):
 
 
 def recorded(name: str) -> tuple[Backbone, Recorder, Tensor]:
-    """A call of `predict` with two prompts, on the CPU: what the network got, what came of its output."""
+    """Call `predict` with two prompts on the CPU; return backbone, recording network and result."""
     backbone = architectures.build(name)
     recorder = Recorder(backbone.config["out_channels"])
     latents, timestep = torch.zeros(2, *backbone.latent_shape), torch.tensor([1, 2])
@@ -119,7 +119,7 @@ def parameters(module: nn.Module) -> int:
 
 
 @every
-def test_names_and_shapes_are_the_published_ones(name: str) -> None:
+def test_weights_match_published_shapes(name: str) -> None:
     backbone, published = architectures.build(name), PUBLISHED[name]
     weights = {key: tuple(value.shape) for key, value in backbone.network.state_dict().items()}
     assert parameters(backbone.network) == published.parameters
@@ -130,11 +130,11 @@ def test_names_and_shapes_are_the_published_ones(name: str) -> None:
 
 
 @every
-def test_text_encoders_have_the_published_sizes_and_fit(name: str) -> None:
+def test_text_encoders_match_published_sizes(name: str) -> None:
     backbone = architectures.build(name)
     with torch.device("meta"):
         encoders = [
-            encoder_maker(kind)(architectures.config(name, part))
+            encoder_constructor(kind)(architectures.config(name, part))
             for part, kind in backbone.family.text_encoders
         ]
     assert tuple(parameters(encoder) for encoder in encoders) == PUBLISHED[name].encoders
@@ -143,14 +143,14 @@ def test_text_encoders_have_the_published_sizes_and_fit(name: str) -> None:
 
 
 @every
-def test_the_schedule_is_the_familys(name: str) -> None:
+def test_noise_schedule_matches_family(name: str) -> None:
     schedule = architectures.build(name).schedule
     assert len(schedule.alpha_bar) == 1000 and schedule.prediction == "epsilon"
     assert schedule.alpha_bar[999].sqrt().item() == pytest.approx(PUBLISHED[name].alpha, rel=1e-3)
 
 
 @every
-def test_the_one_step_scheduler_starts_where_the_family_says(name: str) -> None:
+def test_one_step_scheduler_uses_start_timestep(name: str) -> None:
     backbone = architectures.build(name)
     scheduler = one_step_scheduler(backbone.source, backbone.start_timestep)
     scheduler.set_timesteps(1)
@@ -160,7 +160,7 @@ def test_the_one_step_scheduler_starts_where_the_family_says(name: str) -> None:
 
 
 @every
-def test_a_prediction_has_the_latents_shape(name: str) -> None:
+def test_prediction_has_latent_shape(name: str) -> None:
     backbone = architectures.build(name)
     latents, timestep = (torch.empty(size, device="meta") for size in ((2, *backbone.latent_shape), (2,)))
     prompts = architectures.conditioning(backbone, 2)
@@ -169,7 +169,7 @@ def test_a_prediction_has_the_latents_shape(name: str) -> None:
 
 
 @every
-def test_the_first_four_channels_are_the_prediction(name: str) -> None:
+def test_variance_channels_are_dropped(name: str) -> None:
     backbone, recorder, output = recorded(name)
     assert recorder.channels == (8 if name == "pixart-512" else 4)
     assert output.shape == (2, *backbone.latent_shape)
@@ -190,11 +190,11 @@ def test_sdxl_gets_pooled_embeddings_and_sizes() -> None:
     assert inputs == [(2, 1280 + 6 * 256)]
 
 
-def test_pixart_gets_the_mask_in_every_cross_attention() -> None:
+def test_pixart_masks_every_cross_attention() -> None:
     backbone, recorder, _ = recorded("pixart-512")
     assert recorder.kwargs["encoder_attention_mask"].shape == (2, 120)
     masks: list[tuple[int, ...]] = []
-    for layer in cross_attention(backbone.network):
+    for layer in cross_attention_layers(backbone.network):
         layer.register_forward_pre_hook(
             lambda _, args, kwargs: masks.append(kwargs["attention_mask"].shape), with_kwargs=True
         )
@@ -206,9 +206,9 @@ def test_pixart_gets_the_mask_in_every_cross_attention() -> None:
 
 @every
 @pytest.mark.parametrize("targets", [("to_q", "to_v"), ("all",)], ids="-".join)
-def test_lora_adapts_the_layers_that_its_targets_name(name: str, targets: tuple[str, ...]) -> None:
+def test_lora_adapts_target_layers(name: str, targets: tuple[str, ...]) -> None:
     network, rank = architectures.build(name).network, 64
-    # Embeddings apart, of which there are none, these are the linear and convolution layers.
+    # Weights of two or more dimensions are linear and convolution layers; there are no embeddings.
     layers = {k.removesuffix(".weight"): w for k, w in network.state_dict().items() if k.endswith(".weight")}
     wanted = {k: w for k, w in layers.items() if w.dim() > 1 and (k.endswith(targets) or "all" in targets)}
     with torch.device("meta"):
@@ -223,7 +223,7 @@ def test_lora_adapts_the_layers_that_its_targets_name(name: str, targets: tuple[
 
 
 @every
-def test_compiling_takes_every_transformer_block(name: str) -> None:
+def test_every_transformer_block_is_compiled(name: str) -> None:
     network = architectures.build(name).network
     compile_blocks(network)
     blocks = {layer.rsplit(".", 1)[0] for layer, _ in network.named_modules() if layer.endswith(".attn2")}
@@ -248,15 +248,15 @@ def test_every_cross_attention_layer_is_guided(name: str, kind: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_whole_step_of_sd15() -> None:
-    """In float32, at batch 1, with AdamW for both: 17.9 GB and two minutes on one thread."""
+def test_full_step_of_sd15() -> None:
+    """In float32, at batch 1, with AdamW for both networks: 17.9 GB and two minutes on one thread."""
     torch.manual_seed(0)
     backbone = architectures.build("sd15", "cpu")
     train = TrainSettings()
     student = new_student(backbone)
     objective = PGSB(backbone, architectures.conditioning(backbone, 1, "cpu"), train)
     for parameter in objective.fake_score.parameters():
-        nn.init.normal_(parameter, std=0.02)  # else both scores are one, and the student has no gradient
+        nn.init.normal_(parameter, std=0.02)  # else the scores are equal and the student has no gradient
     engines = make_engines(student, objective, train)
     draws = objective.draw(1, torch.Generator().manual_seed(0))
     watched = {
@@ -267,7 +267,7 @@ def test_a_whole_step_of_sd15() -> None:
     before = {part: parameter.detach().clone() for part, parameter in watched.items()}
     prompts = architectures.conditioning(backbone, 1, "cpu")
     losses = train_step(objective, engines, Batch(prompts), draws)
-    # The last is a spread over the batch, and one picture has none.
+    # The last is the spread over the batch, which is 0 for one image.
     assert losses[:3].isfinite().all() and (losses[:3] > 0).all()
     moved = {part: not torch.equal(parameter, before[part]) for part, parameter in watched.items()}
     assert moved == {"student": True, "teacher": False, "fake score": True}

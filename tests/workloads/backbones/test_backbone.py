@@ -1,4 +1,4 @@
-"""Backbones: what each family hides, and what is refused in one line."""
+"""Backbones of every family, and folders that are refused."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from workloads.miniature import TEACHERS, WEIGHTS
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
-def test_every_family_predicts_epsilon_of_the_latents_shape(teacher: str) -> None:
+def test_every_family_predicts_epsilon(teacher: str) -> None:
     source = str(WEIGHTS / teacher)
     backbone = load_backbone(source)
     assert backbone.latent_shape == (4, 8, 8)
@@ -33,24 +33,24 @@ def test_every_family_predicts_epsilon_of_the_latents_shape(teacher: str) -> Non
     noisy = backbone.schedule.add_noise(latents, noise, t)
     epsilon = backbone.epsilon(backbone.network, noisy, t, prompts)
     assert epsilon.shape == (2, 4, 8, 8) and epsilon.dtype == torch.float32
-    # At high noise any working teacher finds most of the noise.
+    # At high noise any working teacher predicts most of the noise.
     assert (epsilon - noise).square().mean() < 0.2
 
 
-def test_padding_does_not_change_a_masked_prediction() -> None:
+def test_padding_is_ignored() -> None:
     source = str(WEIGHTS / "pixart")
     backbone = load_backbone(source)
     prompts = TextEncoder(source).encode(["a red circle"])
     assert prompts.mask is not None
-    spoilt = prompts.embeddings.clone()
-    spoilt[prompts.mask == 0] = 7.0
+    changed = prompts.embeddings.clone()
+    changed[prompts.mask == 0] = 7.0
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([500])
     a = backbone.epsilon(backbone.network, x, t, prompts)
-    b = backbone.epsilon(backbone.network, x, t, type(prompts)(spoilt, prompts.mask))
+    b = backbone.epsilon(backbone.network, x, t, type(prompts)(changed, prompts.mask))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-def test_pixart_at_its_largest_size_is_told_the_size() -> None:
+def test_pixart_takes_size_conditions_at_1024() -> None:
     torch.manual_seed(0)
     network = PixArtTransformer2DModel(
         num_attention_heads=2,
@@ -66,19 +66,20 @@ def test_pixart_at_its_largest_size_is_told_the_size() -> None:
     backbone = replace(load_backbone(str(WEIGHTS / "pixart")), network=network, latent_scale=8)
     latents, t, prompts = torch.randn(2, 4, 8, 8), torch.tensor([500, 500]), torch.randn(2, 3, 16)
 
-    def told(pixels: float, ratio: float) -> Tensor:
+    def conditioned_on(pixels: float, ratio: float) -> Tensor:
         added = {"resolution": torch.full((2, 2), pixels), "aspect_ratio": torch.full((2, 1), ratio)}
         call = {"encoder_hidden_states": prompts, "timestep": t, "added_cond_kwargs": added}
         output: Tensor = network(latents, **call, return_dict=False)[0]
         return output[:, :4]
 
     predicted = backbone.predict(network, latents, t, Conditioning(prompts))
-    torch.testing.assert_close(predicted, told(64, 1))
-    assert not torch.allclose(predicted, told(512, 1)) and not torch.allclose(predicted, told(64, 2))
+    torch.testing.assert_close(predicted, conditioned_on(64, 1))
+    for other in (conditioned_on(512, 1), conditioned_on(64, 2)):
+        assert not torch.allclose(predicted, other)
 
 
-def test_pixarts_prompts_are_encoded_as_the_stock_pipeline_does(tmp_path: Path) -> None:
-    """Which makes them lower case; the miniature's own tokenizer does so too, and is kept from it here."""
+def test_pixart_prompts_match_stock_pipeline(tmp_path: Path) -> None:
+    """The pipeline lowercases prompts; the miniature's tokenizer does too, which is turned off here."""
     source = tmp_path / "pixart"
     shutil.copytree(WEIGHTS / "pixart", source)
     file = source / "tokenizer" / "tokenizer.json"
@@ -93,8 +94,8 @@ def test_pixarts_prompts_are_encoded_as_the_stock_pipeline_does(tmp_path: Path) 
     torch.testing.assert_close(encoded.embeddings[:, :16][kept], stock[kept], rtol=0, atol=1e-5)
 
 
-def test_the_teacher_blackens_nothing(tmp_path: Path) -> None:
-    """Its pictures are the measure of students', which no safety checker sees."""
+def test_safety_checker_is_removed(tmp_path: Path) -> None:
+    """Teacher images are compared with those of students, which no safety checker filters."""
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = CLIPConfig(text_config=small, vision_config={**small, "image_size": 8, "patch_size": 4})
     pipeline = open_pipeline(str(WEIGHTS / "unet-v"))
@@ -106,14 +107,16 @@ def test_the_teacher_blackens_nothing(tmp_path: Path) -> None:
     assert open_pipeline(str(tmp_path)).safety_checker is None
 
 
-def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no diffusers pipeline there"):
+def test_folder_without_pipeline_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a diffusers pipeline"):
         load_backbone(str(tmp_path))
 
 
-def test_an_unsupported_pipeline_names_what_is_supported(tmp_path: Path) -> None:
+def test_unsupported_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(ValueError, match="is a FluxPipeline; supported are: StableDiffusionPipeline, Stable"):
+    with pytest.raises(
+        ValueError, match="class FluxPipeline is not supported; supported are: StableDiffusionPipeline, St"
+    ):
         load_backbone(str(tmp_path))
 
 
@@ -126,6 +129,6 @@ def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
         load_backbone(str(folder))
 
 
-def test_a_start_outside_the_schedule() -> None:
+def test_start_outside_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="start_timestep 1000 is outside the schedule"):
         load_backbone(str(WEIGHTS / "unet-v"), start_timestep=1000)

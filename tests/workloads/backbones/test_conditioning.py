@@ -1,4 +1,4 @@
-"""Whatever is done to a batch of prompts is done to all that goes with them."""
+"""Operations on a batch of conditioning apply to every part of it."""
 
 import torch
 
@@ -6,14 +6,14 @@ from workloads.backbones.conditioning import Conditioning, concatenate
 
 
 def batch(*numbers: int) -> Conditioning:
-    """Prompts told apart by a number, in every part."""
+    """Return conditioning whose rows hold the given numbers in every part."""
     rows = torch.tensor(numbers)
     embeddings = rows.float().view(-1, 1, 1).expand(-1, 3, 2)
     return Conditioning(embeddings, rows.view(-1, 1).expand(-1, 3), rows.float().view(-1, 1).expand(-1, 4))
 
 
 def numbers(conditioning: Conditioning) -> list[int]:
-    """Of each prompt its number, on which all parts agree."""
+    """Return the number of each row, after a check that all parts agree."""
     assert list(conditioning.parts) == ["embeddings", "mask", "pooled"]
     rows = [part.flatten(1).long() for part in conditioning.parts.values()]
     assert all((part == rows[0][:, :1]).all() for part in rows)
@@ -28,13 +28,13 @@ def test_rows_keep_their_parts() -> None:
     assert len(batch(1, 2, 3)) == 3
 
 
-def test_replacing_takes_every_part() -> None:
+def test_replace_covers_every_part() -> None:
     where = torch.tensor([False, True, True])
     assert numbers(batch(1, 2, 3).replace(where, batch(7))) == [1, 7, 7]
     assert numbers(batch(1, 2, 3).replace(where, batch(7, 8, 9))) == [1, 8, 9]
 
 
-def test_a_mask_keeps_its_type() -> None:
+def test_mask_keeps_its_dtype() -> None:
     moved = batch(1, 2).to(torch.device("cpu"), torch.bfloat16)
     assert {name: part.dtype for name, part in moved.parts.items()} == {
         "embeddings": torch.bfloat16,
@@ -43,6 +43,6 @@ def test_a_mask_keeps_its_type() -> None:
     }
 
 
-def test_what_a_family_lacks_stays_absent() -> None:
+def test_missing_parts_stay_absent() -> None:
     plain = Conditioning(torch.zeros(2, 3, 4))
     assert list(concatenate([plain, plain])[:1].parts) == ["embeddings"]

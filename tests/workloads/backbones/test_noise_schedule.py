@@ -14,7 +14,7 @@ def test_last_alpha_of_the_families(config: dict[str, object], alpha: float) -> 
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_epsilon_and_latents_of_a_perfect_prediction(prediction: Prediction) -> None:
+def test_conversions_of_exact_predictions(prediction: Prediction) -> None:
     schedule = NoiseSchedule.from_config({**SD, "prediction_type": prediction})
     latents, noise, t = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([1, 500, 999])
     noisy = schedule.add_noise(latents, noise, t)
@@ -22,11 +22,11 @@ def test_epsilon_and_latents_of_a_perfect_prediction(prediction: Prediction) -> 
     truth = {"epsilon": noise, "v_prediction": alpha * noise - sigma * latents, "sample": latents}
     output = truth[prediction]
     torch.testing.assert_close(schedule.to_latents(output, noisy, t), latents, rtol=1e-3, atol=1e-3)
-    if prediction != "sample":  # from x_0, epsilon at t = 1 is all rounding
+    if prediction != "sample":  # at t = 1, epsilon from x_0 is mostly rounding error
         torch.testing.assert_close(schedule.to_epsilon(output, noisy, t), noise, rtol=1e-3, atol=1e-3)
 
 
-def test_flow_matching_is_refused_in_words() -> None:
+def test_flow_matching_is_refused() -> None:
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
     with pytest.raises(ValueError, match=r"FlowMatchEulerDiscreteScheduler .* not supported"):
         NoiseSchedule.from_config(config)

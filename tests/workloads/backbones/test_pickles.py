@@ -1,4 +1,4 @@
-"""What a user names as weights may be a trap: it is refused with its reason, and nothing of it runs."""
+"""Files with pickles or code in place of weights are refused with the reason, and nothing in them runs."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def teacher(tmp_path: Path) -> Path:
 
 
 def pickled(folder: Path, mark: Path) -> None:
-    """Puts traps in the place of the safetensors of a component, under all names that are looked for."""
+    """Replace the safetensors of a component by pickle bombs, under all names that libraries try."""
     for weights in folder.glob("*.safetensors"):
         weights.unlink()
     for name in ("diffusion_pytorch_model.bin", "pytorch_model.bin", "model.bin"):
@@ -44,7 +44,7 @@ def pickled(folder: Path, mark: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_trap_is_one(form: str, tmp_path: Path, mark: Path) -> None:
+def test_pickle_bomb_runs_when_unpickled(form: str, tmp_path: Path, mark: Path) -> None:
     plant(tmp_path / "weights.pt", mark, form)
     if form == "pickle":
         np.load(tmp_path / "weights.pt", allow_pickle=True)
@@ -54,7 +54,7 @@ def test_the_trap_is_one(form: str, tmp_path: Path, mark: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_hpsv2(form: str, tmp_path: Path, mark: Path) -> None:
+def test_hpsv2_weights(form: str, tmp_path: Path, mark: Path) -> None:
     random_checkpoint(SMALL, "v2.1", tmp_path, torch.float32)
     plant(tmp_path / "weights.pt", mark, form)
     with pytest.raises(ValueError, match=r"weights.pt does not hold weights.* a pickle .* could run code"):
@@ -63,7 +63,7 @@ def test_hpsv2(form: str, tmp_path: Path, mark: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_inception(form: str, tmp_path: Path, mark: Path) -> None:
+def test_inception_weights(form: str, tmp_path: Path, mark: Path) -> None:
     plant(tmp_path / "net.pt", mark, form)
     np.savez(tmp_path / "real.npz", mu=np.zeros(2), sigma=np.eye(2))
     with pytest.raises(ValueError, match=r"net.pt is not https://.*, by its SHA-256"):
@@ -71,8 +71,8 @@ def test_inception(form: str, tmp_path: Path, mark: Path) -> None:
     assert not mark.exists()
 
 
-def test_a_network_that_is_not_the_known_one_is_not_run(tmp_path: Path) -> None:
-    """TorchScript holds no Python, but what it does when it is opened is its own affair."""
+def test_unknown_torchscript_is_not_run(tmp_path: Path) -> None:
+    """TorchScript contains no Python, but its operations run when it is called."""
 
     class Other(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -87,8 +87,8 @@ def test_a_network_that_is_not_the_known_one_is_not_run(tmp_path: Path) -> None:
 
 def test_reference_of_fid(tmp_path: Path, mark: Path) -> None:
     (tmp_path / "net.pt").write_bytes(b"")
-    trap = np.array([Planted(mark)], dtype=object)
-    np.savez(tmp_path / "object.npz", features=trap)
+    bomb = np.array([Planted(mark)], dtype=object)
+    np.savez(tmp_path / "object.npz", features=bomb)
     plant(tmp_path / "bare.npz", mark, "pickle")
     for name in ("object.npz", "bare.npz"):
         with pytest.raises(ValueError, match=rf"{name} cannot be read \(.* a pickle .* could run code"):
@@ -101,7 +101,7 @@ def test_reference_of_fid(tmp_path: Path, mark: Path) -> None:
     assert not mark.exists()
 
 
-def test_clip(tmp_path: Path, mark: Path) -> None:
+def test_clip_weights(tmp_path: Path, mark: Path) -> None:
     CLIPConfig().save_pretrained(tmp_path / "clip")
     pickled(tmp_path / "clip", mark)
     with pytest.raises(ValueError, match=r"no CLIP model with safetensors .* a pickle could run code"):
@@ -110,7 +110,7 @@ def test_clip(tmp_path: Path, mark: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_every_part_of_a_backbone(part: str, teacher: Path, mark: Path) -> None:
+def test_every_backbone_component(part: str, teacher: Path, mark: Path) -> None:
     pickled(teacher / part, mark)
     opens: dict[str, Callable[[str], object]] = {
         "unet": load_backbone, "vae": load_autoencoder, "text_encoder": TextEncoder,
@@ -121,7 +121,7 @@ def test_every_part_of_a_backbone(part: str, teacher: Path, mark: Path) -> None:
     assert not mark.exists()
 
 
-def test_a_safety_checker_is_no_way_in(teacher: Path, mark: Path) -> None:
+def test_safety_checker_weights(teacher: Path, mark: Path) -> None:
     change(teacher / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
     CLIPConfig().save_pretrained(teacher / "safety_checker")
     pickled(teacher / "safety_checker", mark)
@@ -131,11 +131,11 @@ def test_a_safety_checker_is_no_way_in(teacher: Path, mark: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
-def test_an_index_that_names_a_pickle(part: str, teacher: Path, mark: Path) -> None:
+def test_index_that_names_a_pickle(part: str, teacher: Path, mark: Path) -> None:
     weights = teacher / f"{part}.safetensors"
     weights.unlink()
-    plant(weights.with_name("trap.bin"), mark)
-    index = {"metadata": {}, "weight_map": {"conv_in.weight": "trap.bin"}}
+    plant(weights.with_name("bomb.bin"), mark)
+    index = {"metadata": {}, "weight_map": {"conv_in.weight": "bomb.bin"}}
     weights.with_name(f"{weights.name}.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"cannot be opened"):
         open_pipeline(str(teacher))
@@ -145,7 +145,7 @@ def test_an_index_that_names_a_pickle(part: str, teacher: Path, mark: Path) -> N
 
 
 @pytest.mark.parametrize("place", ["pipeline", "component", "community"])
-def test_code_that_comes_with_a_teacher_is_not_run(place: str, teacher: Path, mark: Path) -> None:
+def test_custom_code_is_not_run(place: str, teacher: Path, mark: Path) -> None:
     code = f"import os\nos.mkdir({str(mark)!r})\nclass Mine: pass\n"
     if place == "pipeline":
         change(teacher / "model_index.json", _class_name=["mine", "Mine"])
@@ -154,16 +154,14 @@ def test_code_that_comes_with_a_teacher_is_not_run(place: str, teacher: Path, ma
         change(teacher / "model_index.json", unet=["mine", "Mine"])
         (teacher / "unet/mine.py").write_text(code)
     else:
-        # Where diffusers looks for a pipeline when it is told of none.
+        # The file that diffusers opens when no pipeline is named.
         (teacher / "None.py").write_text(code)
-    with pytest.raises(ValueError, match="cannot be opened: it brings code of its own, which is not run"):
+    with pytest.raises(ValueError, match="cannot be opened: it contains custom code, which is never run"):
         open_pipeline(str(teacher))
     assert not mark.exists()
 
 
-def test_a_students_folder_takes_over_neither_pickles_nor_programs(
-    teacher: Path, tmp_path: Path, mark: Path
-) -> None:
+def test_student_folder_copies_no_pickles_or_code(teacher: Path, tmp_path: Path, mark: Path) -> None:
     plant(teacher / "text_encoder/pytorch_model.bin", mark)
     (teacher / "vae/mine.py").write_text("")
     backbone = load_backbone(str(teacher))

@@ -1,4 +1,4 @@
-"""The SDXL family on a toy of the real classes: prompts to a student that stock diffusers opens."""
+"""The SDXL family on a tiny pipeline of the real classes, from prompts to a saved student."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,13 @@ from workloads.attention import AttentionGuidance
 from workloads.backbones.backbone import Backbone, load_backbone
 from workloads.backbones.file_checks import check_files
 from workloads.backbones.shape_checks import check_shapes
-from workloads.backbones.teacher_pipeline import call_arguments, draw
+from workloads.backbones.teacher_pipeline import call_arguments, generate_images
 from workloads.backbones.text_encoder import TextEncoder
 from workloads.backbones.text_encoder_files import encoder_digest
 from workloads.objectives.batch import Batch
 from workloads.objectives.pgsb import PGSB
 from workloads.settings.train import AttentionGuidanceSettings, TrainSettings
-from workloads.students.student import CALL, decode, generate, load_autoencoder, new_student, save_student
+from workloads.students.student import decode, generate, load_autoencoder, new_student, save_student
 from workloads.training.step import make_engines, train_step
 
 PROMPTS = ["a large red circle", "a tiny blue square on a white background"]
@@ -44,7 +44,7 @@ def noise_for(backbone: Backbone) -> Tensor:
     return torch.randn(2, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
 
 
-def test_prompts_are_encoded_as_the_stock_pipeline_does(source: str) -> None:
+def test_prompts_match_stock_pipeline(source: str) -> None:
     encoded = TextEncoder(source).encode([*PROMPTS, ""])
     with torch.no_grad():
         prompts, empty, pooled, pooled_empty = stock(source).encode_prompt(PROMPTS)
@@ -54,7 +54,7 @@ def test_prompts_are_encoded_as_the_stock_pipeline_does(source: str) -> None:
     assert not empty.any() and not pooled_empty.any()
 
 
-def test_an_empty_prompt_is_encoded_where_the_pipeline_says_so(source: str, tmp_path: Path) -> None:
+def test_empty_prompt_is_encoded_if_configured(source: str, tmp_path: Path) -> None:
     for part in Path(source).iterdir():
         (tmp_path / part.name).symlink_to(part)
     index = json.loads((tmp_path / "model_index.json").read_text())
@@ -68,7 +68,7 @@ def test_an_empty_prompt_is_encoded_where_the_pipeline_says_so(source: str, tmp_
     assert empty.any()
 
 
-def test_both_embeddings_and_the_size_matter(source: str) -> None:
+def test_embeddings_and_size_affect_prediction(source: str) -> None:
     backbone, prompts = load_backbone(source), TextEncoder(source).encode(PROMPTS)
     noise, t = noise_for(backbone), torch.tensor([500, 500])
     assert backbone.latent_scale == 2 and prompts.pooled is not None
@@ -87,7 +87,7 @@ def test_both_embeddings_and_the_size_matter(source: str) -> None:
 
 
 def trained(backbone: Backbone, encoder: TextEncoder) -> torch.nn.Module:
-    """A student after one step."""
+    """Return a student after one training step."""
     train, student = TrainSettings(learning_rate=1e-3), new_student(backbone)
     objective = PGSB(backbone, encoder.encode([""]), train)
     for parameter in objective.fake_score.parameters():
@@ -105,7 +105,7 @@ def trained(backbone: Backbone, encoder: TextEncoder) -> torch.nn.Module:
     return student.eval()
 
 
-def test_a_student_that_stock_diffusers_opens(source: str, tmp_path: Path) -> None:
+def test_student_opens_with_stock_diffusers(source: str, tmp_path: Path) -> None:
     backbone, encoder = load_backbone(source), TextEncoder(source)
     assert backbone.start_timestep == 399
     student, folder = trained(backbone, encoder), tmp_path / "student"
@@ -113,18 +113,18 @@ def test_a_student_that_stock_diffusers_opens(source: str, tmp_path: Path) -> No
     pipeline, noise, prompts = stock(str(folder)), noise_for(backbone), encoder.encode(PROMPTS)
     calls: list[dict[str, Any]] = []
     pipeline.unet.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
-    arguments = {**CALL, **call_arguments(pipeline), "latents": noise}
-    picture = pipeline(PROMPTS, output_type="pt", **arguments).images
+    arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "latents": noise}
+    image = pipeline(PROMPTS, output_type="pt", **arguments, **call_arguments(pipeline)).images
     latents = generate(backbone, student, noise, prompts)
     (call,) = calls
     assert call["added_cond_kwargs"]["time_ids"].tolist() == [[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]] * 2
     torch.testing.assert_close(call["added_cond_kwargs"]["text_embeds"], prompts.pooled)
     ours = decode(load_autoencoder(source), latents)
-    torch.testing.assert_close(torch.as_tensor(picture) * 2 - 1, ours, rtol=0, atol=0.02)
+    torch.testing.assert_close(torch.as_tensor(image) * 2 - 1, ours, rtol=0, atol=0.02)
     assert ours.std() > 0.05
 
 
-def test_a_negative_prompt_steers_it(source: str) -> None:
+def test_negative_prompt_changes_output(source: str) -> None:
     backbone, encoder = load_backbone(source), TextEncoder(source)
     noise, prompts = noise_for(backbone), encoder.encode(PROMPTS)
     settings = AttentionGuidanceSettings("nag", 4.0)
@@ -133,11 +133,11 @@ def test_a_negative_prompt_steers_it(source: str) -> None:
     assert (plain - steered).abs().max() > 1e-3
 
 
-def test_the_teacher_draws(source: str) -> None:
-    assert draw(stock(source), PROMPTS, steps=2, guidance_scale=3.0).shape == (2, 3, 16, 16)
+def test_teacher_generates_images(source: str) -> None:
+    assert generate_images(stock(source), PROMPTS, steps=2, guidance_scale=3.0).shape == (2, 3, 16, 16)
 
 
-def test_the_folder_passes_the_checks(source: str) -> None:
+def test_folder_passes_checks(source: str) -> None:
     check_files(source)
     assert check_shapes(source)["add_embedding.linear_1.weight"] == (
         64,
@@ -146,7 +146,7 @@ def test_the_folder_passes_the_checks(source: str) -> None:
 
 
 def copied(source: str, folder: Path, name: str, **changes: object) -> str:
-    """The folder, with some keys of one JSON file changed."""
+    """Copy the folder, with some keys of one JSON file changed."""
     for path in Path(source).rglob("*"):
         if path.is_file():
             target = folder / path.relative_to(source)
@@ -157,16 +157,16 @@ def copied(source: str, folder: Path, name: str, **changes: object) -> str:
     return str(folder)
 
 
-def test_a_second_encoder_that_does_not_fit_is_refused(source: str, tmp_path: Path) -> None:
+def test_mismatched_second_encoder_is_refused(source: str, tmp_path: Path) -> None:
     missing = copied(source, tmp_path / "a", "model_index.json", text_encoder_2=[None, None])
     with pytest.raises(ValueError, match=r"model_index\.json lists no text_encoder_2"):
         check_files(missing)
     narrow = copied(source, tmp_path / "b", "model_index.json")
     tiny_sdxl.network(pooled=7).save_pretrained(tmp_path / "b" / "unet")
-    with pytest.raises(ValueError, match=r"pooled width of its unet is 103, of its other part 120"):
+    with pytest.raises(ValueError, match=r"its unet has pooled width 103, but its other components have 120"):
         check_shapes(narrow)
 
 
-def test_the_digest_is_of_both_encoders(source: str, tmp_path: Path) -> None:
+def test_digest_covers_both_encoders(source: str, tmp_path: Path) -> None:
     changed = copied(source, tmp_path, "text_encoder_2/config.json", note="changed")
     assert encoder_digest(changed) != encoder_digest(source)

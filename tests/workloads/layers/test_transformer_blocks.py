@@ -1,4 +1,4 @@
-"""Compiled blocks: all of them, in every role, and with or without what the backward pass needs."""
+"""Compiled blocks: none falls back to eager mode, and recomputation saves memory."""
 
 from dataclasses import replace
 
@@ -18,11 +18,11 @@ from workloads.students.student import new_student
 from workloads.training.step import each_network, make_engines, train_step
 
 PARTITIONED = "aot_eager_decomp_partition"
-"""torch's backend that decides what is kept as the usual one does, and compiles nothing."""
+"""Backend that selects kept activations as the default backend does, and compiles nothing."""
 
 
 def narrow(name: str) -> Backbone:
-    """A published UNet with a tenth of its channels, at latents of 16 x 16."""
+    """Build a published UNet with a tenth of its channels, for latents of 16 x 16."""
     backbone = architectures.build(name)
     config = dict(backbone.config)
     channels = [width // 10 for width in config["block_out_channels"]]
@@ -32,8 +32,8 @@ def narrow(name: str) -> Backbone:
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
-def test_torch_gives_up_on_no_block_of_a_published_backbone(name: str) -> None:
-    """It does so in silence, but for a warning, and the rest of the training runs uncompiled."""
+def test_no_block_exceeds_recompile_limit(name: str) -> None:
+    """Beyond the limit torch only warns, and the rest of the training runs uncompiled."""
     torch.manual_seed(0)
     backbone, train = narrow(name), TrainSettings(batch_size=2)
     student = new_student(backbone)
@@ -49,7 +49,7 @@ def test_torch_gives_up_on_no_block_of_a_published_backbone(name: str) -> None:
 
 
 def kept(network: nn.Module, backbone: Backbone) -> tuple[int, list[Tensor]]:
-    """Bytes that a forward pass leaves for the backward pass, but for weights; and the gradients."""
+    """Return the bytes kept for the backward pass, weights excluded, and the gradients."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     found: dict[int, int] = {}
 
@@ -69,7 +69,7 @@ def kept(network: nn.Module, backbone: Backbone) -> tuple[int, list[Tensor]]:
 
 
 @pytest.mark.parametrize("name", TEACHERS)
-def test_compiled_blocks_that_keep_nothing_keep_less(name: str) -> None:
+def test_recomputation_saves_memory(name: str) -> None:
     backbone = load_backbone(str(WEIGHTS / name))
     torch.manual_seed(0)
     plain, compiled = new_student(backbone), new_student(backbone)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import CLIPModel
 
-from workloads.backbones.teacher_pipeline import draw, open_pipeline
+from workloads.backbones.teacher_pipeline import generate_images, open_pipeline
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS, clip_folder
 from workloads.miniature.clip_recipe import report, said_of
 from workloads.miniature.judge import labels, load_judge
@@ -81,7 +81,7 @@ def test_shipped_weights_are_the_ones_that_were_measured() -> None:
 def test_shipped_teachers_draw_what_captions_say(teacher: str) -> None:
     """A quick look (64 captions); the README holds the measurement on more."""
     prompts = captions(64, seed=11)
-    pictures = draw(open_pipeline(str(WEIGHTS / teacher)), prompts, steps=20, guidance_scale=3.0)
+    pictures = generate_images(open_pipeline(str(WEIGHTS / teacher)), prompts, steps=20, guidance_scale=3.0)
     score = AttributeAccuracy().score(pictures, prompts)[0]
     assert score.samples > 200
     assert score.value >= 0.93

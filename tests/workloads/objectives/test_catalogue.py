@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workloads.attention import nasa
+from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone, load_backbone
 from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.text_encoder import TextEncoder
@@ -154,7 +154,7 @@ def by_hand(training: Training, prompts: Conditioning, negatives: Conditioning, 
     """Run one step of PG-SB without `Objective.updates`."""
     objective, student, fake = training.objective, training.engines[STUDENT], training.engines[FAKE_SCORE]
     assert isinstance(objective, PGSB)
-    with nasa(student, negatives, draws.strength):
+    with nasa_guidance(student, negatives, draws.strength):
         latents = objective.backbone.one_step(student, draws.start_noise, prompts)
         frozen = latents.detach()
         noisy = objective.backbone.schedule.add_noise(frozen, draws.noise, draws.timestep)

@@ -13,7 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from workloads.attention import nasa
+from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import FAMILIES
@@ -232,7 +232,7 @@ def test_nasa_t_gradient(guided: str) -> None:
     negatives = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
     draws = bench.draws
     assert 0.2 <= draws.strength <= 0.9
-    with nasa(bench.student, negatives, draws.strength):
+    with nasa_guidance(bench.student, negatives, draws.strength):
         outcome = bench.objective.student_loss(bench.student, bench.prompts, draws, negatives)
         ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
 

@@ -1,7 +1,7 @@
-"""What a backbone is made of, told without its weights: configs, shipped here for published ones.
+"""Architectures of backbones without their weights: configs, shipped here for published ones.
 
-The shipped folders hold of each config.json what makes the architecture, as published. Nothing
-here is slow to import.
+The shipped folders contain those values of each published config.json that define the architecture.
+Imports no torch.
 """
 
 import json
@@ -15,6 +15,7 @@ from workloads.backbones.families import Family, family_of
 from workloads.backbones.file_checks import read_json
 
 SHIPPED = Path(__file__).parent
+"""Folder with one subfolder per published architecture."""
 PUBLISHED: dict[str, tuple[str, int | None]] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ("sd15", None),
     "stabilityai/stable-diffusion-2-1-base": ("sd21-base", None),
@@ -23,25 +24,26 @@ PUBLISHED: dict[str, tuple[str, int | None]] = {
     "stabilityai/stable-diffusion-xl-base-1.0": ("sdxl", None),
     "PixArt-alpha/PixArt-XL-2-512x512": ("pixart-512", None),
 }
-"""Id on the hub: shipped folder, and the latent size where it is another than that folder's."""
+"""Shipped folder of each hub id, with the latent size if it differs from the folder's."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The configs that are needed to build a backbone's networks, as JSON."""
+    """Configs from which a backbone's networks can be built."""
 
     family: Family
     network: str
-    """Of the network that is distilled."""
+    """Config of the distilled network, as JSON."""
     autoencoder: str
+    """Config of the autoencoder, as JSON."""
 
 
 @lru_cache(maxsize=256)
 def architecture_of(source: str) -> Architecture | None:
-    """Of a pipeline folder, of a hub id in the local cache, or of a published one.
+    """Return the architecture of a pipeline folder, a hub id in the local cache, or a published hub id.
 
-    None where nothing can be known, or a config is spoilt: `backbone_files` says how. Nothing is
-    downloaded.
+    Return None if it is unknown or a config is invalid (`file_checks` reports the reason). Download
+    nothing.
     """
     name, latents = PUBLISHED.get(source, (None, None))
     folder = _local(source) if name is None else SHIPPED / name
@@ -64,6 +66,6 @@ def _local(source: str) -> Path | None:
         return Path(source)
     try:
         index = try_to_load_from_cache(source, "model_index.json")
-    except ValueError:  # not the form of an id
+    except ValueError:  # not a valid hub id
         return None
     return Path(index).parent if isinstance(index, str) else None

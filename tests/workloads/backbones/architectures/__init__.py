@@ -1,6 +1,6 @@
-"""Published backbones by their configurations alone, in pipeline folders without weights.
+"""Published backbones built from the shipped configs, with random weights or none.
 
-Of each config.json what makes the architecture: values as published by runwayml (SD1.5), Stability AI
+The configs contain the values that define the architecture, as published by runwayml (SD1.5), Stability AI
 (SD2.1-base, SDXL-base-1.0) and PixArt-alpha (PixArt-XL-2-512x512).
 """
 
@@ -19,7 +19,7 @@ ROOT = SHIPPED
 
 
 def build(name: str, device: str = "meta") -> Backbone:
-    """The backbone, its network with random weights; on the meta device with none."""
+    """Build the backbone with random weights; without weights on the meta device."""
     source = str(ROOT / name)
     family = family_of(source)
     network_class: Any = NETWORK_CLASSES[family.network]
@@ -31,12 +31,12 @@ def build(name: str, device: str = "meta") -> Backbone:
 
 
 def config(name: str, part: str) -> dict[str, Any]:
-    """The config of a component."""
+    """Return the config of a component."""
     return read_json(ROOT / name / part / "config.json", str(ROOT / name))
 
 
 def conditioning(backbone: Backbone, batch: int, device: str = "meta") -> Conditioning:
-    """Random embeddings of the shapes that the family's text encoders give."""
+    """Return random embeddings in the shapes of the family's text encoders."""
     family, settings = backbone.family, backbone.config
     width = settings["cross_attention_dim" if family.network == "unet" else "caption_channels"]
     return Conditioning(

@@ -1,0 +1,60 @@
+"""Identities of default settings: digests of finished trials are made of them, so they must not change."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from workloads.settings.objectives import OBJECTIVES, expand_preset
+from workloads.settings.train import TrainSettings
+
+PGSB: dict[str, Any] = {
+    "guidance_interval": (0.5, 4.0),
+    "guidance_per": "sample",
+    "guided": "both",
+    "weighting": "sigma_squared",
+    "timestep_range": (0.02, 0.981),
+    "null_rate": 0.1,
+    "nasa_interval": None,
+    "fake_score_updates": 1,
+    "lora": {"rank": 64, "alpha": 128.0, "targets": ("to_q", "to_v")},
+    "steps": 50_000,
+    "batch_size": 64,
+    "seed": 0,
+    "learning_rate": 1e-6,
+    "fake_score_learning_rate": 1e-3,
+    "adam_betas": (0.9, 0.999),
+    "weight_decay": 0.0,
+    "gradient_clip": 1.0,
+    "ema_decay": 0.999,
+    "start_from": None,
+    "precision": "auto",
+    "collapse_ratio": 0.05,
+}
+SWIFTBRUSH = {
+    "guidance_interval": (4.5, 4.5),
+    "lora": {"rank": 64, "alpha": 108.0, "targets": ("to_q", "to_v")},
+}
+SWIFTBRUSH_V2 = {
+    "guidance_interval": (4.5, 4.5),
+    "clip": {"model": "openai/clip-vit-base-patch32", "margin": 0.35, "weight": 0.1, "every": 1},
+    "student_lora": {"rank": 256, "alpha": 512.0, "targets": ("to_q", "to_v")},
+}
+IDENTITIES: dict[str, dict[str, Any]] = {
+    "pgsb": PGSB,
+    "swiftbrush": {**PGSB, **SWIFTBRUSH},
+    "swiftbrush_v2": {**PGSB, **SWIFTBRUSH_V2},
+    "boot": {**PGSB, "objective": "boot"},
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_identity_of_default_settings(objective: str) -> None:
+    values = expand_preset({"objective": objective})
+    settings = TypeAdapter(TrainSettings).validate_python(values)
+    assert settings.identity == IDENTITIES[objective]
+
+
+def test_identity_holds_later_settings_when_set() -> None:
+    settings = TrainSettings(fake_score_interval=(1.0, 2.0))
+    assert settings.identity == {**PGSB, "fake_score_interval": (1.0, 2.0)}
