@@ -177,7 +177,7 @@ class PGSB(Objective[PGSBDraws]):
         dL/dx_0 = g / N over its N elements. No gradient passes through the two scores.
 
         Args:
-            student: must be inside `nasa_guidance` until the loss is back-propagated, if there are `negatives`.
+            student: with `negatives`, must be inside `nasa_guidance` until the loss is back-propagated.
             prompts: conditioning of B prompts.
             draws: B rows.
             negatives: conditioning of B negative prompts, for NASA-T.
