@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
     uri = options.tracking_uri or plan.sweep.tracking.uri
     capacity = None
     if options.cluster is not None:
-        from orchestrator.planning.capacity import read_capacity
+        from orchestrator.execution.cluster_capacity import read_capacity
 
         capacity = read_capacity(options.cluster)
         capacity.max_concurrent_trials(plan)

@@ -17,6 +17,7 @@ from orchestrator.common.errors import UnfinishedError
 from orchestrator.common.redaction import redact_json
 from orchestrator.common.storage import Store
 from orchestrator.evaluation.reference import load_reference
+from orchestrator.execution.cluster_capacity import connected_capacity
 from orchestrator.execution.lock import SweepLock
 from orchestrator.execution.preparation import encoding_key, prepare
 from orchestrator.execution.ray_cluster import connected
@@ -24,7 +25,7 @@ from orchestrator.execution.search import search
 from orchestrator.execution.tune_callback import LaunchState
 from orchestrator.jobs import TrainingJob
 from orchestrator.planning.backbone_checks import check_backbones
-from orchestrator.planning.capacity import Capacity, connected_capacity
+from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.plan import Plan, Trial
 from orchestrator.reporting.rows import SweepSummary, TrialRow
 from orchestrator.reporting.strength_figures import plotted_rows
