@@ -1,7 +1,7 @@
 """Node groups of a cluster: of the connected Ray, of Kubernetes, or of a manifest.
 
-On Kubernetes the groups are those of the RayCluster that this launch's head belongs to, read with the account of
-Ray's own autoscaler. Elsewhere each node that Ray knows is a group of one.
+On Kubernetes the groups are those of the RayCluster that this launch's head belongs to, read with the
+account of Ray's own autoscaler. Elsewhere each node that Ray knows is a group of one.
 """
 
 import os
