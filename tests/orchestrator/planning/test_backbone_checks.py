@@ -123,7 +123,7 @@ FOLDERS: list[tuple[str, Spoil, str, Open | None]] = [
     ("variant-only", renamed(UNET, "diffusion_pytorch_model.fp16.safetensors"),
      r"but diffusion_pytorch_model\.fp16\.safetensors: rename it", load_backbone),
     ("cut-short", cut(UNET, 0.5),
-     r"is cut short: it has 1,507,304 bytes where its header pattern", load_backbone),
+     r"is cut short: it has 1,507,304 bytes where its header says", load_backbone),
     ("cut-in-header", cut(UNET, 0.001),
      r"is cut short, or is no safetensors file: fetch it again", load_backbone),
     ("empty-weights", cut(UNET, 0), r"is cut short, or is no safetensors file", load_backbone),
