@@ -21,5 +21,5 @@ def describe_arm(arm: ArmRow) -> str:
     """Format an arm's name with its removal rate, or with the score that ranks it."""
     removal, metric = arm.score("removal_rate"), first_measured(STRENGTH_METRICS, arm.metrics)
     if removal is not None:
-        return f"{arm.name}: {100 * removal.value:.0f} % gone"
+        return f"{arm.name}: {100 * removal.value:.0f} % removed"
     return f"{arm.name}: {NAMES[metric]} {format_value(metric, arm.value(metric))}" if metric else arm.name

@@ -130,7 +130,7 @@ def test_the_best_strength_shows_its_measure(trials: tuple[Trial, ...]) -> None:
     made[0] = replace(made[0], best=ArmRow(nasa, (score("removal_rate", 0.8),)))
     made[1] = replace(made[1], best=ArmRow(nasa, (score("hps_v2.1", 0.28),)))
     lines = table(made)
-    assert "nasa 0.5: 80 % gone" in lines[1] and "nasa 0.5: HPSv2.1 0.2800" in lines[2]
+    assert "nasa 0.5: 80 % removed" in lines[1] and "nasa 0.5: HPSv2.1 0.2800" in lines[2]
 
 
 def test_a_summary_counts_every_trial(trials: tuple[Trial, ...]) -> None:
