@@ -124,12 +124,8 @@ FOLDERS: list[tuple[str, Spoil, str, Open | None]] = [
     ("variant-only", renamed(UNET, "diffusion_pytorch_model.fp16.safetensors"),
      r"but diffusion_pytorch_model\.fp16\.safetensors: rename it", load_backbone),
     ("cut-short", cut(UNET, 0.5),
-<<<<<<< HEAD
      r"is truncated or not a safetensors file \(.*file not fully covered\): download it again",
      load_backbone),
-=======
-     r"is cut short: it has 1,507,304 bytes where its header says", load_backbone),
->>>>>>> o1
     ("cut-in-header", cut(UNET, 0.001),
      r"is truncated or not a safetensors file \(.*\): download it again", load_backbone),
     ("empty-weights", cut(UNET, 0), r"is truncated or not a safetensors file", load_backbone),
