@@ -27,7 +27,9 @@ def make_parser(name: str, doc: str | None, exit_statuses: str = "") -> argparse
         epilog=f"examples:\n{examples}\n{exit_statuses}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--verbose", action="store_true", help="print more details")
+    parser.add_argument(
+        "--verbose", action="store_true", help="also print every report, checkpoint and drawn strength"
+    )
     parser.add_argument(
         "--debug", action="store_true", help="print the libraries' logs, and tracebacks of errors too"
     )

@@ -1,7 +1,7 @@
 """Logging of the commands: plain lines on standard output, without credentials.
 
 Every module logs to `logging.getLogger(__name__)`; `configure` sends the lines to the screen. `--verbose`
-adds the project's own details; `--debug` adds the libraries' logs and full tracebacks.
+adds the project's debug lines; `--debug` adds the libraries' logs and full tracebacks.
 """
 
 import logging

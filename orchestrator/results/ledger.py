@@ -79,6 +79,7 @@ class Ledger:
         """Mark a trial as running."""
         record = self.records[job.trial.digest]
         record.status, record.started = "running", time.monotonic()
+        logger.debug("%s: started, MLflow run %s", record.name, record.run)
 
     def reported(self, job: TrainingJob, report: WorkerReport) -> None:
         """Apply the events of a worker's report."""
@@ -164,6 +165,7 @@ class Ledger:
 
     def _take(self, record: TrialRecord, report: StepReport) -> None:
         record.add(report)
+        logger.debug("%s: step %d: %s", record.name, report.step, _metrics_text(report))
         self._log(record, report)
 
     def _log(self, record: TrialRecord, report: StepReport) -> None:
@@ -175,6 +177,7 @@ class Ledger:
     def _checkpointed(self, record: TrialRecord, job: TrainingJob, event: CheckpointWritten) -> None:
         record.checkpointed = time.monotonic()
         record.checkpoint, record.checkpoint_digest = event.uri, event.digest
+        logger.debug("%s: checkpoint %s", record.name, event.uri)
         self._tracker.set_tags(record.run, _checkpoint_tags(record))
         if job.uploads and self._store.local:
             folder = Path(event.uri)
@@ -212,3 +215,8 @@ def last_line(error: str) -> str:
 
 def _checkpoint_tags(record: TrialRecord) -> dict[str, str]:
     return {"checkpoint": record.checkpoint, "checkpoint_sha256": record.checkpoint_digest}
+
+
+def _metrics_text(report: StepReport) -> str:
+    values = {**report.metrics, **{score.metric: score.value for score in report.scores}}
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())

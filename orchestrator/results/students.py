@@ -114,6 +114,7 @@ class Students:
         """Record the end of a small trial; the last one of a student has the student scored."""
         student = self._students[job.infer.student]
         student.left -= 1
+        logger.debug("%s: drawn, %d strengths left", job.infer.name, student.left)
         if error:
             student.failures.append(f"{job.infer.name}: {last_line(error)}")
             logger.error("%s", student.failures[-1])

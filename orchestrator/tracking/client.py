@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from orchestrator.common.errors import UnfinishedError, UserError
+from orchestrator.common.library_logging import silence_loggers
 from orchestrator.common.redaction import redact
 from orchestrator.common.storage import Store
 from orchestrator.tracking.deduplication import Records
@@ -49,6 +50,8 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         # MLflow would print the URI with its password at the end of every run.
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+        # MLflow sets the level of its loggers when it is imported.
+        silence_loggers()
         mlflow.set_tracking_uri(uri)
         self.uri, self.client = uri, MlflowClient(uri)
         self.experiment = self._find_experiment(experiment, store)

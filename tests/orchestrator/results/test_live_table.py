@@ -1,0 +1,39 @@
+"""The live table of a launch: rows, bars, and the switch between table and lines."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.config.sweep_file import load_sweep
+from orchestrator.planning.plan import make_plan
+from orchestrator.results.live_table import MAX_ROWS, trials_table
+from orchestrator.results.record import TrialRecord
+from workloads.scorers.score import Score
+
+
+@pytest.fixture(scope="module")
+def records() -> list[TrialRecord]:
+    trials = make_plan(load_sweep(Path("sweeps/miniature.yaml"))).trials
+    done = TrialRecord(trials[0], "run", "finished", step=100, train_seconds=31.0)
+    done.scores = [Score("attribute_accuracy", 0.912, 256, 0.9, 0.92, "p")]
+    running = TrialRecord(trials[1], "run", "running", step=50, rate=2.5)
+    return [done, running, TrialRecord(trials[2], "run")]
+
+
+def rendered(records: list[TrialRecord]) -> list[str]:
+    screen = io.StringIO()
+    Console(file=screen, width=140).print(trials_table(records))
+    return screen.getvalue().splitlines()
+
+
+def test_running_trials_come_first(records: list[TrialRecord]) -> None:
+    _, first, second, third = rendered(records)
+    assert first.split()[:2] == [records[1].name, "running"] and "50/100" in first and "20 s" in first
+    assert second.split()[:2] == [records[0].name, "finished"] and second.rstrip().endswith("0.912")
+    assert third.split()[:2] == [records[2].name, "waiting"]
+
+
+def test_many_trials_are_counted(records: list[TrialRecord]) -> None:
+    assert f"... and {3 * MAX_ROWS - MAX_ROWS} more" in rendered(records * MAX_ROWS)[-1]
