@@ -1,4 +1,9 @@
-"""DeepSpeed, and nobody else: one ZeRO-2 engine around one network."""
+"""One DeepSpeed ZeRO-2 engine around one network; the only module that imports DeepSpeed.
+
+Private parts of DeepSpeed 0.19 that are used: its optimizer's partitions, offsets and padding (without them a
+checkpoint would depend on the number of workers), and its gradient hooks. `tests/orchestrator/training/
+test_deepspeed_engine.py` checks them, so that an upgrade fails there.
+"""
 
 import logging
 import math
@@ -18,16 +23,16 @@ from workloads.training.step import make_optimizer
 
 ZERO_STAGE = 2
 PIECE = 2**24
-"""Weights of each worker that are gathered at once."""
+"""Weights of each worker that are gathered at a time."""
 
 
 class Engine:
     """A network with its optimiser, sharded over the workers; callable like the network."""
 
     def __init__(self, module: nn.Module, learning_rate: float, train: TrainSettings) -> None:
-        """Wraps `module`, whose parameters' dtype decides the precision.
+        """Wrap `module`, whose parameters' dtype determines the precision.
 
-        The process group must be up; every worker calls this at the same time.
+        The process group must exist; all workers call this together.
         """
         import deepspeed
 
@@ -43,48 +48,48 @@ class Engine:
         )[0]
         self._zero: Any = self._engine.optimizer
         (self._weights,) = self._zero.single_partition_of_fp32_groups
-        # DeepSpeed fills up the last parts, so that all are of one size.
+        # DeepSpeed pads the last parts, so that all have the same size.
         self._own = self._weights.numel() - self._zero.groups_padding[0]
         if torch.distributed.get_world_size() == 1:
-            # They gather gradients in buckets, to average them over workers. Without them DeepSpeed takes
-            # each parameter's own, as gradients are added up in the parameters' precision.
+            # They copy gradients into buckets, to average them over workers. Without them DeepSpeed uses each
+            # parameter's own gradient, as gradients are summed in the parameters' precision.
             for hook in self._zero._grad_acc_hooks:
                 hook.remove()
 
     @property
     def zero_stage(self) -> int:
-        """The stage that DeepSpeed itself reports."""
+        """The ZeRO stage that DeepSpeed itself reports."""
         return int(self._engine.zero_optimization_stage())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._engine(*args, **kwargs)
 
     def step(self, loss: Tensor) -> None:
-        """Back-propagates the scalar `loss`, averages gradients over workers, updates."""
+        """Back-propagate the scalar `loss`, average gradients over workers, and update."""
         self._engine.backward(loss)
         self._engine.step()
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """This worker's part of what it trains, flat, in float32 whatever the network's precision.
+        """This worker's part of the trained weights, flat, in float32 whatever the network's precision.
 
-        The parts of all workers, joined in their order, are the same for any number of workers.
-        The tensor is the engine's own: copy or write it.
+        The parts of all workers, joined in their order, are the same for any number of workers. The tensor is
+        the engine's own.
         """
         return {"weights": self._weights.detach()[: self._own]}
 
     def state(self) -> dict[str, Tensor]:
-        """`weights`, and the same part of AdamW's moments, with its step."""
+        """Return `weights`, the same part of AdamW's moments, and its step."""
         moments: dict[str, Tensor] = self._zero.optimizer.state[self._weights]
         own = {key: value[: self._own] if value.dim() else value for key, value in moments.items()}
         return {**self.weights, **own}
 
     @torch.no_grad()
     def load(self, parts: Sequence[Mapping[str, Tensor]]) -> None:
-        """Takes up what `state` gave on every worker, in their order; how many does not matter.
+        """Load the `state` of all workers, in their order; any number of workers can load it.
 
         Raises:
-            ValueError: the parts are of a network of another size.
+            ValueError: the parts belong to a network of another size.
         """
         mine = {key: self._mine([part[key] for part in parts]) for key in parts[0]}
         self._weights.copy_(mine.pop("weights"))
@@ -92,17 +97,17 @@ class Engine:
         self._zero.update_lp_params()
 
     def part(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """This worker's part of what was `weights`, or an average of them, on every worker.
+        """Return this worker's part of all workers' `weights`, or of an average of them.
 
         Raises:
-            ValueError: the parts are of a network of another size.
+            ValueError: the parts belong to a network of another size.
         """
         return {key: self._mine([part[key] for part in parts])[: self._own] for key in parts[0]}
 
     def gather(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All workers' `weights`, or an average of them, by the parameters' names, on the host of rank 0.
+        """Return all workers' `weights`, or an average of them, by parameter name, on rank 0's host.
 
-        Every worker calls it at the same time; on the others it is empty. A device holds a piece at a time.
+        All workers call this together; the result is empty on the others. A device holds one piece at a time.
         """
         (part,) = weights.values()
         workers, size = torch.distributed.get_world_size(), self._weights.numel()
@@ -120,13 +125,13 @@ class Engine:
         return self._by_name(whole.flatten()) if first else {}
 
     def _by_name(self, whole: Tensor) -> dict[str, Tensor]:
-        """What is trained, cut out of all workers' joined parts."""
+        """Return the trained parameters, cut out of all workers' joined parts."""
         trained = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
         places = zip(trained, self._zero.round_robin_bit16_offsets[0], strict=True)
         return {name: whole[at : at + p.numel()].view_as(p) for (name, p), at in places}
 
     def _mine(self, parts: Sequence[Tensor]) -> Tensor:
-        """This worker's stretch of the joined `parts`, filled up; of scalars, the first."""
+        """Return this worker's stretch of the joined `parts`, padded; of scalars, the first."""
         if parts[0].dim() == 0:
             return parts[0].to(self._weights.device)
         joined = torch.cat(list(parts))
@@ -141,11 +146,11 @@ class Engine:
 
 
 def _clipping(limit: float) -> Callable[[Any, Any, Any], None]:
-    """What an optimiser does before its step: clips its part of the gradients by the norm of all workers'.
+    """Return a hook that clips gradients to the norm `limit` over all workers before an optimiser's step.
 
-    DeepSpeed's own takes a norm of each tensor, and then waits for the device to read the sum. As
-    there, nothing is updated by gradients that are not finite. Both are attributes that torch's fused
-    optimisers take from a `GradScaler`.
+    DeepSpeed's own clipping takes a norm of each tensor and then waits for the device to read the sum. As
+    there, gradients that are not finite update nothing. Both values are attributes that torch's fused
+    optimisers read, set by `GradScaler` otherwise.
     """
 
     def before(optimizer: Any, _arguments: Any, _named: Any) -> None:
@@ -161,18 +166,18 @@ def _clipping(limit: float) -> Callable[[Any, Any, Any], None]:
 
 
 def prepare_process() -> None:
-    """To be called once in a worker, before any engine is made and with its process group up."""
+    """Prepare this worker's process; called once, with its process group, before an engine is made."""
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    # Two things that nobody asks for are seconds each to import: its autotuner takes MLflow, if it is
-    # there, and one of its optimisers has torch.compile loaded.
+    # Two imports cost seconds and are not needed: its autotuner imports MLflow if it is installed, and one of
+    # its optimisers loads torch.compile.
     plain = patch("deepspeed.runtime.compiler.compile", lambda: lambda function: function)
     with _absent("mlflow"), plain:
         import deepspeed.autotuning
         import deepspeed.runtime.zero.muon.original_muon
         from deepspeed.ops import __compatible_ops__
 
-    # It serves inference_all_reduce alone, and compiling it on first use takes minutes.
+    # Only inference_all_reduce uses it, and compiling it on first use takes minutes.
     __compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
@@ -180,7 +185,7 @@ def prepare_process() -> None:
 
 @contextmanager
 def _absent(module: str) -> Iterator[None]:
-    """Whoever tries to import it is told that it is not installed."""
+    """Make imports of `module` fail within a with-block, as if it were not installed."""
     kept = sys.modules.pop(module, None)
     sys.modules[module] = None  # type: ignore[assignment]
     try:
@@ -201,12 +206,12 @@ def _config(train: TrainSettings, trained: Sequence[nn.Parameter]) -> dict[str, 
         "zero_optimization": {
             "stage": ZERO_STAGE,
             "overlap_comm": overlapped,
-            # Both are a copy and some lines of Python for each tensor. On a CPU, without a stream to
-            # overlap them with, a step does better to send whole buckets; a lone worker has none.
+            # Both copy each tensor in Python. On a CPU, without a stream to overlap the copies with,
+            # sending whole buckets is faster; a lone worker has none.
             "contiguous_gradients": overlapped,
             "reduce_scatter": overlapped,
             "compute_grad_norm": False,
-            # It allocates whole buckets, however small the network.
+            # DeepSpeed allocates whole buckets, however small the network.
             "reduce_bucket_size": min(BUCKET_ELEMENTS, weights),
         },
         # torch's AdamW is not on DeepSpeed's list; nothing in ZeRO-2 depends on that list.
