@@ -1,8 +1,7 @@
-"""Where and when distillation happens: the sweep file, its plan, and the stages that carry it out.
+"""Sweeps of distillations on a cluster: sweep files, plans, launches, and their record in MLflow.
 
-The way through: `run` reads a `sweep`, makes a `plan`, has `prompts` encode the prompts and
-`reference` draw what the teachers draw; `search` then gives each trial to a training `group`,
-and `tracking` (which alone knows MLflow) records it all. `engine` alone knows DeepSpeed.
+`README.md` beside this file lists the packages, and the path of a prompt and of a report through them. The
+interface for programs is `orchestrator.api`.
 """
 
 # Before any of diffusers and transformers: see `workloads.torchvision_operators`.

@@ -1,1 +1,1 @@
-"""What every other package may use: errors, storage, digests, redaction, signals, logging."""
+"""Modules that every other package may use: errors, storage, digests, redaction, signals, logging."""

@@ -25,7 +25,7 @@ AHEAD = "blocks_ahead"
 
 
 def _enough(context: Any, state: Any, running: int = 0) -> bool:
-    """Whether as much is read, or being read, as `prepare_data_context` was told."""
+    """Return true if enough blocks are read or being read; see `prepare_data_context`."""
     ready: int = state.total_enqueued_output_blocks()
     enough: float = context.get_config(AHEAD, math.inf)
     return ready + running >= enough

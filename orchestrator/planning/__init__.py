@@ -1,1 +1,1 @@
-"""The plan of a sweep before it runs: trials, checks, memory, time and cost."""
+"""Plans of sweeps before anything starts: trials, checks, memory, time and cost."""

@@ -1,4 +1,4 @@
-"""A student's pictures by strength: rows are pairs, columns are the arms of the second search."""
+"""Contact sheet of a student by strength: a row for each pair, a column for each arm."""
 
 import io
 from collections.abc import Sequence
@@ -14,7 +14,13 @@ from workloads.settings.train import AttentionGuidanceSettings
 def strength_sheet(
     pairs: Sequence[Pair], examples: Sequence[tuple[AttentionGuidanceSettings, Sequence[bytes]]], title: str
 ) -> bytes:
-    """A PNG of one picture (PNG) of each pair for each arm, all from the same noise."""
+    """Return the sheet as a PNG.
+
+    Args:
+        pairs: prompts and negative prompts, one for each row.
+        examples: guidance and one PNG for each pair, by arm, all from the same noise.
+        title: heading of the sheet.
+    """
     columns = {}
     for guidance, pngs in examples:
         shown = [from_image(Image.open(io.BytesIO(png))) for png in pngs[: len(pairs)]]
@@ -26,7 +32,7 @@ def strength_sheet(
 
 
 def column_name(guidance: AttentionGuidanceSettings) -> str:
-    """For people: kernel and strength."""
+    """Return kernel and strength, short enough for the head of a column."""
     if guidance.kind == "none":
         return "no guidance"
     return f"{'extrap.' if guidance.label == 'extrapolation' else guidance.label} {guidance.strength:g}"

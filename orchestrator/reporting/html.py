@@ -1,4 +1,4 @@
-"""One HTML file that opens without a network: its head, tables, and pictures inside."""
+"""Parts of an HTML page that needs no network: head, tables, embedded pictures."""
 
 import base64
 import html
@@ -20,7 +20,7 @@ details { margin: .5rem 0 } summary { cursor: pointer; color: #35c }
 
 
 def whole_page(title: str, parts: Sequence[str]) -> str:
-    """The file; `title` is text, `parts` are HTML."""
+    """Return the page; `title` is text, `parts` are HTML."""
     title = html.escape(title)
     head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{title}</title>"
     return f"<!doctype html><html lang='en'><head>{head}<style>{STYLE}</style></head><body>" + (
@@ -29,6 +29,7 @@ def whole_page(title: str, parts: Sequence[str]) -> str:
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return an HTML table; all cells are text and are escaped."""
     head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(str(text))}</td>" for text in line) + "</tr>" for line in lines
@@ -37,8 +38,10 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def figure(picture: "plt.Figure") -> str:
+    """Return a plot as an embedded picture, and close it."""
     return image(as_png(picture))
 
 
 def image(png: bytes) -> str:
+    """Return a PNG as an embedded picture."""
     return f"<p><img src='data:image/png;base64,{base64.b64encode(png).decode()}' alt=''></p>"

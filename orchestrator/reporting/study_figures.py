@@ -1,4 +1,4 @@
-"""Plots of a study: every arm's scores over seeds by backbone, and their course along training."""
+"""Plots of a study: each arm's scores over seeds by backbone, and their course along training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,13 +9,14 @@ from matplotlib import pyplot as plt
 from orchestrator.reporting.strength_figures import as_png
 
 MOST_ARMS = 30
-"""In a picture; `study_page` gives the best."""
+"""Arms in a plot; `study_report` passes the best."""
 Cells = Mapping[tuple[str, str], Mapping[str, Any]]
-"""What was measured of one metric, by arm and backbone."""
+"""Measurements of one metric, by arm and backbone."""
 
 
 def values_png(cells: Cells, arms: Sequence[str], backbones: Sequence[str], metric: str) -> bytes:
-    """A panel a backbone, a line an arm: each seed a dot, the mean with its interval."""
+    """Plot a panel for each backbone and a line for each arm: a dot for each seed, the mean with its
+    interval."""
     figure, grid = _panels(backbones, 1.4 + 0.32 * len(arms))
     for axes, backbone in zip(grid, backbones, strict=True):
         for place, arm in enumerate(arms):
@@ -36,7 +37,7 @@ def values_png(cells: Cells, arms: Sequence[str], backbones: Sequence[str], metr
 
 
 def course_png(cells: Cells, arms: Sequence[str], backbones: Sequence[str], metric: str) -> bytes | None:
-    """A panel a backbone: the mean over seeds, look after look, a line an arm; None of single looks."""
+    """Plot the mean over seeds along training, a panel for each backbone; None for single evaluations."""
     if not any(len(looks) > 1 for cell in cells.values() for looks in cell["histories"].values()):
         return None
     figure, grid = _panels(backbones, 4.2)
@@ -46,14 +47,14 @@ def course_png(cells: Cells, arms: Sequence[str], backbones: Sequence[str], metr
             cell = cells.get((arm, backbone))
             if cell is None:
                 continue
-            # A collapsed training has fewer looks than its siblings.
+            # A collapsed training has fewer evaluations than the others.
             shortest = min(map(len, cell["histories"].values()))
             looks = np.array([each[:shortest] for each in cell["histories"].values()])
             colour = colours(place if len(arms) <= 10 else place / len(arms))
             label = arm if axes is grid[0] else None
             axes.plot(range(1, shortest + 1), looks.mean(0), "o-", color=colour, markersize=3, label=label)
         axes.set_title(backbone, fontsize=10)
-        axes.set_xlabel("look")
+        axes.set_xlabel("evaluation")
         axes.grid(alpha=0.3)
     grid[0].set_ylabel(metric.replace("_", " "))
     figure.legend(loc="outside right center", frameon=False, fontsize=8)

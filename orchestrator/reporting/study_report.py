@@ -1,4 +1,4 @@
-"""A study as part of a page: tables with plots above them, and what each number means."""
+"""The study over seeds as part of a page: plots, tables, and a definition of each number."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ Row = Mapping[str, Any]
 
 
 def study_parts(study: Row) -> list[str]:
-    """The study, as HTML; `study` is the content of `report.json`."""
+    """Return the study as HTML; `study` is the content of `report.json`."""
     arms = [arm["arm"] for arm in study["arms"]]
     statuses = ", ".join(f"{count} {status}" for status, count in study["status"].items())
     what = [
@@ -32,7 +32,7 @@ def study_parts(study: Row) -> list[str]:
     meanings = [[key.replace("_", " "), text] for key, text in study["definitions"].items()]
     return [
         *parts,
-        "<h2>What the numbers are</h2>",
+        "<h2>Definitions</h2>",
         *(f"<p><b>{k}</b>: {html.escape(t)}</p>" for k, t in meanings),
     ]
 
@@ -40,7 +40,7 @@ def study_parts(study: Row) -> list[str]:
 def _one_seed(study: Row) -> list[str]:
     if all(cell["ended"] < 2 for cell in study["cells"]):
         return [
-            "<p><b>One seed of every arm: nothing can be said of chance, so there are no intervals.</b></p>"
+            "<p><b>One seed of every arm: the spread over seeds is unknown, so there are no intervals.</b></p>"
         ]
     return []
 
@@ -66,13 +66,14 @@ def _metric(study: Row, metric: str, ranking: Row) -> list[str]:
         parts += ["<h3>Along training</h3>", image(course)]
     if any(cell["oscillation"] for cell in cells.values()):
         lines = [[a, *(_swing(cells.get((a, b))) for b in backbones)] for a in arms]
-        parts += ["<h3>Oscillation: mean worsening between looks</h3>", _ranking(ranking["oscillation"])]
-        parts += [table(["arm", *backbones], lines), *_differences(ranking["oscillation"])]
+        parts += ["<h3>Oscillation: mean worsening between evaluations</h3>",
+        _ranking(ranking["oscillation"])] parts += [table(["arm", *backbones], lines),
+        *_differences(ranking["oscillation"])]
     return parts + _early(study["early"].get(metric))
 
 
 def _early(early: Row | None) -> list[str]:
-    """What an early look foretells, and what halving by it would have cost and lost."""
+    """Return the prediction by early evaluations, and cost and loss of halving by them."""
     if early is None:
         return []
     looks = early["looks"]
@@ -90,10 +91,10 @@ def _early(early: Row | None) -> list[str]:
         for each in early["halving"]
     ]
     return [
-        "<h3>How early the end is foretold: rank correlation of a look with the last</h3>",
-        table(["look", "of arms", "of trainings"], foretold),
-        "<details><summary>Halving by an early look: its cost, and what it loses</summary>",
-        table(["look", "go on", "cost", "loss"], halving),
+        "<h3>Prediction of the end: rank correlation of an early evaluation with the last</h3>",
+        table(["evaluation", "of arms", "of trainings"], foretold),
+        "<details><summary>Halving by an early evaluation: cost and loss</summary>",
+        table(["evaluation", "continue", "cost", "loss"], halving),
         "</details>",
     ]
 
@@ -142,7 +143,7 @@ def _differences(ranking: Row) -> list[str]:
     if not lines:
         return []
     return [
-        "<details><summary>Every two arms: what one has before the other</summary>",
+        "<details><summary>Differences of every two arms</summary>",
         table(heads, lines),
         "</details>",
     ]
@@ -186,6 +187,6 @@ def _interval(row: Row) -> str:
 
 
 def _number(value: float, signed: bool = False) -> str:
-    """Fewer decimals of what is larger: of a distance one, of a share three, of what is small four."""
+    """Format a number with fewer decimals the larger it is: one for a distance, three for a share."""
     digits = 1 if abs(value) >= 10 else 3 if abs(value) >= 0.1 else 4
     return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"

@@ -1,1 +1,1 @@
-"""What a launch knows of its trials, and what it leaves behind: ledger, students, summary."""
+"""State of a launch and its results: ledger, students, budget, progress, summary."""

@@ -1,1 +1,1 @@
-"""What a training group does inside its workers: engines, checkpoints, metrics, watchdog."""
+"""The inside of a training group's workers: engines, checkpoints, metrics, watchdog."""

@@ -41,11 +41,11 @@ class Family:
     tokens: int
     """Length to which prompts are padded and truncated; capped by the tokenizer's model_max_length."""
     lowercase: bool
-    """Whether the pipeline lowercases prompts before it encodes them."""
+    """True if the pipeline lowercases prompts before it encodes them."""
     masked: bool
-    """Whether the network takes an attention mask over padding tokens."""
+    """True if the network takes an attention mask over padding tokens."""
     pooled: bool
-    """Whether the network also takes a pooled embedding, from the last text encoder, and image sizes
+    """True if the network also takes a pooled embedding, from the last text encoder, and image sizes
     (SDXL). The token embeddings then come from the encoders' penultimate layer."""
     start_timestep: int
     """Timestep, of 1000, at which the student is called with pure noise.

@@ -150,13 +150,13 @@ class StepSettings:
     __pydantic_config__ = STRICT
 
     activation_checkpointing: bool = False
-    """Whether the backward pass recomputes the activations of a network's blocks. With `compile` the
+    """True if the backward pass recomputes the activations of a network's blocks. With `compile` the
     compiler does so, within the compiled blocks only, which saves less memory but costs less time."""
     score_batch: ScoreBatch = "prediction"
     """Grouping of a sample's four score predictions into calls of the network: all in one call (a mask
     selects adapters row by row), one call per role, or one call per prediction (least memory)."""
     compile: bool = False
-    """Whether torch.compile compiles the networks' transformer blocks; delays the first step by minutes."""
+    """True if torch.compile compiles the networks' transformer blocks; delays the first step by minutes."""
 
 
 BOOT_IGNORES = ("guided", "weighting", "null_rate", "fake_score_updates", "lora", "fake_score_learning_rate")
