@@ -39,9 +39,7 @@ def study_parts(study: Row) -> list[str]:
 
 def _one_seed(study: Row) -> list[str]:
     if all(cell["ended"] < 2 for cell in study["cells"]):
-        return [
-            "<p><b>One seed of every arm: the spread over seeds is unknown, so there are no intervals.</b></p>"
-        ]
+        return ["<p><b>One seed of every arm: their spread is unknown, so there are no intervals.</b></p>"]
     return []
 
 
@@ -66,9 +64,12 @@ def _metric(study: Row, metric: str, ranking: Row) -> list[str]:
         parts += ["<h3>Along training</h3>", image(course)]
     if any(cell["oscillation"] for cell in cells.values()):
         lines = [[a, *(_swing(cells.get((a, b))) for b in backbones)] for a in arms]
-        parts += ["<h3>Oscillation: mean worsening between evaluations</h3>",
-        _ranking(ranking["oscillation"])] parts += [table(["arm", *backbones], lines),
-        *_differences(ranking["oscillation"])]
+        parts += [
+            "<h3>Oscillation: mean worsening between evaluations</h3>",
+            _ranking(ranking["oscillation"]),
+            table(["arm", *backbones], lines),
+            *_differences(ranking["oscillation"]),
+        ]
     return parts + _early(study["early"].get(metric))
 
 
