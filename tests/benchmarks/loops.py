@@ -11,6 +11,7 @@ from tests.benchmarks.restated import RestatedLoop, ThreeNetworks
 from tests.workloads.backbones.architectures import NAMES, build, conditioning
 from workloads.backbones.backbone import Backbone, load_backbone
 from workloads.backbones.conditioning import Conditioning
+from workloads.layers.lora import SEPARATOR
 from workloads.miniature import WEIGHTS
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
@@ -65,7 +66,8 @@ class Bench:
         assert isinstance(ours, Ours) and isinstance(theirs, Restated)
         for up in ours.fake_score.up.parameters():
             nn.init.normal_(up, std=LEARNT)
-        for layer, key in zip(ours.fake_score.layers, ours.fake_score.down, strict=True):
+        for key in ours.fake_score.down:
+            layer = key.replace(SEPARATOR, ".")
             adapter: Any = theirs.loop.fake_score.base_model.model.get_submodule(layer)
             for own, lora in ((ours.fake_score.down, adapter.lora_A), (ours.fake_score.up, adapter.lora_B)):
                 lora["default"].weight.data.copy_(own[key].get_parameter("weight"))
