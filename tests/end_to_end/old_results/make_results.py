@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 inject, chaos = map(Path, sys.argv[1:])
@@ -24,7 +25,7 @@ environment = os.environ | {
 }
 
 
-def wait_for(done, seconds=400.0):
+def wait_for(done: Callable[[], bool], seconds: float = 400.0) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         assert launch.poll() is None and time.monotonic() < deadline, log.read_text()
