@@ -83,11 +83,9 @@ def worker_needs(
 def _measured(
     architecture: Architecture, train: TrainSettings, plan: Plan, half: bool, step: StepSettings
 ) -> Needs | None:
-    from workloads.training.memory_estimate import (  # seconds, for torch and diffusers
-        Sharding,
-        StepTask,
-        step_needs,
-    )
+    # Importing torch and diffusers takes seconds.
+    from orchestrator.planning.zero_memory import Zero2
+    from workloads.training.memory_estimate import StepTask, step_needs
 
     evaluate, workers = plan.sweep.evaluate, plan.sweep.resources.workers
     task = StepTask(
@@ -97,7 +95,7 @@ def _measured(
         train.batch_size // workers,
         half,
         step,
-        Sharding(workers, buckets=2 if plan.gpus_per_trial else 1),
+        Zero2(workers, buckets=2 if plan.gpus_per_trial else 1),
         max(len(evaluate.sheet_prompts), evaluate.samples if evaluate.scorers else 0),
     )
     try:

@@ -17,8 +17,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from orchestrator.planning.zero_memory import BUCKET_ELEMENTS
 from workloads.settings.train import TrainSettings
-from workloads.training.memory_estimate import BUCKET_ELEMENTS
 from workloads.training.step import make_optimizer
 
 ZERO_STAGE = 2

@@ -11,6 +11,7 @@ Shapes: B batch.
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -31,21 +32,30 @@ from workloads.settings.train import StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights
 from workloads.students.student import decoded_at_once, generate, new_student
 from workloads.training.meta_counter import META, LiveBytes, fused_attention
-from workloads.training.step import apply_settings, each_network, train_step
+from workloads.training.step import Engine, apply_settings, each_network, train_step
 
-BUCKET_ELEMENTS = 500_000_000
-"""Gradients that DeepSpeed gathers before it reduces them: its own default."""
+EngineFactory = Callable[[nn.Module], Engine]
+"""Hashable, as `step_needs` is cached by task."""
 DRAWN_AT_ONCE = 32
 """Pictures; the default of `student.generate`."""
 
 
-@dataclass(frozen=True)
-class Sharding:
-    """How DeepSpeed's engines hold a network: ZeRO-2, gradients, optimiser and average shared out."""
+class PlannedPlainEngine:
+    """Stand-in for `step.PlainEngine`: holds its memory from the second step on, updates nothing."""
 
-    workers: int
-    buckets: int = 2
-    """Of several workers: two where gradients are reduced while others are computed (on GPUs), else one."""
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.weights = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self._moments = [torch.empty_like(p) for p in self.weights.values() for _ in range(2)]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def step(self, loss: Tensor) -> None:
+        """Back-propagate the scalar `loss` and drop the gradients."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter in self.weights.values():
+            parameter.grad = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,8 @@ class StepTask:
     half: bool
     """bf16, else float32."""
     settings: StepSettings
-    sharding: Sharding | None = None
-    """None: one process with `step.PlainEngine`."""
+    engines: EngineFactory = PlannedPlainEngine
+    """Makes the stand-in for the engine around a network; by default that of one process on its own."""
     pictures: int = 0
     """How many the worker draws between steps, as rank 0 does; it then also holds what draws them."""
 
@@ -87,61 +97,6 @@ class StepNeeds:
         return max(self.step, self.look)
 
 
-class PlannedEngine:
-    """Holds what an engine around `module` holds, from its second step on; updates nothing.
-
-    Without `sharding` it is `step.PlainEngine`, else `deepspeed_engine.Engine`, of which it
-    restates what stage 2 of DeepSpeed allocates.
-    """
-
-    def __init__(self, module: nn.Module, sharding: Sharding | None) -> None:
-        self.module = module
-        self.weights: dict[str, Tensor] = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self._trained = list(self.weights.values())
-        self._sharding = sharding
-        self._size = sum(p.numel() for p in self._trained)
-        self._dtype = self._trained[0].dtype
-        if sharding is None:
-            self._held = [torch.empty_like(p) for p in self._trained for _ in range(2)]
-        else:
-            self._size = -(-self._size // sharding.workers)
-            self._held = [self._share(torch.float32) for _ in range(3)]
-            self.weights = {"weights": self._held[0]}
-            for parameter in self._trained if sharding.workers > 1 else ():
-                # Into a bucket, and from there into the worker's own share.
-                parameter.register_post_accumulate_grad_hook(_forget)  # type: ignore[no-untyped-call]
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.module(*args, **kwargs)
-
-    def step(self, loss: Tensor) -> None:
-        """Back-propagates `loss`, and holds what the update holds meanwhile."""
-        # What is bound here is held until all is done.
-        buckets, _share = self._receivers()
-        loss.backward()  # type: ignore[no-untyped-call]
-        buckets.clear()
-        if self._sharding is not None:
-            _flat = self._share(self._dtype)
-            _widened = _flat.to(torch.float32)
-        for parameter in self._trained:
-            _forget(parameter)
-
-    def _receivers(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Where one of several workers puts gradients as they come: buckets, and its own share."""
-        if self._sharding is None or self._sharding.workers == 1:
-            return [], []
-        size = min(sum(p.numel() for p in self._trained), BUCKET_ELEMENTS)
-        buckets = [torch.empty(size, dtype=self._dtype, device=META) for _ in range(self._sharding.buckets)]
-        return buckets, [self._share(self._dtype)]
-
-    def _share(self, dtype: torch.dtype) -> Tensor:
-        return torch.empty(self._size, dtype=dtype, device=META)
-
-
-def _forget(parameter: Tensor) -> None:
-    parameter.grad = None
-
-
 class _Worker:
     """One worker's networks and engines, made as a training group's worker makes them."""
 
@@ -156,7 +111,7 @@ class _Worker:
         self.drawing = _drawing(task, self.student) if task.pictures else None
         self.weights = live.now - before
         self._apply(task.settings)
-        self.engines, self.optimizer = live.added(lambda: self._engines(task.sharding))
+        self.engines, self.optimizer = live.added(self._engines)
         weights = self.engines[STUDENT].weights
         self.average, self.averaged = live.added(lambda: AverageWeights(weights, 0.0))
 
@@ -168,10 +123,10 @@ class _Worker:
             for network, again in each_network(self.student, self.objective):
                 checkpoint_blocks(network, again)
 
-    def _engines(self, sharding: Sharding | None) -> dict[str, PlannedEngine]:
+    def _engines(self) -> dict[str, Engine]:
         auxiliary = self.objective.auxiliary.items()
         networks = {STUDENT: self.student, **{name: each.module for name, each in auxiliary}}
-        return {name: PlannedEngine(network, sharding) for name, network in networks.items()}
+        return {name: self.task.engines(network) for name, network in networks.items()}
 
     def step(self) -> None:
         """Training for one step, as `Worker._step` does it."""

@@ -14,6 +14,7 @@ from orchestrator.config.sweep_file import load_sweep
 from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.estimate import assumed_tflops, check_memory, estimate, worker_needs
 from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.zero_memory import Zero2
 from tests.benchmarks.memory import peak_bytes
 from tests.support.cli import refused
 from tests.support.process_group import start_workers
@@ -26,7 +27,7 @@ from workloads.objectives.catalogue import make_objective
 from workloads.settings.train import StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights
 from workloads.students.student import new_student
-from workloads.training.memory_estimate import Sharding, StepTask, step_needs
+from workloads.training.memory_estimate import StepTask, step_needs
 from workloads.training.step import train_step
 
 REPOSITORY = Path(__file__).parents[3]
@@ -179,9 +180,9 @@ def test_real_engines_match_the_estimate(
     half: bool, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait = start_workers(workers, _train_sharded, tmp_path, half)
-    monkeypatch.setattr("workloads.training.memory_estimate.BUCKET_ELEMENTS", BUCKET)
+    monkeypatch.setattr("orchestrator.planning.zero_memory.BUCKET_ELEMENTS", BUCKET)
     step_needs.cache_clear()
-    task = StepTask(miniature("pixart"), TRAIN, 4, half, StepSettings(), Sharding(workers, buckets=1))
+    task = StepTask(miniature("pixart"), TRAIN, 4, half, StepSettings(), Zero2(workers, buckets=1))
     needs = step_needs(task)
     step_needs.cache_clear()
     wait()

@@ -20,7 +20,13 @@ from workloads.settings.objectives import ClipLossSettings
 from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights
 from workloads.students.student import new_student
-from workloads.training.memory_estimate import Sharding, StepNeeds, StepTask, step_needs
+from workloads.training.memory_estimate import (
+    EngineFactory,
+    PlannedPlainEngine,
+    StepNeeds,
+    StepTask,
+    step_needs,
+)
 from workloads.training.step import apply_settings, make_engines, train_step
 
 TOLERANCE = 0.02
@@ -107,13 +113,18 @@ def test_whatever_is_trained_and_however_it_is_computed(train: TrainSettings, se
     assert planned("pixart", train, settings).peak == pytest.approx(measured, rel=tolerance)
 
 
-def published(source: str, rows: int = 2, step: StepSettings | None = None, workers: int = 4) -> StepNeeds:
+def published(
+    source: str,
+    rows: int = 2,
+    settings: StepSettings | None = None,
+    engines: EngineFactory = PlannedPlainEngine,
+) -> StepNeeds:
+    """One of four workers in bf16 that also draws pictures."""
     architecture = architecture_of(source)
     assert architecture is not None
-    train = TrainSettings(batch_size=rows * workers)
-    return step_needs(
-        StepTask(architecture, train, rows, True, step or StepSettings(), Sharding(workers), pictures=8)
-    )
+    train = TrainSettings(batch_size=4 * rows)
+    task = StepTask(architecture, train, rows, True, settings or StepSettings(), engines, pictures=8)
+    return step_needs(task)
 
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -129,23 +140,10 @@ def test_operations_are_those_of_nine_forward_passes_a_sample(source: str) -> No
 
 def test_what_checkpointing_spares_and_costs() -> None:
     kept, again = published(SD15, 8), published(SD15, 8, StepSettings(activation_checkpointing=True))
-    assert again.step < 0.75 * kept.step
+    held = kept.weights + kept.optimizer + kept.average
+    assert again.step - held < 0.5 * (kept.step - held), "activations and gradients"
     assert again.operations > 1.1 * kept.operations
     assert again.weights == kept.weights and again.optimizer == kept.optimizer
-
-
-def test_what_workers_share_out() -> None:
-    """Weights are whole on each; of optimisers and average each has a share."""
-    one, four = published(SD15, workers=1), published(SD15, workers=4)
-    assert one.weights == four.weights and one.average == 4 * four.average
-    assert one.optimizer == pytest.approx(4 * four.optimizer, rel=1e-6)
-    # Float32 master weights and two moments of SD1.5 and of its adapters.
-    assert one.optimizer == pytest.approx(12 * 859_520_964, rel=0.02)
-
-
-def test_no_batch_needs_more_than_the_line_between_two_others() -> None:
-    few, some, many = (published(SD15, rows).peak for rows in (1, 6, 16))
-    assert few <= some <= few + (many - few) * 5 / 15
 
 
 @pytest.mark.parametrize("source", PUBLISHED)
