@@ -65,7 +65,7 @@ def _generate(options: argparse.Namespace) -> None:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {options.out}: cannot be written: {error.strerror or error}") from None
-    from orchestrator.tracking import fetch_student
+    from orchestrator.tracking.registry import fetch_student
     from workloads.backbones.load_errors import NOT_LOADED, describe
     from workloads.students.sampler import Generator
 

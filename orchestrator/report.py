@@ -44,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _write(experiment: str, given_uri: str | None, folder: Path) -> None:
     from orchestrator.common.storage import Store
-    from orchestrator.tracking import read_sweep, tracking_uri
+    from orchestrator.tracking.history import read_sweep
+    from orchestrator.tracking.server import tracking_uri
 
     uri = tracking_uri(given_uri, Store(STORAGE))
     parent, trainings = read_sweep(uri, experiment)

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.common.cli import EXIT_USER_ERROR, make_parser, prepare, print_error
+from orchestrator.common.cli import EXIT_USER_ERROR, collector_paused, make_parser, prepare, print_error
 from orchestrator.common.errors import UnfinishedError, UserError
 from orchestrator.common.redaction import redact
 from orchestrator.common.signals import interrupt_on_sigterm
@@ -82,9 +82,10 @@ def _run(options: argparse.Namespace) -> int:
     from orchestrator.planning.estimate import check_budget, check_memory
     from orchestrator.planning.plan import make_plan
 
-    plan = make_plan(load_sweep(options.sweep, options.overrides))
-    check_memory(plan)
-    check_budget(plan)
+    with collector_paused():
+        plan = make_plan(load_sweep(options.sweep, options.overrides))
+        check_memory(plan)
+        check_budget(plan)
     root = options.storage or plan.sweep.storage or os.environ.get(STORAGE_VARIABLE) or STORAGE
     _check_root(root)
     uri = options.tracking_uri or plan.sweep.tracking.uri
@@ -110,7 +111,9 @@ def _print_plan(plan: "Plan", root: str, uri: str | None, capacity: "Capacity | 
     from orchestrator.planning.describe import describe_plan
 
     tracking = uri or os.environ.get("MLFLOW_TRACKING_URI") or "SQLite in the storage"
-    print(redact(describe_plan(plan, root, tracking, capacity)))
+    with collector_paused():
+        text = describe_plan(plan, root, tracking, capacity)
+    print(redact(text))
     return 0
 
 

@@ -36,7 +36,10 @@ from orchestrator.results.ledger import Ledger
 from orchestrator.results.record import TrialRecord
 from orchestrator.results.students import Students, TeacherReferences, assign_champion_aliases
 from orchestrator.results.summary import summarise, trial_rows
-from orchestrator.tracking import Tracker, describe_sweep, log_comparison, recorded_trainings, tracking_uri
+from orchestrator.tracking.client import Tracker
+from orchestrator.tracking.history import recorded_trainings
+from orchestrator.tracking.parent_run import describe_sweep, log_comparison
+from orchestrator.tracking.server import tracking_uri
 
 logger = logging.getLogger(__name__)
 LIBRARIES = ("ray", "torch", "diffusers", "transformers", "deepspeed", "mlflow", "numpy")

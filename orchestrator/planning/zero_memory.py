@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workloads.training.meta_counter import META
+from workloads.training.meta_kernels import META
 
 BUCKET_ELEMENTS = 500_000_000
 """Gradient elements that DeepSpeed collects before it reduces them: its own default."""

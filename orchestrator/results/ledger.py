@@ -25,7 +25,7 @@ from orchestrator.jobs import (
 )
 from orchestrator.planning.plan import Trial
 from orchestrator.results.record import TrialRecord
-from orchestrator.tracking import Tracker
+from orchestrator.tracking.client import Tracker
 from orchestrator.training.watchdog import collect_hang_reports
 from orchestrator.training.worker_logs import read_logs
 

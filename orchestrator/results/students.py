@@ -30,7 +30,9 @@ from orchestrator.reporting.rows import ArmRow, find_score
 from orchestrator.results.ledger import Ledger, last_line
 from orchestrator.results.model_card import NEGATIVES, SAMPLES, model_card
 from orchestrator.results.record import TrialRecord
-from orchestrator.tracking import Tracker, log_curve, name_champion, register_student
+from orchestrator.tracking.client import Tracker
+from orchestrator.tracking.registry import name_champion, register_student
+from orchestrator.tracking.strength_curve import log_curve
 from workloads.scorers.score import Score
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.defaults import save_defaults

@@ -13,7 +13,7 @@ from orchestrator.reporting.formatting import NAMES, describe_arm, format_value
 from orchestrator.reporting.rows import RESULTS, SweepSummary, TrialRow, find_score
 from orchestrator.results.budget import GpuHourBudget
 from orchestrator.results.record import TrialRecord
-from orchestrator.tracking import Tracker
+from orchestrator.tracking.client import Tracker
 from orchestrator.tracking.server import look_command
 from workloads.scorers.score import Score
 

@@ -28,7 +28,8 @@ from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.reporting.rows import ArmRow
 from orchestrator.results.record import TrialRecord
-from orchestrator.tracking import Tracker, log_curve
+from orchestrator.tracking.client import Tracker
+from orchestrator.tracking.strength_curve import log_curve
 from tests.infra.manifests import REPOSITORY
 from workloads.images import contact_sheet
 from workloads.scorers.score import Score

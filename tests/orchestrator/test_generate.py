@@ -11,7 +11,7 @@ import yaml
 
 from orchestrator.common.errors import UserError
 from orchestrator.generate import _file_name, main
-from orchestrator.tracking import fetch_student, name_champion, register_student
+from orchestrator.tracking.registry import fetch_student, name_champion, register_student
 from tests.support.pickle_bomb import plant
 from workloads.miniature import WEIGHTS
 

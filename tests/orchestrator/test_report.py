@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 
 from orchestrator.common.storage import Store
 from orchestrator.report import main
-from orchestrator.tracking import Tracker, recorded_trainings
+from orchestrator.tracking.client import Tracker
+from orchestrator.tracking.history import recorded_trainings
 
 SCALES = ("(1.0, 5.0)", "(3.0, 3.0)")
 BACKBONES = ("pixart", "unet-v")

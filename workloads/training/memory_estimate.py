@@ -31,7 +31,8 @@ from workloads.objectives.catalogue import make_objective
 from workloads.settings.train import StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights
 from workloads.students.student import decoded_at_once, generate, new_student
-from workloads.training.meta_counter import META, LiveBytes, fused_attention
+from workloads.training.meta_counter import LiveBytes, fused_attention
+from workloads.training.meta_kernels import META
 from workloads.training.step import Engine, apply_settings, each_network, train_step
 
 EngineFactory = Callable[[nn.Module], Engine]

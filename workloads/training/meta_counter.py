@@ -8,30 +8,12 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-META = torch.device("meta")
+from workloads.training.meta_kernels import META, call
+
 T = TypeVar("T")
-_counter: Any = flop_counter
-
-
-def _operations(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(_counter.sdpa_flop_count(query.shape, key.shape, value.shape))
-
-
-def _backward_operations(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    shapes = (gradient.shape, query.shape, key.shape, value.shape)
-    return int(_counter.sdpa_backward_flop_count(*shapes))
-
-
-FORMULAS: dict[Any, Any] = {
-    **_counter.flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _operations,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_operations,
-}
-"""Operations of a kernel; torch's own table has the attention of GPUs alone."""
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -49,11 +31,9 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if (formula := FORMULAS.get(func._overloadpacket)) is not None:  # type: ignore[attr-defined]
-            self.operations += formula(*args, **kwargs, out_val=result)
-        for leaf in tree_leaves(result):
+        result, operations = call(func, args, kwargs or {})
+        self.operations += operations
+        for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.device == META:
                 self._count(leaf.untyped_storage())
         return result

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store
-from orchestrator.tracking import Tracker
+from orchestrator.tracking.client import Tracker
 from tests.infra.tracking.stack import Stack
 
 pytestmark = pytest.mark.cluster

@@ -23,7 +23,7 @@ from orchestrator.planning.backbone_checks import check_backbones
 from orchestrator.planning.capacity import Capacity, NodeGroup
 from orchestrator.planning.plan import make_plan
 from orchestrator.run import main
-from orchestrator.tracking import Tracker
+from orchestrator.tracking.client import Tracker
 
 PLANTED = "PLANTED"
 REPOSITORY = Path(__file__).parents[3]

@@ -13,7 +13,7 @@ from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store
 from orchestrator.data.prompt_files import read_rows
 from orchestrator.run import main
-from orchestrator.tracking import tracking_uri
+from orchestrator.tracking.server import tracking_uri
 from tests.support.cli import SWEEP, refused, written
 
 LAUGHS = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 9))

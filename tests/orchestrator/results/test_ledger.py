@@ -28,7 +28,7 @@ from orchestrator.jobs import (
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.results.compatibility import check_resumable, trial_identity
 from orchestrator.results.ledger import Ledger
-from orchestrator.tracking import Tracker
+from orchestrator.tracking.client import Tracker
 
 SWEEP = """name: tiny
 prompts: {source: "miniature:64"}
