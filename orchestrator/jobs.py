@@ -118,8 +118,8 @@ class GroupStarted:
 
     held_since: float
     """Seconds since 1970."""
-    placement_group: str
-    """Hex id of the resources that the group holds."""
+    placement_group: Any
+    """Ray's PlacementGroup, the resources that the group holds."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ os.environ.pop(VARIABLE, None)
 # Two processes test side by side, and sweeps of theirs train: threads that wait for one another by spinning
 # take the cores from those that compute. Before torch is loaded, and for all processes of a test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray reads it when it is imported; see `library_logging.LOOPBACK`.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 
 @pytest.hookimpl(tryfirst=True)

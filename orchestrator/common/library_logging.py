@@ -14,6 +14,9 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # With verbose=0 Tune's newer output still prints a banner, the older one does not.
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Seconds between two polls of Ray Train at its workers; a report waits until the one before it is
+    # received.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # A trial is several processes, and two trials start at once: Ray must not start them two by two.
     "RAY_worker_maximum_startup_concurrency": "8",
     # A trial's workers get more threads, as their CPUs allow: see `trainable`.
@@ -40,6 +43,9 @@ RERAISED_BY_US = ("ray.tune", "mlflow", "alembic", "sqlalchemy")
 """Loggers of libraries that also raise what they log; the launch reports the exception in one line."""
 
 
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Variable that makes all of Ray's servers listen at loopback with the value 0, as on macOS; otherwise most
+listen on every interface. Ray reads it when it is imported."""
 DEBUG = "ORCHESTRATOR_DEBUG"
 """Variable that leaves the libraries' output on."""
 
@@ -52,6 +58,8 @@ def prepare_libraries(debug: bool = False) -> None:
     if debug:
         os.environ[DEBUG] = "1"
     os.environ.update(process_environment())
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ[LOOPBACK] = "0"
     silence_loggers()
 
 

@@ -1,5 +1,6 @@
 """Connection to Ray: the cluster that RAY_ADDRESS names, or one that runs on this machine for the launch."""
 
+import ipaddress
 import os
 import secrets
 from collections.abc import Iterator
@@ -10,8 +11,7 @@ from unittest.mock import patch
 import ray
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.library_logging import process_environment, silence_loggers
-from orchestrator.common.ray_internals import loopback_only
+from orchestrator.common.library_logging import LOOPBACK, process_environment, silence_loggers
 from orchestrator.data.ray_data import prepare_data_context
 
 OWN_RAY = {
@@ -68,8 +68,11 @@ def _start_own() -> None:
     """
     if not any(name in os.environ for name in TOKEN_VARIABLES):
         _make_token(Path.home() / TOKEN)
-    with loopback_only(), patch.dict(os.environ, {**process_environment(), **OWN_RAY}):
+    with patch.dict(os.environ, {**process_environment(), **OWN_RAY}):
         _init("local", include_dashboard=False)
+    if not ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback:
+        ray.shutdown()
+        raise RuntimeError(f"it would listen to other machines: set {LOOPBACK}=0 before ray is imported")
 
 
 def _make_token(path: Path) -> None:

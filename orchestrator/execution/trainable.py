@@ -92,14 +92,14 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
     from orchestrator.common.storage import Store
-    from orchestrator.execution.placement_groups import current_id
+    from orchestrator.execution.placement_groups import current
     from orchestrator.training.startup import prepare_training, send
     from orchestrator.training.worker_logs import register_worker
 
     job, rank = config["job"], ray.train.get_context().get_world_rank()
     register_worker(Store(job.root), job.workers, f"{job.label} rank {rank}", rank)
     # First of all: the search counts the group's GPU-hours from here.
-    send(GroupStarted(held_since, current_id()))
+    send(GroupStarted(held_since, current()))
     try:
         start = prepare_training(job)
         from orchestrator.training.worker import TrainWorker

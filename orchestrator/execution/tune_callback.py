@@ -45,8 +45,8 @@ class TuneCallback(tune.Callback):  # type: ignore[misc]
         self._ledger, self._students, self._budget = state.ledger, state.students, state.budget
         self._progress = Progress(state.ledger, state.budget, PrometheusGauges(plan.sweep.name))
         self._deadline: float | None = None
-        self._placement_groups: dict[str, str] = {}
-        """Hex id of each training group's resources, by Tune's id of the trial."""
+        self._placement_groups: dict[str, Any] = {}
+        """Resources of each training group, by Tune's id of the trial."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing for Tune to pickle: its own restore is not used; see `JobQueue.save`."""
@@ -123,7 +123,8 @@ class TuneCallback(tune.Callback):  # type: ignore[misc]
 
     def _release(self, trial: Any) -> None:
         """Release what the training group of a dead process still holds."""
-        if group := self._placement_groups.pop(trial.trial_id, ""):
+        group = self._placement_groups.pop(trial.trial_id, None)
+        if group is not None:
             release(group)
 
     def _ended(self, trial: Any, error: str) -> None:

@@ -12,8 +12,8 @@ import re
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag that opens the experiment's pages for model training instead of those for traces."""
 NAME = "trials"
-QUERY = f"viewStateShareKey={NAME}"
-"""Query of the page's address that selects the view."""
+QUERY = f"viewStateShareKey={NAME}&workflowType=machine_learning"
+"""Query of the page's address: the view, and the pages for model training."""
 VIEW_TAG = f"mlflow.sharedViewState.{NAME}"
 CHARTS = (".*_loss", "score_gap", "latent_spread", "seconds_per_step", "sheet")
 """Patterns of the metrics that are charted at first, beside the metric that trials are ranked by."""

@@ -14,7 +14,6 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.common.ray_internals import log_files
 from orchestrator.common.storage import Store
 
 KEPT_LINES = 2000
@@ -34,7 +33,13 @@ def register_worker(store: Store, folder: str, label: str, rank: int) -> None:
     node = ray.get_runtime_context().get_node_id()
     print(f"{label}: process {os.getpid()} on node {node}", flush=True)
     logging.basicConfig(format=f"%(asctime)s %(levelname)s {label} %(name)s: %(message)s", force=True)
-    store.write_json(f"{folder}/rank-{rank:04d}.json", {"node": node, "logs": log_files()})
+    store.write_json(f"{folder}/rank-{rank:04d}.json", {"node": node, "logs": _own_logs()})
+
+
+def _own_logs() -> dict[str, str]:
+    """Return the files that Ray has redirected this process's output to; none where /proc does not exist."""
+    links = {name: Path(f"/proc/self/fd/{number}") for name, number in (("out", 1), ("err", 2))}
+    return {name: os.readlink(link) for name, link in links.items() if link.exists()}
 
 
 def read_logs(store: Store, folder: str) -> dict[str, str]:

@@ -26,6 +26,8 @@ PORT = 8465
 DASHBOARD = f"http://127.0.0.1:{PORT}"
 TOKEN = "0123456789abcdef" * 4
 CLUSTER = {
+    # Several nodes, unlike the Ray of `tests/conftest.py`.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": TOKEN,
     # A node that is gone is noticed within seconds.

@@ -1,6 +1,7 @@
 """The house rules that a machine can check: who imports whom, and how long files are."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,14 @@ def test_imports_have_no_cycle() -> None:
 
     for name in names:
         visit(name, ())
+
+
+PRIVATE = re.compile(r"ray(\.[a-z0-9]+)*\._(private|internal|raylet)|deepspeed\S*\._|mlflow(\.[a-z0-9]+)*\._")
+
+
+def test_private_apis_have_one_module_per_library() -> None:
+    found = {path.relative_to(REPOSITORY).as_posix() for path in FILES if PRIVATE.search(path.read_text())}
+    assert found == {"orchestrator/common/ray_internals.py"}
 
 
 @pytest.mark.parametrize("wing", ALLOWED)

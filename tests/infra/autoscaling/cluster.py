@@ -171,6 +171,8 @@ class Cluster:
             "RAY_CLUSTER_NAME": self._name,
             "RAY_CLUSTER_NAMESPACE": self._namespace,
             "RAY_enable_autoscaler_v2": "1",
+            # Several nodes, unlike the Ray of `tests/conftest.py`.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
             # The image has this environment's `ray` and `python` on its path.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         }

@@ -50,7 +50,7 @@ def test_secrets_are_not_shown() -> None:
     assert redact(uri) == "postgresql://***@db:5432/mlflow"
     assert "secret" not in look_command(uri, "1")
     assert look_command("http://mlflow:5000", "3") == (
-        "open http://mlflow:5000/#/experiments/3/runs?viewStateShareKey=trials"
+        "open http://mlflow:5000/#/experiments/3/runs?viewStateShareKey=trials&workflowType=machine_learning"
     )
 
 

@@ -4,10 +4,10 @@ import time
 
 import pytest
 import ray
-from ray.util.placement_group import placement_group
+from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator.execution.placement_groups import current_id, release
+from orchestrator.execution.placement_groups import current, release
 
 pytestmark = pytest.mark.cluster
 CPUS = 0.5
@@ -16,20 +16,20 @@ CPUS = 0.5
 class Worker:
     """Of a training group."""
 
-    def bundles(self) -> str:
-        return current_id()
+    def group(self) -> PlacementGroup:
+        return current()
 
 
 class Trial:
     """Starts a group of one."""
 
-    def start(self) -> str:
+    def start(self) -> PlacementGroup:
         group = placement_group([{"CPU": CPUS}])
         ray.get(group.ready())
         place = PlacementGroupSchedulingStrategy(group)
         worker = ray.remote(num_cpus=CPUS)(Worker)
         self.worker = worker.options(scheduling_strategy=place).remote()
-        found: str = ray.get(self.worker.bundles.remote())
+        found: PlacementGroup = ray.get(self.worker.group.remote())
         return found
 
 

@@ -99,7 +99,7 @@ def _sleep_instead(module: Any) -> None:
             module.tune.report(WorkerReport((event,), progress).to_tune())
 
         seconds = float(os.environ["STUB_SECONDS"])
-        send(GroupStarted(time.time(), ""), 0)
+        send(GroupStarted(time.time(), None), 0)
         for step in range(1, REPORTS + 1):
             time.sleep(seconds / REPORTS)
             rates = {"seconds_per_step": seconds / REPORTS, "samples_per_second": REPORTS / seconds}

@@ -1,0 +1,39 @@
+"""Assumptions about Ray's private APIs: a failure states what an upgrade of Ray has changed."""
+
+import inspect
+
+import ray
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.controller import TrainController
+
+from orchestrator.common.ray_internals import autoscaling_config
+
+
+def test_ray_is_the_version_that_was_checked() -> None:
+    assert ray.__version__ == "2.60.0", (
+        "read common/ray_internals.py, run tests.benchmarks.trial_start, update this"
+    )
+
+
+def test_trainer_has_the_overridden_methods() -> None:
+    for name in ("_create_default_callbacks", "_initialize_and_run_controller"):
+        assert hasattr(TorchTrainer, name), f"Ray Train has no {name} to override any more"
+    assert inspect.iscoroutinefunction(TrainController.run), "the controller's run is no coroutine any more"
+    assert callable(TrainController.get_result), "the controller keeps its result elsewhere"
+
+
+def test_private_callbacks_exist() -> None:
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    assert DatasetsCallback and PlacementGroupCleanerCallback
+
+
+def test_autoscaler_reads_a_raycluster() -> None:
+    pod = {"spec": {"containers": [{"name": "ray", "resources": {"limits": {"cpu": "4", "memory": "8Gi"}}}]}}
+    group = {"groupName": "cpu", "minReplicas": 0, "maxReplicas": 3, "rayStartParams": {}, "template": pod}
+    head = {"rayStartParams": {"num-cpus": "0"}, "template": pod}
+    spec = {"headGroupSpec": head, "workerGroupSpecs": [group]}
+    found = autoscaling_config({"metadata": {"name": "train", "namespace": "ml"}, "spec": spec})
+    kind = found["available_node_types"]["cpu"]
+    assert (kind["max_workers"], kind["resources"]["CPU"]) == (3, 4), "the autoscaler's config changed"
