@@ -6,8 +6,8 @@
     summary = launch(plan, storage="results")
     print({row.trial: row.score for row in summary.trials})
 
-Call `launch` before `ray` is imported. The commands `orchestrator.run`, `orchestrator.generate` and `orchestrator.report`
-are the interface for people.
+Call `launch` before `ray` is imported. The commands `orchestrator.run`, `orchestrator.generate` and
+`orchestrator.report` are the interface for people.
 """
 
 from orchestrator.common.library_logging import prepare_libraries
