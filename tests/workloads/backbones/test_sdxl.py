@@ -20,7 +20,7 @@ from workloads.backbones.text_encoder_files import encoder_digest
 from workloads.objectives.batch import Batch
 from workloads.objectives.pgsb import PGSB
 from workloads.settings.train import AttentionGuidanceSettings, TrainSettings
-from workloads.students.student import CALL, decode, generate, load_autoencoder, new_student, save_student
+from workloads.students.student import decode, generate, load_autoencoder, new_student, save_student
 from workloads.training.step import make_engines, train_step
 
 PROMPTS = ["a large red circle", "a tiny blue square on a white background"]
@@ -113,7 +113,12 @@ def test_a_student_that_stock_diffusers_opens(source: str, tmp_path: Path) -> No
     pipeline, noise, prompts = stock(str(folder)), noise_for(backbone), encoder.encode(PROMPTS)
     calls: list[dict[str, Any]] = []
     pipeline.unet.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
-    arguments = {**CALL, **call_arguments(pipeline), "latents": noise}
+    arguments = {
+        "num_inference_steps": 1,
+        "guidance_scale": 1.0,
+        **call_arguments(pipeline),
+        "latents": noise,
+    }
     picture = pipeline(PROMPTS, output_type="pt", **arguments).images
     latents = generate(backbone, student, noise, prompts)
     (call,) = calls
