@@ -1,4 +1,4 @@
-"""Pictures as people look at them: contact sheets with their captions burnt in.
+"""Conversion between tensors and PIL images, and contact sheets with captions.
 
 Shapes: N rows, P pixels a side.
 """
@@ -12,27 +12,28 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 CELL = 128
+"""Side of one picture in a sheet, in pixels, as are the widths below."""
 CAPTION_WIDTH = 240
 HEADER = 22
 MARGIN = 4
 
 
 def to_image(picture: Tensor) -> Image.Image:
-    """(3, P, P) in [-1, 1] -> an RGB image of P x P."""
+    """Convert a picture (3, P, P) in [-1, 1] to an RGB image of P x P pixels."""
     pixels = ((picture.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
 def from_image(image: Image.Image) -> Tensor:
-    """An image -> (3, P, P) in [-1, 1]."""
+    """Convert an image of P x P pixels to a tensor (3, P, P) in [-1, 1]."""
     pixels = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32))
     return pixels.permute(2, 0, 1) / 127.5 - 1
 
 
 def contact_sheet(prompts: Sequence[str], columns: Mapping[str, Tensor], title: str = "") -> Image.Image:
-    """One row a prompt, one column an arm; each column is (N, 3, P, P) in [-1, 1].
+    """Return a sheet with a row per prompt (N) and a column per arm, each (N, 3, P, P) in [-1, 1].
 
-    Small pictures are enlarged pixel by pixel, large ones reduced smoothly.
+    Pictures smaller than a cell are enlarged without interpolation, larger ones are reduced smoothly.
     """
     width = CAPTION_WIDTH + len(columns) * (CELL + MARGIN)
     top = 2 * HEADER if title else HEADER
@@ -52,7 +53,7 @@ def contact_sheet(prompts: Sequence[str], columns: Mapping[str, Tensor], title: 
 
 
 def side_by_side(sheets: Sequence[Image.Image]) -> Image.Image:
-    """All `sheets`, which show the same prompts, in one picture; their captions stand once."""
+    """Join `sheets` of the same prompts from left to right; only the first keeps its captions."""
     sheets = [*sheets[:1], *(s.crop((CAPTION_WIDTH, 0, s.width, s.height)) for s in sheets[1:])]
     size = (sum(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets))
     whole, left = Image.new("RGB", size, "white"), 0

@@ -102,7 +102,7 @@ def _measured(
         needs = step_needs(task)
     except Exception:  # whatever the libraries raise for what a user's config says; told by `backbones`
         return None
-    return Needs(needs.peak, needs.look > needs.step, needs.operations / 1e12)
+    return Needs(needs.peak, needs.sampling > needs.step, needs.operations / 1e12)
 
 
 def _half(plan: Plan, trial: Trial) -> bool:

@@ -1,20 +1,20 @@
-"""A text-to-image problem small enough for a laptop: a world, a judge, three teachers.
+"""Text-to-image problem small enough for a laptop: a world, a judge, three teachers and a CLIP model.
 
-`world` draws pictures whose attributes are known and words their captions, `judge` reads
-the attributes back out of a picture, `networks` says what the three teachers are made of,
-`recipe` trains them all (one command, seeded), `clip_recipe` a CLIP model of this world, `gallery`
-measures the teachers, `weights/` holds what was made: an ordinary diffusers pipeline folder per
-teacher, the judge, and the CLIP model.
+`world` renders pictures with known attributes and writes captions for them, `judge` reads the attributes back
+out of a picture, `networks` defines the three teachers, `recipe` trains judge and teachers (one command,
+seeded), `clip_recipe` trains the CLIP model. `weights/` holds the results: a diffusers pipeline folder per
+teacher, the judge, and the CLIP model. `gallery/` holds pictures of what they generate.
 """
 
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
 TEACHERS = ("unet-epsilon", "unet-v", "pixart")
+"""Folders of the shipped teachers under `WEIGHTS`."""
 CLIP = "miniature/clip"
-"""How settings name the shipped CLIP model."""
+"""Name of the shipped CLIP model in settings."""
 
 
 def clip_folder(source: str) -> str:
-    """A CLIP model's folder or hub id as libraries know it."""
+    """Return the folder of the shipped CLIP model for its name, and any other `source` as it is."""
     return str(WEIGHTS / "clip") if source == CLIP else source

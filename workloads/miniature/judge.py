@@ -1,4 +1,4 @@
-"""The judge: reads the attributes of a miniature picture back out of its pixels.
+"""Judge: a classifier that reads the attributes of a miniature picture out of its pixels.
 
 Shapes: B batch, P = 16 pixels a side, F = 64 features.
 """
@@ -14,10 +14,11 @@ from workloads.miniature import WEIGHTS
 from workloads.miniature.world import ATTRIBUTES, Scene, named_attributes
 
 JUDGE_WEIGHTS = WEIGHTS / "judge.safetensors"
+"""File of the shipped judge."""
 
 
 class Judge(nn.Module):
-    """A small convolutional network with one classification head per attribute."""
+    """Small convolutional network with one classification head per attribute."""
 
     def __init__(self, width: int = 32, features: int = 64) -> None:
         super().__init__()
@@ -37,18 +38,18 @@ class Judge(nn.Module):
         )
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """(B, 3, P, P) in [-1, 1] -> for each attribute, logits (B, number of its values)."""
+        """Return logits (B, number of values) by attribute, for `pictures` (B, 3, P, P) in [-1, 1]."""
         features = self.features(pictures)
         return {name: head(features) for name, head in self.heads.items()}
 
     def features(self, pictures: Tensor) -> Tensor:
-        """(B, 3, P, P) in [-1, 1] -> (B, F), the space in which pictures are compared."""
+        """Return features (B, F), by which pictures are compared, for `pictures` (B, 3, P, P) in [-1, 1]."""
         out: Tensor = self.trunk(pictures)
         return out
 
     @torch.no_grad()
     def read(self, pictures: Tensor) -> list[dict[str, str]]:
-        """What each of the (B, 3, P, P) pictures shows: attribute -> value."""
+        """Return attribute -> value for each of `pictures` (B, 3, P, P) in [-1, 1]."""
         best = {name: logits.argmax(-1).tolist() for name, logits in self(pictures).items()}
         return [
             {name: ATTRIBUTES[name][index[row]] for name, index in best.items()}
@@ -57,14 +58,14 @@ class Judge(nn.Module):
 
 
 def load_judge(path: Path = JUDGE_WEIGHTS) -> Judge:
-    """The trained judge, in evaluation mode."""
+    """Load the trained judge, in evaluation mode."""
     judge = Judge()
     judge.load_state_dict(load_file(path))
     return judge.eval()
 
 
 def labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
-    """For each attribute the (B,) indices of its values in `scenes`."""
+    """Return by attribute the indices (B,) of the values of B `scenes`."""
     return {
         name: torch.tensor([values.index(getattr(scene, name)) for scene in scenes])
         for name, values in ATTRIBUTES.items()
@@ -72,13 +73,9 @@ def labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
 
 
 def attribute_hits(judge: Judge, pictures: Tensor, prompts: Sequence[str]) -> dict[str, list[bool]]:
-    """For each attribute, whether each picture whose prompt names it shows what was asked.
+    """Return by attribute, for each prompt that names it, whether the picture shows the named value.
 
-    Args:
-        pictures: (B, 3, P, P) in [-1, 1], one per prompt.
-
-    Returns:
-        attribute -> one bool per prompt that names it; an attribute nobody names is absent.
+    `pictures` is (B, 3, P, P) in [-1, 1], one per prompt. An attribute that no prompt names is absent.
     """
     hits: dict[str, list[bool]] = {}
     for prompt, seen in zip(prompts, judge.read(pictures), strict=True):

@@ -1,8 +1,8 @@
-"""What the three miniature teachers are made of: the real classes, at toy sizes.
+"""Networks of the three miniature teachers: the real classes of diffusers and transformers, at toy sizes.
 
-Latents are 8 x 8 x 4 (pictures are 16 x 16, the autoencoder halves each side). Cross-attention
-sits at both the 8 x 8 and the 4 x 4 level of the UNet, and a 2 x 2 level without it tells the
-quadrants apart: without either, shape and position are never learnt.
+Pictures are 16 x 16, and the autoencoder halves each side: latents are 4 x 8 x 8. Cross-attention is at both
+the 8 x 8 and the 4 x 4 level of the UNet, and a 2 x 2 level without it distinguishes the quadrants: without
+either, the teacher never learns shape and position.
 """
 
 from collections.abc import Sequence
@@ -34,18 +34,23 @@ from transformers import (
 from workloads.miniature.world import PIXELS, vocabulary
 
 TOKENS = 16
+"""Length of a tokenised prompt."""
 TEXT_WIDTH = 64
 LATENT_SIZE = PIXELS // 2
 SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
+"""Special tokens; their indices are ids in the configs of the text encoders."""
 
 
 def tokenizer(start: bool) -> PreTrainedTokenizerFast:
-    """Of the world's vocabulary; `start`: with a start token, as CLIP."""
+    """Return the tokenizer of the world's vocabulary, with a start token (CLIP) or without (T5)."""
     return word_tokenizer([*SPECIAL, *vocabulary()], start)
 
 
 def word_tokenizer(words: Sequence[str], start: bool, **options: Any) -> PreTrainedTokenizerFast:
-    """A token for each of `words`, in their order; `SPECIAL` must be among them. `options`: of the class."""
+    """Return a tokenizer with one token per word, in the order of `words`, which must contain `SPECIAL`.
+
+    `options` go to the constructor of `PreTrainedTokenizerFast`.
+    """
     table = {word: index for index, word in enumerate(words)}
     core = Tokenizer(WordLevel(table, unk_token="<unknown>"))
     core.normalizer = Lowercase()
@@ -66,7 +71,10 @@ def word_tokenizer(words: Sequence[str], start: bool, **options: Any) -> PreTrai
 
 
 def autoencoder() -> AutoencoderKL:
-    """3 x 16 x 16 -> 4 x 8 x 8. Two norm groups: with one channel a group colour is lost."""
+    """Return an untrained autoencoder of pictures (3, 16, 16) and latents (4, 8, 8).
+
+    It has two norm groups, as colour is lost with one channel per group.
+    """
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -80,6 +88,7 @@ def autoencoder() -> AutoencoderKL:
 
 
 def clip_text_encoder() -> CLIPTextModel:
+    """Return the untrained text encoder of both UNets."""
     words = len(SPECIAL) + len(vocabulary())
     config = CLIPTextConfig(
         vocab_size=words,
@@ -97,6 +106,7 @@ def clip_text_encoder() -> CLIPTextModel:
 
 
 def t5_text_encoder() -> T5EncoderModel:
+    """Return the untrained text encoder of the transformer."""
     config = T5Config(
         vocab_size=len(SPECIAL) + len(vocabulary()),
         d_model=TEXT_WIDTH,
@@ -113,7 +123,7 @@ def t5_text_encoder() -> T5EncoderModel:
 
 
 def unet() -> UNet2DConditionModel:
-    """1.7 M parameters; `attention_head_dim=2` means two heads in this class."""
+    """Return an untrained UNet of 1.7 M parameters; this class reads `attention_head_dim` as heads."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -127,7 +137,7 @@ def unet() -> UNet2DConditionModel:
 
 
 def pixart() -> PixArtTransformer2DModel:
-    """Predicts eight channels as PixArt-alpha does: epsilon, and a variance nobody reads."""
+    """Return an untrained transformer with PixArt-alpha's outputs: epsilon and an unused variance."""
     return PixArtTransformer2DModel(
         sample_size=LATENT_SIZE,
         patch_size=2,
@@ -143,7 +153,7 @@ def pixart() -> PixArtTransformer2DModel:
 
 
 def scheduler(teacher: str) -> DDIMScheduler:
-    """The noise schedule of the family that `teacher` stands for."""
+    """Return the noise schedule of the family that `teacher` represents."""
     if teacher == "pixart":
         return DDIMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False)
     return DDIMScheduler(
@@ -160,7 +170,7 @@ def scheduler(teacher: str) -> DDIMScheduler:
 def assemble(
     teacher: str, network: torch.nn.Module, text_encoder: torch.nn.Module, vae: AutoencoderKL
 ) -> DiffusionPipeline:
-    """The parts as the stock diffusers pipeline of the family."""
+    """Return the parts as the stock diffusers pipeline of the teacher's family."""
     parts = {"vae": vae, "text_encoder": text_encoder, "scheduler": scheduler(teacher)}
     if teacher == "pixart":
         return PixArtAlphaPipeline(**parts, tokenizer=tokenizer(start=False), transformer=network)

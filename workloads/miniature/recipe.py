@@ -2,20 +2,16 @@
 
     python -m workloads.miniature.recipe [--stage STAGE ...] [--out DIR] [--threads N]
 
-Every stage is a function of its seed. On one core of a 2020s server: judge 1 min, autoencoder
-5 min, unet-v 45 min in its two stages, unet-epsilon 7 min (it starts from unet-v and keeps its text
-encoder, so that both share prompt shards), pixart 45 min in its two stages.
+Every stage is deterministic in its seed. On one core of a 2020s server: judge 1 min, autoencoder 5 min,
+unet-v 45 min in its two stages, unet-epsilon 7 min (it starts from unet-v and keeps its text encoder, so that
+both share prompt shards), pixart 45 min in its two stages.
 
-Shapes: B batch, C = 4 latent channels, H = 8 latent side, S = 16 tokens, D = 64 text width.
+Shapes: B batch, N pictures, P = 16 pixels a side, C = 4 latent channels, H = 8 latent size, S = 16 tokens.
 """
 
 import argparse
 import copy
-import hashlib
-import json
-import math
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +24,7 @@ from torch import Tensor, nn
 from workloads.backbones.teacher_pipeline import generate_images
 from workloads.miniature import WEIGHTS, networks
 from workloads.miniature.judge import Judge, attribute_hits, labels, load_judge
+from workloads.miniature.recipe_tools import batches, remove_source_paths, update, write_digests
 from workloads.miniature.world import captions, dataset
 
 PICTURES = 12_000
@@ -38,35 +35,41 @@ EMA_DECAY = 0.999
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of a teacher, over one cosine of the learning rate."""
+    """One training run of a teacher, with one cosine schedule of the learning rate."""
 
     teacher: str
     steps: int
     learning_rate: float
     start_from: str | None = None
-    """The finished teacher whose weights it starts from."""
-    place_steps: int = 0
-    """Steps on pictures that differ in position alone. A convolutional network has no sense of
-    place; in the crowd of other attributes it took 6,000 steps to find one, alone it takes 50."""
+    """Finished teacher whose weights initialise the run."""
+    position_steps: int = 0
+    """First steps, on pictures that differ in position alone. A convolutional network has no notion of
+    position: among the other attributes it took 6,000 steps to learn one, alone it takes 50."""
     layout_steps: int = 0
-    """Steps, those included, that see mostly high noise, where the layout is decided."""
+    """First steps, `position_steps` included, that see mostly high noise, where the layout is decided."""
 
 
 TEACHER_STAGES = {
-    "unet-v": Stage("unet-v", 7_000, 2e-3, place_steps=300, layout_steps=1_500),
+    "unet-v": Stage("unet-v", 7_000, 2e-3, position_steps=300, layout_steps=1_500),
     "unet-v-polish": Stage("unet-v", 3_000, 1.2e-3, start_from="unet-v"),
     "unet-epsilon": Stage("unet-epsilon", 1_300, 1e-3, start_from="unet-v"),
     "pixart": Stage("pixart", 10_000, 1.2e-3),
     "pixart-polish": Stage("pixart", 5_000, 6e-4, start_from="pixart"),
 }
 STAGES = ("judge", "vae", *TEACHER_STAGES)
-PLACE_SCENE = {"shape": "square", "colour": "red", "size": "large", "background": "grey"}
+POSITION_SCENE = {"shape": "square", "colour": "red", "size": "large", "background": "grey"}
+"""Attributes that all pictures of the position steps share."""
 LAYOUT_TIMESTEP = 600
+"""Lowest timestep of high noise."""
 LAYOUT_SHARE = 0.85
+"""Share of high noise in the layout steps."""
 
 
 def train_judge(out: Path, steps: int = 3_000, seed: int = 1) -> None:
-    """Clean pictures and noisy ones, so that it reads imperfect pictures as a person would."""
+    """Train on pictures of random noise level, so that the judge reads imperfect pictures as a person would.
+
+    Writes `judge.safetensors` into `out` and prints the accuracy on held-out clean pictures.
+    """
     torch.manual_seed(seed)
     pictures, scenes, _ = dataset(PICTURES, seed)
     images, targets = torch.from_numpy(pictures), labels(scenes)
@@ -86,7 +89,7 @@ def train_judge(out: Path, steps: int = 3_000, seed: int = 1) -> None:
 
 
 def train_autoencoder(steps: int = 3_000, seed: int = 2) -> AutoencoderKL:
-    """Reconstruction plus a light KL term; the scaling factor makes latents unit variance."""
+    """Train by reconstruction with a light KL term; the scaling factor gives latents unit variance."""
     torch.manual_seed(seed)
     images = torch.from_numpy(dataset(PICTURES, seed)[0])
     vae = networks.autoencoder()
@@ -105,14 +108,15 @@ def train_autoencoder(steps: int = 3_000, seed: int = 2) -> AutoencoderKL:
 
 
 def train_teacher(stage: Stage, vae: AutoencoderKL, seed: int = 3) -> DiffusionPipeline:
-    """Denoising with caption dropout; the loss is the error in v whatever the network predicts.
+    """Train a teacher by denoising with caption dropout and return its pipeline with averaged weights.
 
-    A plain epsilon loss hardly weighs high noise, where a toy network must learn the layout.
+    The loss is the error in v for either prediction type: an epsilon loss gives little weight to high noise,
+    where a toy network must learn the layout.
     """
     torch.manual_seed(seed)
     pictures, scenes, texts = dataset(PICTURES, seed)
     latents = _encode(vae, torch.from_numpy(pictures)) * vae.config.scaling_factor
-    pipeline = _untrained(stage, vae)
+    pipeline = _initial_pipeline(stage, vae)
     parts = nn.ModuleDict({"net": _network(pipeline), "text": pipeline.text_encoder}).train()
     average = copy.deepcopy(parts)
     tokens = pipeline.tokenizer(
@@ -120,10 +124,12 @@ def train_teacher(stage: Stage, vae: AutoencoderKL, seed: int = 3) -> DiffusionP
     )
     trained = [p for p in parts.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=stage.learning_rate, betas=(0.9, 0.99))
-    alike = torch.tensor([i for i, s in enumerate(scenes) if PLACE_SCENE.items() <= asdict(s).items()])
+    same_scene = torch.tensor(
+        [i for i, s in enumerate(scenes) if POSITION_SCENE.items() <= asdict(s).items()]
+    )
     started = time.monotonic()
     for step, rows in enumerate(batches(len(latents), BATCH, stage.steps, optimizer), 1):
-        rows = alike[rows % len(alike)] if step <= stage.place_steps else rows
+        rows = same_scene[rows % len(same_scene)] if step <= stage.position_steps else rows
         timestep = _timesteps(BATCH, high_noise=step <= stage.layout_steps)
         dropped = torch.rand(BATCH) < CAPTION_DROPOUT
         text = torch.where(dropped, torch.tensor(len(texts)), rows)
@@ -134,17 +140,18 @@ def train_teacher(stage: Stage, vae: AutoencoderKL, seed: int = 3) -> DiffusionP
             decay = min(EMA_DECAY, step / (step + 10))
             torch._foreach_lerp_(list(average.parameters()), list(parts.parameters()), 1 - decay)
         if step % 500 == 0:
-            _adopt(pipeline, average)
+            _use_average(pipeline, average)
             print(
                 f"{stage.teacher}: step {step} of {stage.steps}, {time.monotonic() - started:.0f} s, "
                 f"loss {loss.item():.3f}, {report(pipeline, 192)}",
                 flush=True,
             )
-    _adopt(pipeline, average)
+    _use_average(pipeline, average)
     return pipeline
 
 
 def _timesteps(batch: int, high_noise: bool) -> Tensor:
+    """Return random timesteps (batch,), uniform or with `LAYOUT_SHARE` of them in high noise."""
     timestep = torch.randint(0, 1_000, (batch,))
     if not high_noise:
         return timestep
@@ -153,7 +160,7 @@ def _timesteps(batch: int, high_noise: bool) -> Tensor:
 
 
 def report(pipeline: DiffusionPipeline, count: int, seed: int = 77) -> str:
-    """Attribute accuracies of `count` pictures at guidance scale 3, in 20 DDIM steps."""
+    """Return the attribute accuracies of `count` pictures at guidance scale 3 in 20 DDIM steps, as text."""
     prompts = captions(count, seed)
     pipeline.set_progress_bar_config(disable=True)
     pictures = generate_images(pipeline, prompts, steps=20, guidance_scale=3.0, seed=seed)
@@ -164,25 +171,18 @@ def report(pipeline: DiffusionPipeline, count: int, seed: int = 77) -> str:
 
 
 def save(pipeline: DiffusionPipeline, folder: Path) -> None:
-    """Network and autoencoder in half precision, which diffusers widens again when it loads.
+    """Save a pipeline with network and autoencoder in half precision, which diffusers widens on loading.
 
-    The text encoder stays float32: transformers loads one in the precision that it finds.
+    The text encoder stays in float32: transformers loads weights in the precision of the file.
     """
     _network(pipeline).half()
     pipeline.vae.half()
     pipeline.save_pretrained(folder)
-    forget_place(folder)
+    remove_source_paths(folder)
 
 
-def forget_place(folder: Path) -> None:
-    """Takes out of every config where on this machine its weights were read from."""
-    for path in folder.rglob("config.json"):
-        config = json.loads(path.read_text())
-        if config.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _untrained(stage: Stage, vae: AutoencoderKL) -> DiffusionPipeline:
+def _initial_pipeline(stage: Stage, vae: AutoencoderKL) -> DiffusionPipeline:
+    """Return the pipeline of new networks, or of those of the teacher that the stage starts from."""
     teacher = stage.teacher
     if stage.start_from is not None:
         parent = DiffusionPipeline.from_pretrained(
@@ -201,8 +201,8 @@ def _network(pipeline: DiffusionPipeline) -> nn.Module:
     return network
 
 
-def _adopt(pipeline: DiffusionPipeline, average: nn.ModuleDict) -> None:
-    """The pipeline draws with the averaged weights, while training goes on with its own."""
+def _use_average(pipeline: DiffusionPipeline, average: nn.ModuleDict) -> None:
+    """Give the pipeline a copy of the averaged weights; training continues on the others."""
     trained = copy.deepcopy(average).eval()
     name = "transformer" if hasattr(pipeline, "transformer") else "unet"
     pipeline.register_modules(text_encoder=trained["text"], **{name: trained["net"]})
@@ -217,7 +217,7 @@ def _v_loss(
     ids: Tensor,
     mask: Tensor,
 ) -> Tensor:
-    """Mean squared error in v of one batch: latents (B, C, H, H), timestep (B,), ids, mask (B, S)."""
+    """Return the mean squared error in v: latents (B, C, H, H), timestep (B,), ids and mask (B, S)."""
     noise = torch.randn_like(latents)
     noisy = scheduler.add_noise(latents, noise, timestep)
     alpha_bar = scheduler.alphas_cumprod[timestep].view(-1, 1, 1, 1)
@@ -230,7 +230,7 @@ def _v_loss(
         out = parts["net"](noisy, timestep, parts["text"](ids).last_hidden_state).sample
     v = teacher == "unet-v"
     target = alpha * noise - sigma * latents if v else noise
-    # v = (epsilon - sigma x_t) / alpha, so an error in epsilon counts 1 / alpha^2; capped.
+    # v = (epsilon - sigma x_t) / alpha, so a squared error in epsilon weighs 1 / alpha^2; capped.
     weight = torch.ones_like(alpha) if v else (1 / alpha_bar).clamp(max=25.0)
     loss: Tensor = (weight * (out - target).square()).mean()
     return loss
@@ -238,40 +238,17 @@ def _v_loss(
 
 @torch.no_grad()
 def _encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """(N, 3, P, P) -> (N, C, H, H), unscaled posterior means."""
+    """Return the unscaled posterior means (N, C, H, H) of `images` (N, 3, P, P) in [-1, 1]."""
     return torch.cat([vae.encode(chunk).latent_dist.mean for chunk in torch.split(images, 500)])
-
-
-def batches(rows: int, batch: int, steps: int, optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    """Random rows (batch,) `steps` times, with a warm-up and a cosine on the learning rate."""
-    scale: Callable[[int], float] = lambda step: min(  # noqa: E731
-        (step + 1) / 100, 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
-    for _ in range(steps):
-        yield torch.randint(0, rows, (batch,))
-        schedule.step()
-
-
-def update(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-    optimizer.step()
-
-
-def write_digests(folder: Path) -> None:
-    """Notes the SHA-256 of every weight file, for a test to compare."""
-    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.safetensors")}
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-    (folder / "digests.json").write_text(json.dumps(digests, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", nargs="+", choices=STAGES, default=STAGES)
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--stage", nargs="+", choices=STAGES, default=STAGES, help="stages to run, in order (all)"
+    )
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,12 @@
-"""The miniature world: one coloured shape on a plain background, and captions of it.
+"""Miniature world: one coloured shape on a plain background, and captions of it.
 
-A picture is 16 x 16 RGB. Its five attributes are exact, so whether a picture shows what a
-caption asks for is measured, not guessed. Shapes: B batch, N pictures, P = 16 pixels a side.
+    Scene (five attributes) -> render -> picture
+                            -> random_caption -> prompt -> named_attributes
+
+The attributes of a picture are known exactly, so whether it shows what a caption asks for can be measured.
+Every function is deterministic in its seed or in the state of the generator that it gets.
+
+Shapes: N pictures, P = 16 pixels a side; colour channels first.
 """
 
 import random
@@ -13,6 +18,7 @@ import numpy.typing as npt
 
 PIXELS = 16
 OVERSAMPLING = 8
+"""Subpixels along each side of a pixel, for smooth edges."""
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": ("circle", "square", "triangle", "cross"),
@@ -29,6 +35,7 @@ SYNONYMS = {
 }
 OPENINGS = ("", "a", "the", "one", "a picture of a", "a drawing of a", "an image showing a")
 MENTION_RATE = 0.75
+"""Probability that a caption names an attribute."""
 
 RGB = {
     "red": (220, 30, 35),
@@ -41,8 +48,9 @@ RGB = {
     "grey": (128, 128, 128),
 }
 RADIUS = {"small": 2.9, "large": 4.6}
-# Offset of the centre from the middle of the picture, by size: a large shape must stay inside.
+"""Radius of a shape in pixels."""
 OFFSET = {"small": 4.4, "large": 3.0}
+"""Pixels from the middle of the picture to the centre of the shape: a large one must stay inside."""
 DIRECTION = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 
 Picture = npt.NDArray[np.float32]
@@ -50,7 +58,7 @@ Picture = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows: one value for each of the five attributes."""
+    """Content of a picture: one value for each of the five attributes."""
 
     shape: str
     colour: str
@@ -60,12 +68,12 @@ class Scene:
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """A scene with every attribute drawn uniformly and independently."""
+    """Return a scene with every attribute drawn uniformly and independently."""
     return Scene(**{name: rng.choice(values) for name, values in ATTRIBUTES.items()})
 
 
 def render(scene: Scene, rng: random.Random) -> Picture:
-    """Draws `scene` with a small random jitter; returns (3, P, P) in [-1, 1]."""
+    """Render `scene` with small random jitter of radius, centre and colours, as (3, P, P) in [-1, 1]."""
     radius = RADIUS[scene.size] + rng.uniform(-0.3, 0.3)
     dx, dy = DIRECTION[scene.position]
     middle = PIXELS / 2
@@ -84,6 +92,7 @@ def render(scene: Scene, rng: random.Random) -> Picture:
 def _inside(
     shape: str, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], radius: float
 ) -> npt.NDArray[np.bool_]:
+    """Return the mask of subpixels within a shape, for offsets `x` (1, S) and `y` (S, 1) from its centre."""
     if shape == "circle":
         return x**2 + y**2 <= radius**2
     if shape == "square":
@@ -100,13 +109,13 @@ def _jittered(name: str, rng: random.Random) -> npt.NDArray[np.float32]:
 
 
 def random_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption that names a random, non-empty part of the scene in varied wording."""
+    """Return a caption that names a random, non-empty subset of the attributes in varied wording."""
     named = [name for name in ATTRIBUTES if rng.random() < MENTION_RATE]
     return caption(scene, named or [rng.choice(list(ATTRIBUTES))], rng)
 
 
 def caption(scene: Scene, named: list[str], rng: random.Random) -> str:
-    """Words a caption of `scene` that names just the attributes in `named`."""
+    """Return a caption of `scene` that names the attributes in `named` and no others."""
     words = {k: rng.choice(SYNONYMS.get(v, (v,))) for k, v in asdict(scene).items() if k in named}
     adjectives = [words[name] for name in ("size", "colour") if name in words]
     noun = " ".join([*adjectives, words.get("shape", "shape")])
@@ -122,10 +131,10 @@ def caption(scene: Scene, named: list[str], rng: random.Random) -> str:
 
 
 def named_attributes(prompt: str) -> dict[str, str]:
-    """What `prompt` asks for: attribute -> value, for the words of this world in it.
+    """Return the attributes that `prompt` names, as attribute -> value.
 
-    A word that could be two things ("left") means what it means in this world; the first
-    word for an attribute wins; a prompt from elsewhere may well name nothing.
+    Words are read in the sense that they have in this world ("left" is a position), and the first word for an
+    attribute wins. A prompt from elsewhere may name nothing.
     """
     canonical = {word: value for value, words in SYNONYMS.items() for word in words}
     values = {value: name for name, options in ATTRIBUTES.items() for value in options}
@@ -138,7 +147,7 @@ def named_attributes(prompt: str) -> dict[str, str]:
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption of this world can hold, sorted."""
+    """Return every word that a caption of this world can contain, sorted."""
     words = {"shape", "on", "at", "the", "a", "background"}
     words.update(word for opening in OPENINGS for word in opening.split())
     words.update(value for options in ATTRIBUTES.values() for value in options)
@@ -147,13 +156,13 @@ def vocabulary() -> list[str]:
 
 
 def captions(count: int, seed: int) -> list[str]:
-    """`count` random captions; a function of `seed` alone."""
+    """Return `count` random captions; deterministic in `seed`."""
     rng = random.Random(seed)
     return [random_caption(random_scene(rng), rng) for _ in range(count)]
 
 
 def dataset(count: int, seed: int) -> tuple[Picture, list[Scene], list[str]]:
-    """`count` pictures (N, 3, P, P) in [-1, 1], their scenes and a caption of each."""
+    """Return N = `count` pictures (N, 3, P, P) in [-1, 1], their scenes and a caption of each."""
     rng = random.Random(seed)
     scenes = [random_scene(rng) for _ in range(count)]
     pictures = np.stack([render(scene, rng) for scene in scenes])

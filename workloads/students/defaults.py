@@ -1,4 +1,4 @@
-"""The guidance that a student's negative prompts get by default, noted in its folder; no torch."""
+"""Default attention guidance for a student's negative prompts, stored in its folder; imports no torch."""
 
 import json
 from dataclasses import asdict
@@ -7,15 +7,16 @@ from pathlib import Path
 from workloads.settings.train import AttentionGuidanceSettings
 
 FILE = "attention_guidance.json"
+"""File in a student's folder that holds the settings."""
 
 
 def save_defaults(folder: Path, settings: AttentionGuidanceSettings) -> None:
-    """Notes `settings` in a student's folder."""
+    """Write `settings` into a student's folder."""
     (folder / FILE).write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
 
 def load_defaults(folder: Path) -> AttentionGuidanceSettings:
-    """What `save_defaults` noted; none for a student without."""
+    """Return the settings in a student's folder; kind "none" for a folder without them."""
     path = folder / FILE
     values = json.loads(path.read_text()) if path.exists() else {}
     return AttentionGuidanceSettings(**values)

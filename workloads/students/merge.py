@@ -1,10 +1,11 @@
-"""Makes one student of two by averaging their weights (SwiftBrush v2).
+"""Merges two students of one teacher into a new one by averaging their weights (SwiftBrush v2).
 
     python -m workloads.students.merge FIRST SECOND OUT [--share 0.5]
 
-    theta = share theta_FIRST + (1 - share) theta_SECOND
+    theta_OUT = share theta_FIRST + (1 - share) theta_SECOND
 
-Both are students of one teacher (pipeline folders, as a training saves them), and so is OUT.
+All three are pipeline folders as a training saves them. Every other file of OUT is a copy of FIRST's, but for
+the default attention guidance: a scale that suits FIRST need not suit the merged student.
 """
 
 import argparse
@@ -17,52 +18,67 @@ import torch
 from workloads.backbones.backbone import load_network, load_scheduler_config
 from workloads.backbones.families import family_of
 from workloads.students.defaults import FILE as DEFAULTS
-from workloads.students.student import NO_STUDENTS
+from workloads.students.student import NOT_COPIED
 
 
-def fuse(first: str, second: str, out: Path, share: float = 0.5) -> None:
-    """Writes the fused student to the new folder `out`; all but its network is `first`'s.
+def merge_students(first: str, second: str, out: Path, share: float = 0.5) -> None:
+    """Write the weighted average of two students to the new folder `out`.
 
     Raises:
-        ValueError: the two are no students of one shape and one start timestep, `share` is not
-            within [0, 1], or `out` is there already.
+        ValueError: the students differ in family, start timestep or shapes, `share` is outside [0, 1],
+            or `out` exists.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must be at least 0 and at most 1, not {share}")
     if out.exists():
-        raise ValueError(f"{out} is there already: name a new folder")
-    fused = _average(first, second, share)
+        raise ValueError(f"{out} already exists: name a new folder")
+    merged = _average(first, second, share)
     part = family_of(first).network
-    # The strength that suited one of them need not suit the other.
-    own = shutil.ignore_patterns(part, DEFAULTS, *NO_STUDENTS)
-    shutil.copytree(first, out, ignore=own)
-    fused.half().save_pretrained(out / part)
+    ignored = shutil.ignore_patterns(part, DEFAULTS, *NOT_COPIED)
+    shutil.copytree(first, out, ignore=ignored)
+    merged.half().save_pretrained(out / part)
 
 
 @torch.no_grad()
 def _average(first: str, second: str, share: float) -> Any:
+    """Return `first`'s network in float32 with the averaged weights."""
     family = family_of(first)
     if family_of(second) != family or load_scheduler_config(first) != load_scheduler_config(second):
-        raise ValueError(f"{second!r} is of another family than {first!r}, or starts at another timestep")
-    fused, other = (load_network(source, family, torch.float32) for source in (first, second))
-    weights, others = fused.state_dict(), other.state_dict()
+        raise ValueError(
+            f"{second!r} and {first!r} differ in family or start timestep: merge students of one teacher"
+        )
+    merged, other = (load_network(source, family, torch.float32) for source in (first, second))
+    weights, others = merged.state_dict(), other.state_dict()
     if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in others.items()}:
-        raise ValueError(f"{second!r} has not the shapes of {first!r}")
+        raise ValueError(f"{second!r} and {first!r} differ in shapes: merge students of one teacher")
     for name, weight in weights.items():
         if weight.is_floating_point():
             weight.copy_(share * weight + (1 - share) * others[name])
-    return fused
+    return merged
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary, _, rest = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m workloads.students.merge",
+        description=summary,
+        epilog=rest.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("first", help="folder of the first student")
+    parser.add_argument("second", help="folder of the second student, of the same teacher and start timestep")
+    parser.add_argument("out", type=Path, help="folder to create for the merged student")
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="weight of FIRST, from 0 to 1 (default %(default)s)"
+    )
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("first", help="a student's folder")
-    parser.add_argument("second", help="another's")
-    parser.add_argument("out", type=Path, help="new folder for the fused student")
-    parser.add_argument("--share", type=float, default=0.5, help="of FIRST (default 0.5)")
+    parser = _parser()
     given = parser.parse_args()
     try:
-        fuse(given.first, given.second, given.out, given.share)
+        merge_students(given.first, given.second, given.out, given.share)
     except ValueError as error:
         parser.exit(2, f"{error}\n")
 

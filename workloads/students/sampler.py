@@ -1,6 +1,9 @@
-"""Drawing with a saved student: for a search over strengths, and for people.
+"""Sampling from a saved student: `draw_pairs` for a search over guidance scales, `Generator` for prompts.
 
-Shapes: P pairs of prompt and negative prompt, N pictures, B of a batch, X pixels a side.
+    folder -> load_student, load_autoencoder
+    noise by seed -> generate (one step, guided) -> decode -> pictures
+
+Shapes: P pairs of prompt and negative prompt, N pictures, B batch, X pixels a side.
 """
 
 import io
@@ -19,16 +22,14 @@ from workloads.backbones.text_encoder import TextEncoder
 from workloads.images import to_image
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.defaults import load_defaults
-from workloads.students.student import decode, generate, load_autoencoder
-
-BATCH = 32
+from workloads.students.student import SAMPLE_BATCH, decode, generate, load_autoencoder
 
 
 def load_student(folder: str, device: str = "cpu") -> Backbone:
-    """A saved student as a backbone that starts where its one-step scheduler does.
+    """Return a saved student as a backbone with the start timestep of its one-step scheduler.
 
     Raises:
-        ValueError: not a student's folder.
+        ValueError: `folder` is no student's folder.
     """
     steps = load_scheduler_config(folder)["num_train_timesteps"]
     return load_backbone(folder, start_timestep=steps - 1, device=device)
@@ -44,17 +45,17 @@ def draw_pairs(
     pictures: int,
     seed: int,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """`pictures` of each of P pairs, as batches of (number of the pair, (B, 3, X, X) in [-1, 1]).
+    """Yield `pictures` samples of each of P pairs, in batches: pair indices, and (B, 3, X, X) in [-1, 1].
 
-    The noise is a function of `seed` alone, so that strengths and students compare picture by
-    picture. `negatives` is of P rows, or of one for all.
+    `negatives` has P rows, or one row for all prompts. The noise is a function of `seed` alone, so that
+    guidance scales and students are compared picture by picture.
     """
-    student, vae = _opened(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    student, vae = _load_cached(folder, "cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator("cpu").manual_seed(seed)
     pairs = torch.arange(len(prompts)).repeat_interleave(pictures)
     prompts, negatives = (part.to(student.device, student.dtype) for part in (prompts, negatives))
     shared = AttentionGuidance(student.network, negatives, settings) if len(negatives) == 1 else None
-    for rows in torch.split(pairs, BATCH):
+    for rows in torch.split(pairs, SAMPLE_BATCH):
         noise = torch.randn((len(rows), *student.latent_shape), generator=generator).to(student.device)
         guidance = shared or AttentionGuidance(student.network, negatives.select(rows), settings)
         latents = generate(student, student.network, noise, prompts.select(rows), guidance)
@@ -62,19 +63,19 @@ def draw_pairs(
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: str, device: str) -> tuple[Backbone, AutoencoderKL]:
-    """A process draws with one student at strength after strength."""
+def _load_cached(folder: str, device: str) -> tuple[Backbone, AutoencoderKL]:
+    """Load a student once for the many guidance scales at which one process samples it."""
     return load_student(folder, device), load_autoencoder(folder, device)
 
 
 class Generator:
-    """A student's folder, opened to draw prompts that people write."""
+    """A loaded student that turns prompts into pictures."""
 
     def __init__(self, folder: Path, device: str | None = None) -> None:
-        """Opens network, autoencoder and text encoder; on a GPU if there is one.
+        """Load network, autoencoder and text encoder; by default onto a GPU where one is available.
 
         Raises:
-            ValueError: not a student's folder.
+            ValueError: `folder` is no student's folder.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._student, self._vae = load_student(str(folder), device), load_autoencoder(str(folder), device)
@@ -85,9 +86,10 @@ class Generator:
     def draw(
         self, prompt: str, seeds: Sequence[int], negative_prompt: str = "", strength: float | None = None
     ) -> Tensor:
-        """A picture for each seed, (N, 3, X, X) in [-1, 1], in one network call a batch.
+        """Return one picture per seed, (N, 3, X, X) in [-1, 1], with one network call a batch.
 
-        `strength` is by default the student's own best; it counts with a negative prompt only.
+        `strength` is the guidance scale of the negative prompt; None stands for the student's default.
+        Without a negative prompt it has no effect.
         """
         settings = self.defaults if strength is None else with_strength(self.defaults, strength)
         student = self._student
@@ -97,11 +99,11 @@ class Generator:
         guidance = None
         if negative_prompt:
             guidance = AttentionGuidance(student.network, self._encode(negative_prompt), settings)
-        latents = generate(student, student.network, noise.to(student.device), prompts, guidance, BATCH)
+        latents = generate(student, student.network, noise.to(student.device), prompts, guidance)
         return decode(self._vae, latents)
 
     def png(self, prompt: str, seed: int, negative_prompt: str = "", strength: float | None = None) -> bytes:
-        """One picture as a file; see `draw`."""
+        """Return one picture as the content of a PNG file; see `draw`."""
         content = io.BytesIO()
         to_image(self.draw(prompt, [seed], negative_prompt, strength)[0]).save(content, "png")
         return content.getvalue()
@@ -111,7 +113,7 @@ class Generator:
 
 
 def with_strength(defaults: AttentionGuidanceSettings, strength: float) -> AttentionGuidanceSettings:
-    """The same kernel at another strength; NASA for a student that has no default."""
+    """Return `defaults` with another guidance scale; NASA if the student has no default."""
     if defaults.kind == "none":
         return AttentionGuidanceSettings("nasa", strength)
     return AttentionGuidanceSettings(defaults.kind, strength, defaults.clip, defaults.blend)

@@ -1,4 +1,7 @@
-"""The one-step student: where it starts, how it draws, and the folder it is saved as.
+"""The one-step student: its initialisation, its sampling, and the pipeline folder that it is saved as.
+
+    teacher -> new_student -> training -> save_student -> folder
+    noise, prompts -> generate -> latents -> decode -> pictures
 
 Shapes: B batch, C latent channels, H latent size, P pixels a side.
 """
@@ -21,59 +24,64 @@ from workloads.backbones.families import check_start, model_index
 from workloads.layers.lora import adapt_student, merge_adapters
 from workloads.settings.train import LoraSettings
 
-NO_STUDENTS = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl", "*.py", "*.msgpack", "*.fp16.*", "*.non_ema.*")
-"""Files of a teacher that a student does without: pickles, programs, and the same weights once more."""
+NOT_COPIED = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl", "*.py", "*.msgpack", "*.fp16.*", "*.non_ema.*")
+"""Files of a teacher's folder that a student does not need: pickles, programs, duplicate weights."""
+SAMPLE_BATCH = 32
+"""Pictures that one network call generates."""
 
 
 def new_student(
     backbone: Backbone, start_from: str | None = None, lora: LoraSettings | None = None
 ) -> nn.Module:
-    """A trainable copy of the teacher, or the network of the pipeline `start_from`.
+    """Return a trainable copy of the teacher, or of the network of the pipeline `start_from`.
 
-    With `lora` only an adapter of it is trained.
+    With `lora` only an adapter of it is trainable.
 
     Raises:
-        ValueError: `start_from` is of another family, has other shapes or predicts something else, or
-            `lora` names no layer.
+        ValueError: `start_from` has another family, other shapes or another prediction type than the
+            teacher, or `lora` matches no layer.
     """
-    student = _start(backbone, start_from).requires_grad_(True).train()
+    student = _initial_network(backbone, start_from).requires_grad_(True).train()
     if lora is not None:
         adapt_student(student, lora)
     return student
 
 
-def _start(backbone: Backbone, start_from: str | None) -> nn.Module:
+def _initial_network(backbone: Backbone, start_from: str | None) -> nn.Module:
     if start_from is None:
         return copy.deepcopy(backbone.network)
     check_start(start_from, backbone.source)
     student = load_network(start_from, backbone.family, backbone.dtype).to(backbone.device)
     shapes = {name: value.shape for name, value in student.state_dict().items()}
     if shapes != {name: value.shape for name, value in backbone.network.state_dict().items()}:
-        raise ValueError(f"student start_from {start_from!r} has not the shapes of {backbone.source!r}")
+        raise ValueError(
+            f"student start_from {start_from!r} differs in shapes from the teacher {backbone.source!r}: "
+            "start from a student of that teacher"
+        )
     return student
 
 
 def load_autoencoder(source: str, device: torch.device | str = "cpu") -> AutoencoderKL:
-    """The frozen float32 autoencoder of a pipeline (half precision overflows in some).
+    """Return the frozen autoencoder of a pipeline, in float32: half precision overflows in some.
 
     Raises:
-        ValueError: its weights are missing, are not safetensors, or do not fit its config.
+        ValueError: the weights are missing, are not safetensors, or do not match the config.
     """
     vae = load_model(AutoencoderKL, source, "vae", torch.float32)
     frozen: AutoencoderKL = vae.to(device).requires_grad_(False).eval()
     return frozen
 
 
-def decoded_at_once(size: int) -> int:
-    """Pictures of latents of H = `size` that are decoded together, for their memory: 16 of H = 64."""
-    return max(1, 16 * 64**2 // max(size, 64) ** 2)
+def decode_batch_size(latent_size: int) -> int:
+    """Return the number of latents that are decoded together, which bounds memory: 16 up to H = 64."""
+    return max(1, 16 * 64**2 // max(latent_size, 64) ** 2)
 
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Latents (B, C, H, H) -> pictures (B, 3, P, P) in [-1, 1], on the CPU."""
+    """Decode latents (B, C, H, H) to pictures (B, 3, P, P) in [-1, 1], on the CPU."""
     scaled = latents.float() / vae.config["scaling_factor"]
-    parts = scaled.split(decoded_at_once(latents.shape[-1]))
+    parts = scaled.split(decode_batch_size(latents.shape[-1]))
     return torch.cat([vae.decode(part).sample.clamp(-1, 1).cpu() for part in parts])
 
 
@@ -84,11 +92,11 @@ def generate(
     noise: Tensor,
     prompts: Conditioning,
     guidance: AttentionGuidance | None = None,
-    batch: int = 32,
+    batch: int = SAMPLE_BATCH,
 ) -> Tensor:
-    """One-step latents (B, C, H, H) of all `prompts` from `noise` (B, C, H, H).
+    """Return the one-step latents (B, C, H, H) of B `prompts` from `noise` (B, C, H, H), `batch` at a time.
 
-    `guidance` is away from one negative prompt, or from one for each of the B samples.
+    `guidance` steers away from one negative prompt for all, or from one for each of the B samples.
     """
     parts = []
     with guidance or nullcontext():
@@ -101,11 +109,11 @@ def generate(
 
 
 def one_step_scheduler(source: str, start_timestep: int) -> DDIMScheduler:
-    """A stock scheduler whose single step is x_0 = (z - sigma_s e) / alpha_s at s.
+    """Return a stock scheduler whose single step is x_0 = (z - sigma_s e) / alpha_s at s = `start_timestep`.
 
-    Both beta tables are (powers of) straight lines, so cutting them after s and ending them at
-    beta_s leaves alpha_bar as it was; "trailing" then makes s the only step, and
-    set_alpha_to_one makes what it returns x_0 itself.
+    Both beta schedules are straight lines or their squares, so a table that is cut after s and ends at
+    beta_s has the same alpha_bar up to s. With "trailing" spacing s is the only step, and with
+    `set_alpha_to_one` that step returns x_0.
     """
     config = load_scheduler_config(source)
     betas = DDIMScheduler.from_config(config).betas
@@ -125,33 +133,36 @@ def one_step_scheduler(source: str, start_timestep: int) -> DDIMScheduler:
 
 
 def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
-    """Writes the student as a pipeline folder that stock diffusers opens.
+    """Write the student as a pipeline folder that stock diffusers loads.
 
-    Network (half precision) and scheduler are the student's; all else is copied from the
-    teacher's folder as files, so that a large text encoder is never loaded here.
+    The network (half precision, adapters merged) and the scheduler are the student's. All other files are
+    copied from the teacher's folder, so that a large text encoder is never loaded here.
     """
     source = Path(backbone.source)
     if not source.exists():
-        from diffusers import DiffusionPipeline  # it imports every pipeline's parts: seconds
+        # Imported here, as it imports the parts of every pipeline, which takes seconds.
+        from diffusers import DiffusionPipeline
 
         source = Path(DiffusionPipeline.download(backbone.source, use_safetensors=True))
-    shutil.copytree(source, folder, ignore=_others(source, backbone.family.network), dirs_exist_ok=True)
+    shutil.copytree(
+        source, folder, ignore=_ignored_files(source, backbone.family.network), dirs_exist_ok=True
+    )
     whole: Any = copy.deepcopy(student).eval()
     merge_adapters(whole)
     whole.half().save_pretrained(folder / backbone.family.network)
     one_step_scheduler(backbone.source, backbone.start_timestep).save_pretrained(folder / "scheduler")
 
 
-def _others(source: Path, network: str) -> Callable[[str, list[str]], set[str]]:
-    """For shutil.copytree: what a student does not share with the pipeline folder it was distilled from."""
-    index, unwanted = model_index(str(source)), shutil.ignore_patterns(network, "scheduler", *NO_STUDENTS)
+def _ignored_files(source: Path, network: str) -> Callable[[str, list[str]], set[str]]:
+    """Return the `ignore` of `shutil.copytree`: names in the teacher's folder that are not copied."""
+    index, unwanted = model_index(str(source)), shutil.ignore_patterns(network, "scheduler", *NOT_COPIED)
 
-    def others(folder: str, names: list[str]) -> set[str]:
+    def ignored_names(folder: str, names: list[str]) -> set[str]:
         ignored = set(unwanted(folder, names))
         if Path(folder) == source:
-            # Published folders often hold the whole model again as one file, or for other libraries.
+            # Published folders often repeat the whole model in one file, or for other libraries.
             ignored |= {name for name in names if name.endswith(".safetensors")}
             ignored |= {name for name in names if (source / name).is_dir() and name not in index}
         return ignored
 
-    return others
+    return ignored_names

@@ -1,12 +1,13 @@
-"""What a step needs in memory, and its operations, told without a device and without weights.
+"""Estimate of a training step's memory and operations, without a device and without weights.
 
-The real step runs on tensors without content, while the storages that are alive are counted.
-Attention is taken to keep no score matrix, as every fused kernel does (flash, memory-efficient, the
-CPU's); an engine is stood in for by one that holds what it holds. Left out are the workspaces of
-cuDNN, cuBLAS and NCCL, the device's own context, fragmentation, and what `StepSettings.compile` spares
-or adds by itself.
+    StepTask -> _Worker (networks, engines, average on "meta") -> one real step, counted -> StepNeeds
 
-Shapes: B batch.
+The real step runs on tensors without content while a `MemoryCounter` adds up the live storages. Attention
+keeps no score matrix, as in every fused kernel (flash, memory-efficient, the CPU's), and stand-ins that hold
+the same tensors replace the engines. Not counted are the workspaces of cuDNN, cuBLAS and NCCL, the device's
+context, fragmentation, and what `StepSettings.compile` saves or adds by itself.
+
+Shapes: B batch, T tokens, D text width, H latent size.
 """
 
 import copy
@@ -30,15 +31,13 @@ from workloads.objectives.batch import Batch
 from workloads.objectives.catalogue import make_objective
 from workloads.settings.train import StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights
-from workloads.students.student import decoded_at_once, generate, new_student
-from workloads.training.meta_counter import LiveBytes, fused_attention
+from workloads.students.student import SAMPLE_BATCH, decode_batch_size, generate, new_student
+from workloads.training.meta_counter import MemoryCounter, fused_attention
 from workloads.training.meta_kernels import META
 from workloads.training.step import Engine, apply_settings, each_network, train_step
 
 EngineFactory = Callable[[nn.Module], Engine]
-"""Hashable, as `step_needs` is cached by task."""
-DRAWN_AT_ONCE = 32
-"""Pictures; the default of `student.generate`."""
+"""Makes the stand-in for the engine around a network; hashable, as `step_needs` is cached by task."""
 
 
 class PlannedPlainEngine:
@@ -61,68 +60,69 @@ class PlannedPlainEngine:
 
 @dataclass(frozen=True)
 class StepTask:
-    """One worker's step."""
+    """One worker's training step."""
 
     architecture: Architecture
     train: TrainSettings
     rows: int
-    """Samples of this worker, of the `train.batch_size` of all."""
+    """Samples of this worker; `train.batch_size` counts those of all workers."""
     half: bool
-    """bf16, else float32."""
+    """True for bf16, false for float32."""
     settings: StepSettings
     engines: EngineFactory = PlannedPlainEngine
-    """Makes the stand-in for the engine around a network; by default that of one process on its own."""
+    """Engines of the worker; by default those of a process on its own."""
     pictures: int = 0
-    """How many the worker draws between steps, as rank 0 does; it then also holds what draws them."""
+    """Pictures that the worker samples between steps, as rank 0 does; it also holds networks for that."""
 
 
 @dataclass(frozen=True)
 class StepNeeds:
-    """Of one worker, in bytes; the first three are held all the time."""
+    """Memory of one worker in bytes, and its operations; the first three are held all the time."""
 
     weights: int
-    """Teacher, student and adapters; on rank 0 also the copy and the autoencoder that draw."""
+    """Teacher, student and adapters; on rank 0 also the sampler's copy of the student and the autoencoder."""
     optimizer: int
-    """Float32 master weights, if the engine keeps any, and both moments."""
+    """Both moments of AdamW, and the float32 master weights if the engine keeps any."""
     average: int
-    """Of the student's weights, a worker's part."""
+    """Moving average of the student's weights, or this worker's shard of it."""
     step: int
-    """The most that a step holds at any time, the above included."""
-    look: int
-    """The same while rank 0 draws pictures; 0 where none are drawn."""
+    """Peak during a step, with the three above."""
+    sampling: int
+    """Peak while rank 0 samples pictures, with the three above; 0 for a worker that samples none."""
     operations: int
-    """Of one step (a multiply-add counts two), activations that are computed again included."""
+    """Operations of one step, recomputed activations included; a multiply-add counts as two."""
 
     @property
     def peak(self) -> int:
-        return max(self.step, self.look)
+        """Largest number of bytes that the worker holds at any time."""
+        return max(self.step, self.sampling)
 
 
 class _Worker:
-    """One worker's networks and engines, made as a training group's worker makes them."""
+    """One worker's networks and engines on "meta", made in the order in which a real worker makes them."""
 
-    def __init__(self, task: StepTask, live: LiveBytes) -> None:
+    def __init__(self, task: StepTask, counter: MemoryCounter) -> None:
         self.task = task
-        before = live.now
+        before = counter.now
         self.backbone = _backbone(task)
         with META:
             self.student: Any = new_student(self.backbone, lora=task.train.student_lora)
             null, autoencoder = self.texts(1), partial(_autoencoder, task)
             self.objective = make_objective(self.backbone, null, task.train, task.settings, autoencoder)
-        self.drawing = _drawing(task, self.student) if task.pictures else None
-        self.weights = live.now - before
+        self.sampler = _sampler(task, self.student) if task.pictures else None
+        self.weight_bytes = counter.now - before
         self._apply(task.settings)
-        self.engines, self.optimizer = live.added(self._engines)
+        self.engines, self.optimizer_bytes = counter.measure_held(self._engines)
         weights = self.engines[STUDENT].weights
-        self.average, self.averaged = live.added(lambda: AverageWeights(weights, 0.0))
+        self.average, self.average_bytes = counter.measure_held(lambda: AverageWeights(weights, 0.0))
 
     def _apply(self, settings: StepSettings) -> None:
-        """Compiling needs a device: what compiled blocks keep is what checkpoints keep of them."""
+        """Apply the step settings; compiled blocks, which need a device, keep what checkpointed ones keep."""
         if not settings.compile:
             apply_settings(self.student, self.objective, settings)
         elif settings.activation_checkpointing:
-            for network, again in each_network(self.student, self.objective):
-                checkpoint_blocks(network, again)
+            for network, checkpoint in each_network(self.student, self.objective):
+                checkpoint_blocks(network, checkpoint)
 
     def _engines(self) -> dict[str, Engine]:
         auxiliary = self.objective.auxiliary.items()
@@ -130,9 +130,9 @@ class _Worker:
         return {name: self.task.engines(network) for name, network in networks.items()}
 
     def step(self) -> None:
-        """Training for one step, as `Worker._step` does it."""
+        """Train for one step, as a worker of the orchestrator does."""
         task, batch = self.task, self.task.train.batch_size
-        # All workers' random numbers are drawn on each.
+        # Every worker draws the random numbers of the global batch.
         draws = _rows(self.objective.draw(1, torch.Generator()), batch)[: task.rows]
         negatives = None if task.train.nasa_interval is None else self.texts(task.rows)
         widths = self.objective.columns.items()
@@ -140,42 +140,45 @@ class _Worker:
         train_step(self.objective, self.engines, Batch(self.texts(task.rows), negatives, columns), draws)
         self.average.update(self.engines[STUDENT].weights, 1)
 
-    def look(self) -> None:
-        """Pictures of the averaged weights, as many as are drawn or decoded at once."""
-        assert self.drawing is not None
-        student, autoencoder = self.drawing
-        count = min(self.task.pictures, DRAWN_AT_ONCE)
+    def sample(self) -> None:
+        """Generate one batch of latents with the averaged weights and decode one batch of them."""
+        assert self.sampler is not None
+        student, autoencoder = self.sampler
+        count = min(self.task.pictures, SAMPLE_BATCH)
         noise = torch.empty((count, *self.backbone.latent_shape), device=META)
         latents = generate(self.backbone, student, noise, self.texts(count))
         with torch.no_grad():
-            autoencoder.decode(latents[: decoded_at_once(latents.shape[-1])]).sample.clamp(-1, 1)
+            autoencoder.decode(latents[: decode_batch_size(latents.shape[-1])]).sample.clamp(-1, 1)
 
     def texts(self, rows: int) -> Conditioning:
-        """The conditioning of so many prompts."""
+        """Return the conditioning of `rows` prompts."""
         return _texts(self.task.architecture, self.backbone, rows)
 
 
 @lru_cache(maxsize=256)
 def step_needs(task: StepTask) -> StepNeeds:
-    """Runs one step without content; some seconds at SD1.5's size, whatever the batch."""
-    with LiveBytes() as live, fused_attention():
-        worker = _Worker(task, live)
-        step, operations = live.highest(worker.step), live.operations
-        look = live.highest(worker.look) if task.pictures else 0
-    return StepNeeds(worker.weights, worker.optimizer, worker.averaged, step, look, operations)
+    """Run one step on "meta" and return its needs; takes seconds at SD1.5's size, whatever the batch."""
+    with MemoryCounter() as counter, fused_attention():
+        worker = _Worker(task, counter)
+        step, operations = counter.measure_peak(worker.step), counter.operations
+        sampling = counter.measure_peak(worker.sample) if task.pictures else 0
+    return StepNeeds(
+        worker.weight_bytes, worker.optimizer_bytes, worker.average_bytes, step, sampling, operations
+    )
 
 
 def _backbone(task: StepTask) -> Backbone:
     family, dtype = task.architecture.family, torch.bfloat16 if task.half else torch.float32
     with META:
         network = NETWORK_CLASSES[family.network].from_config(json.loads(task.architecture.network))
-        # The prediction that takes the most arithmetic; the tables are of no size.
+        # v prediction takes the most arithmetic; the tables of the schedule are negligible.
         schedule = NoiseSchedule(torch.empty(1000), "v_prediction")
     nn.Module.to(network, dtype).requires_grad_(False).eval()
     return Backbone("", family, network, schedule, family.start_timestep)
 
 
-def _drawing(task: StepTask, student: nn.Module) -> tuple[Any, Any]:
+def _sampler(task: StepTask, student: nn.Module) -> tuple[Any, Any]:
+    """Return the networks that sample pictures: a copy of the student, and the autoencoder."""
     return copy.deepcopy(student).requires_grad_(False).eval(), _autoencoder(task)
 
 
@@ -186,19 +189,20 @@ def _autoencoder(task: StepTask) -> Any:
 
 
 def _texts(architecture: Architecture, backbone: Backbone, rows: int) -> Conditioning:
+    """Return embeddings (rows, T, D) without content, with the mask or pooled text that the family takes."""
     family, config = architecture.family, backbone.config
     width = config["cross_attention_dim" if family.network == "unet" else "caption_channels"]
     embeddings = torch.empty((rows, family.tokens, width), dtype=backbone.dtype, device=META)
     mask = torch.empty((rows, family.tokens), dtype=torch.int64, device=META) if family.masked else None
     if not family.pooled:
         return Conditioning(embeddings, mask)
-    # The network takes the six sizes, embedded, beside the pooled text.
+    # Beside the pooled text the network takes the embeddings of the six sizes.
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
     return Conditioning(embeddings, mask, embeddings.new_empty((rows, pooled)))
 
 
 def _rows(drawn: Any, count: int) -> Any:
-    """Random numbers of one sample, of the same kinds and shapes for `count`, without content."""
+    """Return the random numbers of one sample, (1, ...) each, as (count, ...) tensors without content."""
     if isinstance(drawn, tuple):
         return tuple(_rows(item, count) for item in drawn)
     if is_dataclass(drawn) and not isinstance(drawn, type):

@@ -1,4 +1,11 @@
-"""Counting memory and operations on torch's device "meta", whose tensors have shapes and no content."""
+"""Counter of memory and operations on torch's device "meta", whose tensors have shapes and no content.
+
+    with MemoryCounter() as counter, fused_attention():
+        network, held = counter.measure_held(make_network)
+        peak, operations = counter.measure_peak(step), counter.operations
+
+All figures of memory are in bytes; an operation is a floating-point one, a multiply-add counts as two.
+"""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,11 +23,11 @@ from workloads.training.meta_kernels import META, call
 T = TypeVar("T")
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages of meta tensors that are made within it and still alive, and operations.
+class MemoryCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the live meta tensors that are made within it, and the operations that run.
 
-    torch's own FlopCounterMode would do for the latter, but for its hooks on modules, which keep alive
-    what a backward pass computes again.
+    It counts storages, so that views cost nothing. torch's own `FlopCounterMode` counts operations too, but
+    its hooks on modules keep activations alive that checkpointing drops.
     """
 
     def __init__(self) -> None:
@@ -38,14 +45,14 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._count(leaf.untyped_storage())
         return result
 
-    def added(self, make: Callable[[], T]) -> tuple[T, int]:
-        """What `make` makes, and the bytes by which it leaves more alive."""
+    def measure_held(self, make: Callable[[], T]) -> tuple[T, int]:
+        """Return the result of `make` and the bytes by which it increases the live total."""
         before = self.now
         made = make()
         return made, self.now - before
 
-    def highest(self, work: Callable[[], object]) -> int:
-        """The most that is alive at any time within `work`."""
+    def measure_peak(self, work: Callable[[], object]) -> int:
+        """Return the largest live total during `work`, in bytes."""
         self.peak = self.now
         work()
         return self.peak
@@ -55,29 +62,31 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._sizes[key] = storage.nbytes()
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._gone, key)
+            weakref.finalize(storage, self._release, key)
 
-    def _gone(self, key: int) -> None:
+    def _release(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
 
 
 @contextmanager
 def fused_attention() -> Iterator[None]:
-    """Attention by a fused kernel; on the meta device torch would write out the score matrix.
+    """Compute attention by a fused kernel, as devices do; on "meta" torch materialises the score matrix.
 
-    Replaces torch's function, as a mode of torch does not reach what a backward pass computes again.
+    Replaces torch's function, as no public interface of torch 2.13 does the same: `sdpa_kernel` has no effect
+    on meta tensors, and a `TorchFunctionMode` is off within `Tensor.backward`, where checkpoints recompute.
     """
-    usual = F.scaled_dot_product_attention
+    original = F.scaled_dot_product_attention
     F.scaled_dot_product_attention = _fused
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = usual
+        F.scaled_dot_product_attention = original
 
 
 def _fused(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **__: Any
 ) -> Tensor:
+    """Return the attention output, of `query`'s shape, from the CPU's flash kernel."""
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     attended: Tensor = kernel(query, key, value, 0.0, False, attn_mask=attn_mask)[0]
     return attended

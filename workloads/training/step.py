@@ -1,9 +1,11 @@
-"""One step of training on one worker: the updates of its objective, one after the other.
+"""One training step on one worker: the updates of its objective, in order.
 
     objective -> loss of a network -> that network's engine -> objective -> loss of the next ...
 
-An engine is a network with its optimiser. `PlainEngine` is all that one device needs; the
-orchestrator's shards it over workers. Nothing here waits for the device.
+An engine is a network with its optimizer. `PlainEngine` is the engine of a single device; the orchestrator's
+engine shards optimizer state over workers. No function here synchronises with the device.
+
+Shapes: B batch, L losses of the objective.
 """
 
 from collections.abc import Mapping
@@ -19,22 +21,22 @@ from workloads.settings.train import StepSettings, TrainSettings
 
 
 class Engine(Protocol):
-    """A network with its optimiser; callable like the network."""
+    """A network with its optimizer; callable like the network."""
 
     module: nn.Module
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """What it trains, as exact as it is kept: by parameters' names, or this worker's part, flat."""
+        """Trained weights in the highest precision kept: by parameter name, or this worker's flat shard."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def step(self, loss: Tensor) -> None:
-        """Back-propagates the scalar `loss` and updates the network."""
+        """Back-propagate the scalar `loss` and update the network."""
 
 
 class PlainEngine:
-    """The engine of one device: AdamW, with clipped gradients."""
+    """Engine of a single device: AdamW with gradient clipping."""
 
     def __init__(self, module: nn.Module, learning_rate: float, train: TrainSettings) -> None:
         self.module = module
@@ -47,6 +49,7 @@ class PlainEngine:
         return self.module(*args, **kwargs)
 
     def step(self, loss: Tensor) -> None:
+        """Back-propagate the scalar `loss` and update the network."""
         loss.backward()  # type: ignore[no-untyped-call]
         if self._clip:
             nn.utils.clip_grad_norm_(self._trained, self._clip)
@@ -57,7 +60,7 @@ class PlainEngine:
 def make_optimizer(
     trained: list[nn.Parameter], learning_rate: float, train: TrainSettings
 ) -> torch.optim.AdamW:
-    """AdamW as the settings say."""
+    """Return AdamW with the settings of `train` and a learning rate of its own."""
     return torch.optim.AdamW(
         trained,
         lr=learning_rate,
@@ -68,24 +71,24 @@ def make_optimizer(
 
 
 def apply_settings(student: Any, objective: Objective[Any], settings: StepSettings) -> None:
-    """Makes the networks keep fewer activations, or compiles them, as the settings say.
+    """Turn on activation checkpointing or compilation in student and teacher, as `settings` ask.
 
     `student` is a diffusers model.
     """
-    for network, again in each_network(student, objective):
+    for network, checkpoint in each_network(student, objective):
         if settings.compile:
             compile_blocks(network, keep=not settings.activation_checkpointing)
         elif settings.activation_checkpointing:
-            network.enable_gradient_checkpointing(again)
+            network.enable_gradient_checkpointing(checkpoint)
 
 
 def each_network(student: Any, objective: Objective[Any]) -> list[tuple[Any, Recompute]]:
-    """Student and teacher, each with what calls a module of it that shall keep no activations."""
+    """Return student and teacher, each with the function that calls its blocks under checkpointing."""
     return [(student, recompute), (objective.backbone.network, objective.recompute)]
 
 
 def make_engines(student: nn.Module, objective: Objective[Any], train: TrainSettings) -> dict[str, Engine]:
-    """For one device: an engine for the student, and one for each auxiliary network."""
+    """Return single-device engines by name: the student's, and one for each auxiliary network."""
     auxiliary = {
         name: PlainEngine(each.module, each.learning_rate, train)
         for name, each in objective.auxiliary.items()
@@ -96,9 +99,12 @@ def make_engines(student: nn.Module, objective: Objective[Any], train: TrainSett
 def train_step(
     objective: Objective[Any], engines: Mapping[str, Engine], batch: Batch, draws: Any, step: int = 1
 ) -> Tensor:
-    """Step number `step` (from 1): every update of it; its `metric_names` (L,) float32.
+    """Run every update of step number `step` (from 1) and return its metrics (L,) in float32.
 
-    `engines`: around the student and each of the objective's auxiliary networks, by name.
+    Their names are `objective.metric_names`.
+
+    `engines` holds, by name, the student's engine and one for each auxiliary network of the objective.
+    `batch` has this worker's B prompts, `draws` their rows of the global batch's random numbers.
     """
     told: dict[str, Tensor] = {}
     for update in objective.updates(engines, batch, draws, step):

@@ -113,8 +113,13 @@ def test_student_opens_with_stock_diffusers(source: str, tmp_path: Path) -> None
     pipeline, noise, prompts = stock(str(folder)), noise_for(backbone), encoder.encode(PROMPTS)
     calls: list[dict[str, Any]] = []
     pipeline.unet.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
-    arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "latents": noise}
-    image = pipeline(PROMPTS, output_type="pt", **arguments, **call_arguments(pipeline)).images
+    arguments = {
+        "num_inference_steps": 1,
+        "guidance_scale": 1.0,
+        **call_arguments(pipeline),
+        "latents": noise,
+    }
+    image = pipeline(PROMPTS, output_type="pt", **arguments).images
     latents = generate(backbone, student, noise, prompts)
     (call,) = calls
     assert call["added_cond_kwargs"]["time_ids"].tolist() == [[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]] * 2

@@ -12,7 +12,7 @@ from transformers import CLIPModel
 
 from workloads.backbones.teacher_pipeline import generate_images, open_pipeline
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS, clip_folder
-from workloads.miniature.clip_recipe import report, said_of
+from workloads.miniature.clip_recipe import match_scores, report
 from workloads.miniature.judge import labels, load_judge
 from workloads.miniature.world import (
     ATTRIBUTES,
@@ -29,7 +29,7 @@ from workloads.scorers.clip import ClipAgreement
 from workloads.scorers.scorer import Request
 
 
-def test_a_caption_names_just_what_it_was_asked_to() -> None:
+def test_caption_names_only_the_given_attributes() -> None:
     rng = random.Random(0)
     for _ in range(500):
         scene = random_scene(rng)
@@ -38,20 +38,20 @@ def test_a_caption_names_just_what_it_was_asked_to() -> None:
         assert named_attributes(caption(scene, named, rng)) == asked
 
 
-def test_prompts_from_elsewhere_may_name_little_or_nothing() -> None:
+def test_foreign_prompts_name_few_attributes() -> None:
     assert named_attributes("a photo of a bench") == {}
     assert named_attributes("A Big bus, left of a RED car") == {
         "size": "large", "position": "left", "colour": "red",
     }  # fmt: skip
 
 
-def test_pictures_are_a_function_of_the_seed() -> None:
+def test_pictures_are_deterministic_in_the_seed() -> None:
     assert (dataset(5, 1)[0] == dataset(5, 1)[0]).all()
     assert captions(20, 1) == captions(20, 1) != captions(20, 2)
 
 
-def test_the_judge_reads_clean_pictures() -> None:
-    """The bar is 99 % of every attribute, on pictures that it was not trained on."""
+def test_judge_reads_clean_pictures() -> None:
+    """At least 99 % of every attribute, on pictures outside the training set."""
     pictures, scenes, _ = dataset(2_000, seed=99)
     read = load_judge().read(torch.from_numpy(pictures))
     for name in ATTRIBUTES:
@@ -59,7 +59,7 @@ def test_the_judge_reads_clean_pictures() -> None:
         assert right / len(scenes) >= 0.99, name
 
 
-def test_the_judge_sees_a_changed_picture() -> None:
+def test_judge_distinguishes_two_scenes() -> None:
     scene = Scene("circle", "red", "large", "left", "white")
     other = Scene("circle", "blue", "large", "right", "white")
     pictures = torch.stack([torch.from_numpy(render(s, random.Random(0))) for s in (scene, other)])
@@ -68,7 +68,7 @@ def test_the_judge_sees_a_changed_picture() -> None:
     assert (second["colour"], second["position"]) == ("blue", "right")
 
 
-def test_shipped_weights_are_the_ones_that_were_measured() -> None:
+def test_shipped_weights_match_their_digests() -> None:
     digests = json.loads((WEIGHTS / "digests.json").read_text())
     files = {p.relative_to(WEIGHTS).as_posix(): p for p in WEIGHTS.rglob("*.safetensors")}
     assert set(files) == set(digests)
@@ -78,8 +78,8 @@ def test_shipped_weights_are_the_ones_that_were_measured() -> None:
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
-def test_shipped_teachers_draw_what_captions_say(teacher: str) -> None:
-    """A quick look (64 captions); the README holds the measurement on more."""
+def test_shipped_teachers_follow_captions(teacher: str) -> None:
+    """A quick check on 64 captions."""
     prompts = captions(64, seed=11)
     pictures = generate_images(open_pipeline(str(WEIGHTS / teacher)), prompts, steps=20, guidance_scale=3.0)
     score = AttributeAccuracy().score(pictures, prompts)[0]
@@ -87,22 +87,22 @@ def test_shipped_teachers_draw_what_captions_say(teacher: str) -> None:
     assert score.value >= 0.93
 
 
-def test_no_config_says_where_it_was_made() -> None:
+def test_configs_contain_no_local_paths() -> None:
     configs = list(WEIGHTS.rglob("*.json"))
     assert len(configs) > 10
     assert not [path for path in configs if "_name_or_path" in path.read_text()]
 
 
-def test_the_clip_model_sees_what_captions_say() -> None:
-    """The bar is 99 % of every attribute, each among its values, on pictures that it was not trained on."""
+def test_clip_model_reads_clean_pictures() -> None:
+    """At least 99 % of every attribute, each among its values, on pictures outside the training set."""
     model = CLIPModel.from_pretrained(clip_folder(CLIP), dtype=torch.float32).eval()
     for found in report(model, count=2_000, seed=99).split(", "):
         name, share = found.split()
         assert name in ATTRIBUTES and float(share) >= 0.99, found
 
 
-def test_clip_tells_a_right_caption_from_a_wrong_one() -> None:
-    """Far enough apart for the published margin, 0.35, to lie between."""
+def test_clip_separates_right_from_wrong_captions() -> None:
+    """The published margin, 0.35, lies between the similarities."""
     pictures, _, right = dataset(300, seed=99)
     wrong = captions(300, seed=98)
     requests = [Request(*pair) for pair in zip(right, wrong, strict=True)]
@@ -113,8 +113,8 @@ def test_clip_tells_a_right_caption_from_a_wrong_one() -> None:
     assert np.quantile(found["clip_minus"], 0.85) < 0.35
 
 
-def test_clip_shows_a_negative_that_is_there() -> None:
-    """By the words of the scorer, of which the model has learnt the meaning."""
+def test_clip_detects_a_shown_negative() -> None:
+    """The scorer asks with words that the model was trained on."""
     pictures, scenes, _ = dataset(300, seed=97)
     scorer = ClipAgreement(CLIP)
     scorer.load()
@@ -123,9 +123,9 @@ def test_clip_shows_a_negative_that_is_there() -> None:
     assert shown[red].mean() > 0.95 and shown[~red].mean() < 0.05
 
 
-def test_contrastive_targets_are_all_that_is_right_and_how_much_it_says() -> None:
-    """Of text j and picture i; by hand, word by word."""
+def test_match_scores_by_hand() -> None:
+    """Rows are pictures and columns are texts."""
     circle = Scene("circle", "red", "large", "left", "white")
     scenes = [circle, replace(circle, shape="square"), replace(circle, colour="blue")]
     texts = ["a red circle", "a photo of red", "a photo"]
-    assert said_of(texts, labels(scenes)).tolist() == [[5, 3, 1], [0, 3, 1], [0, 0, 1]]
+    assert match_scores(texts, labels(scenes)).tolist() == [[5, 3, 1], [0, 3, 1], [0, 0, 1]]

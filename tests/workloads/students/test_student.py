@@ -1,4 +1,4 @@
-"""A saved student is an ordinary pipeline that draws in one step what the trainer draws."""
+"""A saved student is an ordinary pipeline that generates in one step what the trainer generates."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ PROMPTS = ["a large red circle", "a tiny blue square on a white background"]
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
-def test_the_stock_pipeline_draws_the_students_picture(teacher: str, tmp_path: Path) -> None:
+def test_stock_pipeline_matches_generate(teacher: str, tmp_path: Path) -> None:
     source = str(WEIGHTS / teacher)
     backbone = load_backbone(source, start_timestep=700)
     student = new_student(backbone).eval()
@@ -48,7 +48,7 @@ def test_the_stock_pipeline_draws_the_students_picture(teacher: str, tmp_path: P
 
 @pytest.mark.parametrize("teacher", TEACHERS)
 @pytest.mark.parametrize("start", [400, 700, 999])
-def test_the_one_step_scheduler_keeps_the_schedule(teacher: str, start: int) -> None:
+def test_one_step_scheduler_keeps_alpha_bar(teacher: str, start: int) -> None:
     source = str(WEIGHTS / teacher)
     scheduler = one_step_scheduler(source, start)
     scheduler.set_timesteps(1)
@@ -57,12 +57,12 @@ def test_the_one_step_scheduler_keeps_the_schedule(teacher: str, start: int) -> 
     torch.testing.assert_close(scheduler.alphas_cumprod, full.alpha_bar[: start + 1], rtol=1e-4, atol=1e-6)
 
 
-def test_both_unets_share_a_text_encoder() -> None:
+def test_unets_share_a_text_encoder() -> None:
     digests = {teacher: encoder_digest(str(WEIGHTS / teacher)) for teacher in TEACHERS}
     assert digests["unet-epsilon"] == digests["unet-v"] != digests["pixart"]
 
 
-def test_the_average_follows_and_is_restored() -> None:
+def test_average_follows_and_loads() -> None:
     network = torch.nn.Linear(2, 2)
     weights = dict(network.named_parameters())
     average = AverageWeights(weights, decay=0.5)
@@ -77,20 +77,20 @@ def test_the_average_follows_and_is_restored() -> None:
     torch.testing.assert_close(network.weight, first + 0.5)
 
 
-def test_a_student_of_another_family_is_refused() -> None:
+def test_start_from_another_family_is_refused() -> None:
     backbone = load_backbone(str(WEIGHTS / "unet-v"))
     with pytest.raises(ValueError, match=r"is not of .* family"):
         new_student(backbone, str(WEIGHTS / "pixart"))
 
 
-def test_a_start_that_predicts_something_else_is_refused() -> None:
-    """Same family, same shapes: its output would be taken for what it is not."""
+def test_start_from_another_prediction_is_refused() -> None:
+    """Family and shapes match, so nothing else would reveal that its output is misread."""
     backbone = load_backbone(str(WEIGHTS / "unet-v"))
     with pytest.raises(ValueError, match=r"unet-epsilon' predicts 'epsilon', its teacher .* 'v_prediction'"):
         new_student(backbone, str(WEIGHTS / "unet-epsilon"))
 
 
-def test_a_teachers_other_files_are_not_saved_with_it(tmp_path: Path) -> None:
+def test_unneeded_files_are_not_copied(tmp_path: Path) -> None:
     teacher = tmp_path / "teacher"
     shutil.copytree(WEIGHTS / "unet-v", teacher)
     (teacher / "onnx").mkdir()
@@ -105,8 +105,8 @@ def test_a_teachers_other_files_are_not_saved_with_it(tmp_path: Path) -> None:
     assert kept >= {"LICENSE", "vae/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json"}
 
 
-def test_a_student_with_an_adapter_is_saved_as_any_other(tmp_path: Path) -> None:
-    """With its averaged weights; the stock pipeline draws what it draws."""
+def test_adapter_is_merged_when_saved(tmp_path: Path) -> None:
+    """The saved network has the averaged adapter in its weights."""
     backbone = load_backbone(str(WEIGHTS / "pixart"), start_timestep=400)
     student = new_student(backbone, lora=LoraSettings(4, 8, ("to_q", "to_v"))).eval()
     average = AverageWeights(PlainEngine(student, 1e-4, TrainSettings()).weights, decay=0.5)

@@ -1,4 +1,4 @@
-"""The plan of a step's memory against what the allocator really gives out, on the miniatures."""
+"""The estimate of a step's memory against the allocator's own figures, on the miniature teachers."""
 
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ from workloads.training.memory_estimate import (
 from workloads.training.step import apply_settings, make_engines, train_step
 
 TOLERANCE = 0.02
-"""Far below the tenth that is promised, as it is all but exact."""
+"""Relative error; the documentation promises 10 %, and the estimate is almost exact."""
 LORA = LoraSettings(rank=16, alpha=16, targets=("to_q", "to_k", "to_v", "to_out.0"))
 
 
@@ -48,7 +48,7 @@ def texts(backbone: Backbone, rows: int) -> Conditioning:
 
 
 def train_twice(name: str, train: TrainSettings, settings: StepSettings) -> None:
-    """From loading to the end of the second step, at which the moments are there from its beginning."""
+    """Load and train for two steps: AdamW's moments exist from the start of the second one."""
     backbone = load_backbone(str(WEIGHTS / name))
     student = new_student(backbone, lora=train.student_lora)
     objective = make_objective(backbone, texts(backbone, 1), train, settings)
@@ -71,7 +71,7 @@ def planned(name: str, train: TrainSettings, settings: StepSettings) -> StepNeed
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("batch", [4, 16])
 @pytest.mark.parametrize("name", TEACHERS)
-def test_a_real_step_needs_what_was_planned(name: str, batch: int, checkpointing: bool) -> None:
+def test_estimate_matches_a_real_step(name: str, batch: int, checkpointing: bool) -> None:
     train = TrainSettings(batch_size=batch, lora=LORA)
     settings = StepSettings(activation_checkpointing=checkpointing)
     measured = peak_bytes(lambda: train_twice(name, train, settings))
@@ -79,10 +79,8 @@ def test_a_real_step_needs_what_was_planned(name: str, batch: int, checkpointing
 
 
 @pytest.mark.parametrize("name", TEACHERS)
-def test_a_compiled_step_that_keeps_nothing_needs_what_was_planned(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By torch's backend that decides what is kept as the usual one does, and then compiles nothing."""
+def test_estimate_matches_a_compiled_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses a backend of torch that partitions like the default one, and then compiles nothing."""
     fast = partial(compile_blocks, backend="aot_eager_decomp_partition")
     monkeypatch.setattr("workloads.training.step.compile_blocks", fast)
     train = TrainSettings(batch_size=16, lora=LORA)
@@ -106,9 +104,9 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("train", "settings"), [row[1:] for row in OTHERS], ids=[row[0] for row in OTHERS])
-def test_whatever_is_trained_and_however_it_is_computed(train: TrainSettings, settings: StepSettings) -> None:
+def test_estimate_matches_other_objectives_and_settings(train: TrainSettings, settings: StepSettings) -> None:
     measured = peak_bytes(lambda: train_twice("pixart", train, settings))
-    # NASA-T's keys and values are in a cycle, and so outlive their step until Python looks for cycles.
+    # NASA-T's keys and values are in a reference cycle, which lives until the garbage collector runs.
     tolerance = TOLERANCE if train.nasa_interval is None else 0.1
     assert planned("pixart", train, settings).peak == pytest.approx(measured, rel=tolerance)
 
@@ -119,7 +117,7 @@ def published(
     settings: StepSettings | None = None,
     engines: EngineFactory = PlannedPlainEngine,
 ) -> StepNeeds:
-    """One of four workers in bf16 that also draws pictures."""
+    """Return the needs of one of four workers in bf16, which also samples pictures."""
     architecture = architecture_of(source)
     assert architecture is not None
     train = TrainSettings(batch_size=4 * rows)
@@ -129,39 +127,37 @@ def published(
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 FORWARDS = {SD15: 0.803, "PixArt-alpha/PixArt-XL-2-512x512": 1.236}
-"""10^12 operations of one forward pass, as counted before by torch's own counter."""
+"""10^12 operations of one forward pass, from torch's own counter."""
 
 
 @pytest.mark.parametrize("source", FORWARDS)
-def test_operations_are_those_of_nine_forward_passes_a_sample(source: str) -> None:
-    """Student 3, teacher 2, fake score 2 and its training 2; the adapters come on top."""
+def test_operations_are_nine_forward_passes_per_sample(source: str) -> None:
+    """Student 3, teacher 2, fake score 2 and its training 2; adapters add a little."""
     assert published(source).operations / 2e12 == pytest.approx(9 * FORWARDS[source], rel=0.05)
 
 
-def test_what_checkpointing_spares_and_costs() -> None:
-    kept, again = published(SD15, 8), published(SD15, 8, StepSettings(activation_checkpointing=True))
+def test_checkpointing_trades_memory_for_operations() -> None:
+    kept, recomputed = published(SD15, 8), published(SD15, 8, StepSettings(activation_checkpointing=True))
     held = kept.weights + kept.optimizer + kept.average
-    assert again.step - held < 0.5 * (kept.step - held), "activations and gradients"
-    assert again.operations > 1.1 * kept.operations
-    assert again.weights == kept.weights and again.optimizer == kept.optimizer
+    assert recomputed.step - held < 0.5 * (kept.step - held), "activations and gradients"
+    assert recomputed.operations > 1.1 * kept.operations
+    assert recomputed.weights == kept.weights and recomputed.optimizer == kept.optimizer
 
 
 @pytest.mark.parametrize("source", PUBLISHED)
-def test_every_published_backbone_is_known_without_a_download(
-    source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_published_backbones_need_no_download(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert architecture_of(source) is not None
 
 
-def test_what_cannot_be_known(tmp_path: Path) -> None:
+def test_unknown_sources_have_no_architecture(tmp_path: Path) -> None:
     assert architecture_of("nobody/nothing") is None
     assert architecture_of("no id: no such folder") is None
     assert architecture_of(str(tmp_path)) is None
     assert architecture_of(str(SHIPPED)) is None
 
 
-def test_the_same_task_is_not_run_again() -> None:
+def test_needs_are_cached_by_task() -> None:
     published(SD15)
     before = step_needs.cache_info().hits
     published(SD15)

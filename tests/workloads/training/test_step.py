@@ -1,4 +1,4 @@
-"""However a step is computed, it computes the same."""
+"""Step settings change how a step is computed, not its result."""
 
 import copy
 
@@ -14,12 +14,12 @@ from workloads.training.step import apply_settings, make_engines, train_step
 
 
 def trained(settings: StepSettings) -> tuple[Tensor, list[Tensor]]:
-    """Losses of a NASA-T step, and all weights after it."""
+    """Return the losses (L,) of a NASA-T step, and all weights after it."""
     bench = Bench("epsilon", nasa_interval=(0.5, 1.0))
     train = TrainSettings(batch_size=BATCH, learning_rate=1e-2)
     bench.objective.score_batch = settings.score_batch
     student = copy.deepcopy(bench.student).train()
-    torch._dynamo.reset()  # what was compiled for other settings would serve these too
+    torch._dynamo.reset()  # code compiled for other settings would be reused
     apply_settings(student, bench.objective, settings)
     engines = make_engines(student, bench.objective, train)
     torch.manual_seed(5)
@@ -40,7 +40,7 @@ def trained(settings: StepSettings) -> tuple[Tensor, list[Tensor]]:
     ],
     ids=str,
 )
-def test_settings_change_nothing_but_rounding(settings: StepSettings) -> None:
+def test_settings_change_only_rounding(settings: StepSettings) -> None:
     losses, weights = trained(settings)
     expected, plain = trained(StepSettings())
     assert losses[2] > 0, "teacher and fake score differ"
