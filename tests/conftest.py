@@ -1,10 +1,12 @@
 """What holds for every test."""
 
+import logging
 import os
 from collections.abc import Iterator
 
 import pytest
 
+PACKAGES = ("orchestrator", "workloads")
 ONE_AT_A_TIME = pytest.mark.xdist_group("cluster")
 VARIABLE = "MLFLOW_TRACKING_URI"
 os.environ.pop(VARIABLE, None)
@@ -17,10 +19,25 @@ os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n 2` one process runs all that start a Ray, one after the other, and another the rest."""
+    """With `-n 2` one process runs all that start a Ray, one after the other, and another the rest.
+
+    The fast lane leaves out heavy tests too, which start no Ray.
+    """
     for item in items:
         if item.get_closest_marker("cluster"):
             item.add_marker(ONE_AT_A_TIME)
+        elif item.get_closest_marker("heavy"):
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """A command that a test runs in this process configures logging, which later tests must not inherit."""
+    yield
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)

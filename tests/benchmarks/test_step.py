@@ -1,4 +1,4 @@
-"""The step's benchmark says what it promises, and needs no Ray, DeepSpeed or MLflow."""
+"""The step's benchmark prints its figures, and needs no Ray, DeepSpeed or MLflow."""
 
 import json
 import subprocess
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.heavy
 REPOSITORY = Path(__file__).parents[2]
 BARE = """
 import sys
 import tests.benchmarks.step, tests.benchmarks.step_options
+
 found = {"ray", "deepspeed", "mlflow", "orchestrator"} & set(sys.modules)
 assert not found, found
 """

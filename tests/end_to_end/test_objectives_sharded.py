@@ -17,6 +17,8 @@ from workloads.objectives.base import STUDENT
 from workloads.students.ema import AverageWeights
 from workloads.training.step import train_step
 
+pytestmark = pytest.mark.heavy
+
 ROWS, STEPS = 4, 3
 
 

@@ -37,15 +37,15 @@ RUN = {
         "tests/orchestrator/test_report.py::test_a_report_is_written_from_mlflow_alone"
     ),
     "python -m orchestrator.run sweeps/backbones.yaml --plan": (
-        "tests/orchestrator/planning/test_estimate.py::test_the_readme_shows_the_plans"
+        "tests/orchestrator/planning/test_estimate.py::test_readme_shows_the_plans"
     ),
     "python -m orchestrator.run sweeps/backbones.yaml --plan --set resources.gpu=H200 "
     "--set resources.workers=1 --set budget.price_per_gpu_hour=3.5": (
-        "tests/orchestrator/planning/test_estimate.py::test_the_readme_shows_the_plans"
+        "tests/orchestrator/planning/test_estimate.py::test_readme_shows_the_plans"
     ),
     "python -m orchestrator.run sweeps/backbones.yaml --plan --set resources.gpu=A100-40GB "
     "--set budget.price_per_gpu_hour=3.75": (
-        "tests/orchestrator/planning/test_estimate.py::test_the_readme_shows_the_plans"
+        "tests/orchestrator/planning/test_estimate.py::test_readme_shows_the_plans"
     ),
     "python -m tests.benchmarks.step": "tests/benchmarks/test_step.py::test_the_figures_of_each_backbone",
 }

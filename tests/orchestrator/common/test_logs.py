@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.common.library_logging import DEBUG, QUIET, prepare_libraries, process_environment
-from orchestrator.common.logs import PACKAGES, Verbosity, configure
+from orchestrator.common.logs import Verbosity, configure
 
 logger = logging.getLogger("orchestrator.test_logs")
 
@@ -20,10 +20,6 @@ def restored() -> Iterator[None]:
     os.environ.clear()
     os.environ.update(before)
     logging.getLogger().handlers[:] = root
-    for name in PACKAGES:
-        package = logging.getLogger(name)
-        package.handlers, package.propagate = [], True
-        package.setLevel(logging.NOTSET)
 
 
 def test_lines_are_plain_and_hide_credentials(capsys: pytest.CaptureFixture[str]) -> None:

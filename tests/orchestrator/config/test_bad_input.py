@@ -336,7 +336,7 @@ STORAGES: list[tuple[str, Callable[[Path], str], str]] = [
     (
         "a-query",
         lambda folder: "s3://bucket/x?scheme=http",
-        r"storage s3://bucket/x\?scheme=http: no \?query",
+        r"storage s3://bucket/x\?scheme=http: contains a \?query",
     ),
 ]
 
@@ -377,7 +377,7 @@ def test_unsupported_tracking_uri(
 @pytest.mark.parametrize(
     ("given", "pattern"),
     [
-        (None, "cannot hold the embedded SQLite: give"),
+        (None, "cannot hold an SQLite file: give"),
         ("sqlite:////tmp/m.db", "leave models .* in this folder"),
     ],
 )

@@ -12,6 +12,8 @@ from workloads.settings.train import TrainSettings
 from workloads.students.ema import AverageWeights
 from workloads.training.step import PlainEngine
 
+pytestmark = pytest.mark.heavy
+
 TRAIN = TrainSettings(batch_size=2, gradient_clip=0.5)
 SHORT = 1e-6
 """A learning rate."""

@@ -32,6 +32,7 @@ def narrow(name: str) -> Backbone:
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.heavy
 def test_no_block_exceeds_recompile_limit(name: str) -> None:
     """Beyond the limit torch only warns, and the rest of the training runs uncompiled."""
     torch.manual_seed(0)

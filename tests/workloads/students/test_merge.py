@@ -60,7 +60,7 @@ def test_bad_inputs_are_refused_in_one_line(
         ([first, later, "out"], "differ in family or start timestep"),
         ([first, first, "a"], "already exists"),
         ([first, first, "out", "--share", "1.5"], "share must be"),
-        ([first, str(tmp_path / "none"), "out"], "no diffusers pipeline"),
+        ([first, str(tmp_path / "none"), "out"], "is not a diffusers pipeline"),
     ):
         given = [*arguments[:2], str(tmp_path / arguments[2]), *arguments[3:]]
         monkeypatch.setattr(sys, "argv", ["merge", *given])

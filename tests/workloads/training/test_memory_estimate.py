@@ -79,6 +79,7 @@ def test_estimate_matches_a_real_step(name: str, batch: int, checkpointing: bool
 
 
 @pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.heavy
 def test_estimate_matches_a_compiled_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Uses a backend of torch that partitions like the default one, and then compiles nothing."""
     fast = partial(compile_blocks, backend="aot_eager_decomp_partition")
