@@ -8,7 +8,7 @@ All of it is plain, frozen data. A `WorkerReport` is a sequence of events, one t
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from orchestrator.config.evaluation_schema import Evaluate, Pair
 from orchestrator.config.schema import Resources
@@ -110,6 +110,14 @@ class InferenceJob:
     def measured(self) -> str:
         """File of the pictures' scores in the storage: the trial's result."""
         return f"{self.folder}/measured/{self.infer.digest}.parquet"
+
+
+class JobConfig(TypedDict):
+    """Config of a trial as Ray Tune and Ray Train pass it to processes."""
+
+    job: TrainingJob | InferenceJob
+    asked: float
+    """Time at which the search asked for the trial, in seconds since 1970."""
 
 
 @dataclass(frozen=True)

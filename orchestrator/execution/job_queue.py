@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.tune.search import Searcher
 
-from orchestrator.jobs import InferenceJob, TrainingJob
+from orchestrator.jobs import InferenceJob, JobConfig, TrainingJob
 from orchestrator.planning.plan import Plan, max_concurrent_inference_trials
 from orchestrator.results.students import Students
 
@@ -33,7 +33,7 @@ class JobQueue(Searcher):  # type: ignore[misc]
         """Return nothing for Tune to pickle; see `save`."""
         return {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> JobConfig | str | None:
         """Return the next job's config; None if none can start now; FINISHED if there will be no more."""
         job = None if self._ending else self._next()
         if job is not None:

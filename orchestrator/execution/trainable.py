@@ -16,11 +16,19 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from orchestrator.common.errors import UserError
 from orchestrator.common.ray_internals import in_process_trainer
 from orchestrator.evaluation.inference_task import draw
-from orchestrator.jobs import PROGRESS, Failed, GroupStarted, InferenceJob, TrainingJob, WorkerReport
+from orchestrator.jobs import (
+    PROGRESS,
+    Failed,
+    GroupStarted,
+    InferenceJob,
+    JobConfig,
+    TrainingJob,
+    WorkerReport,
+)
 from orchestrator.planning.plan import DRIVER_CPUS, Plan
 
 
-def trial_resources(plan: Plan, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+def trial_resources(plan: Plan, config: JobConfig) -> tune.PlacementGroupFactory:
     """Return what Tune reserves for a trial's own process; a training group reserves its own resources."""
     needed = {"CPU": DRIVER_CPUS}
     if isinstance(config["job"], InferenceJob) and plan.infer is not None and plan.infer.infer.gpus:
@@ -28,13 +36,8 @@ def trial_resources(plan: Plan, config: dict[str, Any]) -> tune.PlacementGroupFa
     return tune.PlacementGroupFactory([needed])
 
 
-def run_job(config: dict[str, Any]) -> None:
-    """Run one trial; Tune calls this.
-
-    Args:
-        config: "job", a `TrainingJob` or `InferenceJob`, and "asked", the time at which the search asked for
-            it, in seconds since 1970.
-    """
+def run_job(config: JobConfig) -> None:
+    """Run one trial; Tune calls this."""
     job = config["job"]
     if isinstance(job, InferenceJob):
         tune.report({"pictures": draw(job), PROGRESS: 100})
@@ -83,7 +86,7 @@ def _trainer(job: TrainingJob, asked: float) -> Any:
     )
 
 
-def train_worker(config: dict[str, Any]) -> None:
+def train_worker(config: JobConfig) -> None:
     """Run one worker of a training group; Ray Train calls this with the config of `run_job`.
 
     A user's error is reported and not raised: a retry would not help.
@@ -97,6 +100,7 @@ def train_worker(config: dict[str, Any]) -> None:
     from orchestrator.training.worker_logs import register_worker
 
     job, rank = config["job"], ray.train.get_context().get_world_rank()
+    assert isinstance(job, TrainingJob)
     register_worker(Store(job.root), job.workers, f"{job.label} rank {rank}", rank)
     # First of all: the search counts the group's GPU-hours from here.
     send(GroupStarted(held_since, current()))

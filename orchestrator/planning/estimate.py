@@ -100,7 +100,7 @@ def _measured(
     )
     try:
         needs = step_needs(task)
-    except Exception:  # whatever the libraries raise for what a user's config says; told by `backbones`
+    except Exception:  # any error of the libraries for a user's config; `backbone_checks` reports it
         return None
     return Needs(needs.peak, needs.sampling > needs.step, needs.operations / 1e12)
 

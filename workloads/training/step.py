@@ -106,10 +106,10 @@ def train_step(
     `engines` holds, by name, the student's engine and one for each auxiliary network of the objective.
     `batch` has this worker's B prompts, `draws` their rows of the global batch's random numbers.
     """
-    told: dict[str, Tensor] = {}
+    metrics: dict[str, Tensor] = {}
     for update in objective.updates(engines, batch, draws, step):
         engines[update.network].step(update.loss)
-        told |= {f"{update.network}_loss": update.loss.detach(), **update.metrics}
+        metrics |= {f"{update.network}_loss": update.loss.detach(), **update.metrics}
         if update.latents is not None:
-            told[SPREAD] = update.latents.detach().std(dim=0, correction=0).mean()
-    return torch.stack([told[name] for name in objective.metric_names]).float()
+            metrics[SPREAD] = update.latents.detach().std(dim=0, correction=0).mean()
+    return torch.stack([metrics[name] for name in objective.metric_names]).float()
