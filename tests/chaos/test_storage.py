@@ -44,7 +44,7 @@ def test_shards_are_altered_and_the_disk_is_full(prepared: Callable[..., Sweep],
     filler = fill(small_disk)
     sweep.release(7)
     wait_until(lambda: "step-00000012 cannot be written" in second.output, 180)
-    assert "No space left on device" in second.output and "training goes on" in second.output
+    assert "No space left on device" in second.output and "the training continues" in second.output
     filler.unlink()
     sweep.release(14)
     assert second.end() == 0, second.output

@@ -146,7 +146,7 @@ def test_a_failed_trials_logs_are_in_its_run(sweep: Sweep) -> None:
     sweep.plan(hold(6), hold(14), {"step": done + 3, "rank": 1, "do": "kill"})
     launch = sweep.launch(*settings("budget.max_gpu_hours=1", "resources.max_failures=0"))
     assert launch.end() == 1, launch.output
-    assert "goes on after step" in launch.output
+    assert "resumes after step" in launch.output
     (trial,) = sweep.summary()["trials"]
     assert trial["status"] == "failed"
     client = sweep.client()

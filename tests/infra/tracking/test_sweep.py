@@ -154,7 +154,7 @@ def refused(stack: Stack, **environment: str) -> str:
 
 def test_a_wrong_password_is_told_before_anything_starts(stack: Stack) -> None:
     line = refused(stack, MLFLOW_TRACKING_USERNAME="sweeps", MLFLOW_TRACKING_PASSWORD="of yesterday")
-    assert f"error: tracking {stack.uri}: refuses the login: give" in line
+    assert f"error: tracking {stack.uri}: refuses the login: set" in line
 
 
 @pytest.mark.slow
