@@ -55,7 +55,7 @@ def test_workers_die_and_hang_and_the_tracking_server_goes_away(
         note(fault, seconds, again)
         assert again < 4, "more than one checkpoint interval"
     assert re.search(r"rank 1: nothing for 8 s after step 14; waited in .*_do \(sitecustomize", launch.output)
-    assert len(re.findall(r"goes on after step (\d+)", launch.output)) == 3
+    assert len(re.findall(r"resumes after step (\d+)", launch.output)) == 3
     assert_planted_nowhere(sweep, launch.output)
 
 
