@@ -43,7 +43,8 @@ class TuneCallback(tune.Callback):  # type: ignore[misc]
         """Watch a search; `asked` is set when the user interrupts it."""
         self._plan, self._queue, self._asked = plan, queue, asked
         self._ledger, self._students, self._budget = state.ledger, state.students, state.budget
-        self._progress = Progress(state.ledger, state.budget, PrometheusGauges(plan.sweep.name))
+        gauges = PrometheusGauges(plan.sweep.name)
+        self._progress = Progress(state.ledger, state.budget, gauges, plan.sweep.ranked_by)
         self._deadline: float | None = None
         self._placement_groups: dict[str, Any] = {}
         """Resources of each training group, by Tune's id of the trial."""

@@ -22,44 +22,43 @@ STYLES = {"running": "cyan", "finished": "green", "failed": "red", "collapsed": 
 class LiveTable:
     """The table; log lines that are printed meanwhile appear above it."""
 
-    def __init__(self) -> None:
-        """Create the table; it appears with the first `show`."""
+    def __init__(self, metric: str | None) -> None:
+        """Create the table, with scores of `metric`; it appears with the first `show`."""
+        self._metric = metric
         self._live = Live(auto_refresh=False, vertical_overflow="crop")
 
     def show(self, records: Sequence[TrialRecord], footer: str) -> None:
         """Draw the table of `records`, with a line below it."""
         if not self._live.is_started:
             self._live.start()
-        self._live.update(Group(trials_table(records), Text(footer, style="dim")), refresh=True)
+        self._live.update(Group(trials_table(records, self._metric), Text(footer, style="dim")), refresh=True)
 
     def close(self) -> None:
         """Stop redrawing; the last table stays on the screen."""
         self._live.stop()
 
 
-def trials_table(records: Sequence[TrialRecord]) -> Table:
-    """Return the table: trial, status, progress bar, steps, rate, time left and score."""
+def trials_table(records: Sequence[TrialRecord], metric: str | None) -> Table:
+    """Return the table: trial, status, progress, steps, rate, time left or taken, score of `metric`."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in ("trial", "status", "progress"):
         table.add_column(head, no_wrap=True)
-    for head in ("step", "steps/s", "left", "score"):
+    for head in ("step", "steps/s", "time", "score"):
         table.add_column(head, no_wrap=True, justify="right")
     ordered = sorted(records, key=lambda record: record.status != "running")
     for record in ordered[:MAX_ROWS]:
-        table.add_row(*_cells(record))
+        table.add_row(*_cells(record, metric))
     if len(ordered) > MAX_ROWS:
         table.add_row(Text(f"... and {len(ordered) - MAX_ROWS} more", style="dim"))
     return table
 
 
-def _cells(record: TrialRecord) -> tuple[Text | ProgressBar, ...]:
+def _cells(record: TrialRecord, metric: str | None) -> tuple[Text | ProgressBar, ...]:
     steps = record.trial.train.steps
     bar = ProgressBar(total=steps, completed=record.step, width=BAR_WIDTH)
-    score = f"{record.scores[0].value:.3f}" if record.scores else ""
     status = Text(record.status, style=STYLES.get(record.status, "dim"))
-    return (
-        Text(record.name), status, bar, Text(f"{record.step}/{steps}"), *_speed(record, steps), Text(score)
-    )  # fmt: skip
+    step, score = Text(f"{record.step}/{steps}"), Text(record.describe_score(metric))
+    return Text(record.name), status, bar, step, *_speed(record, steps), score
 
 
 def _speed(record: TrialRecord, steps: int) -> tuple[Text, Text]:
@@ -68,4 +67,4 @@ def _speed(record: TrialRecord, steps: int) -> tuple[Text, Text]:
     if not record.step:
         return Text("starting"), Text(f"{time.monotonic() - record.started:.0f} s")
     left = (steps - record.step) / (record.rate or math.inf)
-    return Text(f"{record.rate:.2f}"), Text(f"{left:.0f} s")
+    return Text(f"{record.rate:.2f}"), Text(f"{left:.0f} s left")

@@ -24,10 +24,12 @@ TABLE_SECONDS = 0.5
 class Progress:
     """Display of a launch's progress; `tick` is called often and `close` once."""
 
-    def __init__(self, ledger: Ledger, budget: GpuHourBudget, gauges: PrometheusGauges) -> None:
-        """Show a live table if standard output is a terminal."""
+    def __init__(
+        self, ledger: Ledger, budget: GpuHourBudget, gauges: PrometheusGauges, metric: str | None
+    ) -> None:
+        """Show a live table, with scores of `metric`, if standard output is a terminal."""
         self._ledger, self._budget, self._gauges = ledger, budget, gauges
-        self._table = LiveTable() if sys.stdout.isatty() else None
+        self._table = LiveTable(metric) if sys.stdout.isatty() else None
         self._last: dict[str, float] = {}
 
     def tick(self, strengths: int) -> None:

@@ -60,7 +60,9 @@ def test_an_experiment_of_another_login_is_told(
     for key, value in stack.secrets["mlflow-client"].items():
         monkeypatch.setenv(f"MLFLOW_TRACKING_{key.upper()}", value)
     tracker = Tracker(stack.uri, "of another", Store(str(tmp_path)))
-    with pytest.raises(UserError, match=r"refuses .* the experiment 'of another' may belong to another login"):
+    with pytest.raises(
+        UserError, match=r"refuses .* the experiment 'of another' may belong to another login"
+    ):
         tracker.start_sweep("of another", str(tmp_path), {}, None)
 
 

@@ -40,7 +40,9 @@ def search(monkeypatch: pytest.MonkeyPatch) -> tuple[Listener, JobQueue, Any]:
     """Who is told, a queue of one training, and Tune's callback."""
     monkeypatch.setattr("orchestrator.execution.tune_callback.PrometheusGauges", lambda name: None)
     resources = SimpleNamespace(max_failures=MOST)
-    plan: Any = SimpleNamespace(sweep=SimpleNamespace(resources=resources, name="tiny"), infer=None)
+    plan: Any = SimpleNamespace(
+        sweep=SimpleNamespace(resources=resources, name="tiny", ranked_by=None), infer=None
+    )
     job: Any = object.__new__(TrainingJob)
     object.__setattr__(job, "trial", SimpleNamespace(name="pixart-s0"))
     listener: Any = Listener()

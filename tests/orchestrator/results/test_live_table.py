@@ -24,14 +24,14 @@ def records() -> list[TrialRecord]:
 
 def rendered(records: list[TrialRecord]) -> list[str]:
     screen = io.StringIO()
-    Console(file=screen, width=140).print(trials_table(records))
+    Console(file=screen, width=140).print(trials_table(records, "attribute_accuracy"))
     return screen.getvalue().splitlines()
 
 
 def test_running_trials_come_first(records: list[TrialRecord]) -> None:
     _, first, second, third = rendered(records)
-    assert first.split()[:2] == [records[1].name, "running"] and "50/100" in first and "20 s" in first
-    assert second.split()[:2] == [records[0].name, "finished"] and second.rstrip().endswith("0.912")
+    assert first.split()[:2] == [records[1].name, "running"] and "50/100" in first and "20 s left" in first
+    assert second.split()[:2] == [records[0].name, "finished"] and second.rstrip().endswith("accuracy 91.2 %")
     assert third.split()[:2] == [records[2].name, "waiting"]
 
 
