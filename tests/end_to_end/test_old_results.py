@@ -54,22 +54,29 @@ def rewrite_database(database: Path, moved: Callable[[str], str]) -> None:
                 connection.executemany(f'UPDATE "{table}" SET "{column}" = ? WHERE rowid = ?', changed)
 
 
-def launch(folder: Path) -> "subprocess.CompletedProcess[str]":
+def plan(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return launch(folder, "--plan")
+
+
+def launch(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "orchestrator.run", "sweep.yaml"],
+        [sys.executable, "-m", "orchestrator.run", "sweep.yaml", *options],
         cwd=folder, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
 
 
 def test_old_setting_names_are_answered_with_the_new_ones(folder: Path) -> None:
+    """One line for each, in the order of the file."""
     sweep = folder / "sweep.yaml"
-    for old, new in RENAMED.items():
-        if not re.search(rf"\b{old}:", sweep.read_text()):
-            continue
-        refused = launch(folder)
-        assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
-        assert f"this setting is called {new!r} now" in refused.stderr
-        sweep.write_text(re.sub(rf"\b{old}:", f"{new}:", sweep.read_text()))
+    answered = set()
+    while (refused := plan(folder)).returncode == 2:
+        assert len(refused.stderr.splitlines()) == 1, refused.stderr
+        (old,) = [
+            old for old, new in RENAMED.items() if f".{old}: this setting is called {new!r}" in refused.stderr
+        ]
+        sweep.write_text(re.sub(rf"\b{old}:", f"{RENAMED[old]}:", sweep.read_text()))
+        answered.add(old)
+    assert refused.returncode == 0 and answered == set(RENAMED), refused.stderr
 
 
 def test_finished_trials_stay_and_interrupted_ones_resume(folder: Path) -> None:
