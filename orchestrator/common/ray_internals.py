@@ -7,8 +7,23 @@ there, in words.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Mapping
 from typing import Any
+
+from ray.data._internal.block_batching.iter_batches import BatchIterator
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+)
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+PAUSE_SECONDS = 0.05
+REST_SECONDS = 2.0
+"""Longest rest of an executor while enough blocks are ready; it may take so long to notice its end."""
+AHEAD = "blocks_ahead"
 
 
 def autoscaling_config(ray_cluster: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -59,3 +74,50 @@ def in_process_trainer(*arguments: Any, **options: Any) -> Any:
             return controller.get_result()
 
     return InProcessTrainer(*arguments, **options)
+
+
+def _enough(context: Any, state: Any, running: int = 0) -> bool:
+    """Return true if enough blocks are read or being read; see `limit_ray_data`."""
+    ready: int = state.total_enqueued_output_blocks()
+    enough: float = context.get_config(AHEAD, math.inf)
+    return ready + running >= enough
+
+
+class ThrottleCallback(ExecutionCallback):  # type: ignore[misc]
+    """Rests between two polls of Ray Data's executor at its tasks.
+
+    While it may start no task and none runs (the consumer is slower than the reader, or trainings hold all
+    CPUs), the executor polls again at once, without end: in a training worker it used more CPU time than the
+    training.
+    """
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Rest after a poll, for longer while enough blocks are ready."""
+        _, state = executor._output_node
+        time.sleep(PAUSE_SECONDS)
+        until = time.monotonic() + REST_SECONDS
+        while _enough(executor._data_context, state) and time.monotonic() < until:
+            time.sleep(PAUSE_SECONDS)
+
+
+class PrefetchLimit(BackpressurePolicy):  # type: ignore[misc]
+    """Starts no task while enough blocks are ready for the consumer."""
+
+    def can_add_input(self, op: Any) -> bool:
+        """Return true if the executor may start a task of `op`."""
+        return not _enough(self._data_context, self._topology[op], op.num_active_tasks())
+
+
+def limit_ray_data(context: Any, blocks_ahead: float) -> None:
+    """Have Ray Data's executor rest between polls, and read at most `blocks_ahead` ahead of its consumer.
+
+    Without it a sweep does 0.95 of a plain loop's samples at steps of 0.25 s (one start of eight pairs, with
+    datasets of 64 steps each as the public way) instead of 0.99. If Ray Data changes, drop the call: prompts
+    are then read as far ahead as the object store has room.
+    """
+    # Every five seconds the consuming thread would pickle the metadata of all blocks for Ray's statistics.
+    BatchIterator.UPDATE_METRICS_INTERVAL_S = math.inf
+    context.custom_execution_callback_classes = [ThrottleCallback]
+    context.set_config(AHEAD, blocks_ahead)
+    policies = [*ENABLED_BACKPRESSURE_POLICIES, PrefetchLimit]
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies)

@@ -133,6 +133,6 @@ class Infer(Section):
     scorers: Annotated[list[Scorer], Field(min_length=1), AfterValidator(_check_unique)]
     """Scorers of these images."""
     max_accuracy_loss: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Attribute accuracy that the best strength may cost; see `champion` in the README."""
+    """Attribute accuracy that the best strength may cost."""
     gpus: Annotated[float, Field(ge=0, le=8), AfterValidator(_check_gpu_share)] = 0
     """GPUs of each inference trial and of each scorer: a fraction of one, or a whole number."""

@@ -1,11 +1,11 @@
 """Streaming of a training's prompts from shards to one worker, with Ray Data.
 
 Ray Data's own iterators cannot resume from a position (Ray 2.60), so `shard_order.pieces` lays down which
-rows a worker reads. A training reads them in stretches, a dataset each: a dataset of the whole training
-would be read as far ahead as the object store has room, and its executor, a thread of the worker, would poll
-its tasks all the time.
+rows a worker reads, and Ray Data fetches the pieces ahead of the training, in order, on any node.
 """
 
+import math
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -17,12 +17,15 @@ import ray
 from orchestrator.common.storage import Store
 from orchestrator.data.ray_data import prepare_data_context
 from orchestrator.data.shard_codec import to_batch
-from orchestrator.data.shard_order import Position, ShardSet, advance, pieces
+from orchestrator.data.shard_order import Position, ShardSet, pieces
 from orchestrator.data.shard_reader import ReadPiece
 from workloads.objectives.batch import Batch
 
-STRETCH_STEPS = 64
-"""Steps of a stretch, which one dataset reads: 16 seconds at 250 ms a step."""
+STEPS_AHEAD = 32
+"""Steps whose prompts are read ahead: eight seconds at 250 ms a step."""
+_CONTEXT = threading.Lock()
+"""Guards Ray Data's settings, which belong to the process until a dataset is created; prompts and negative
+prompts start at the same time."""
 
 
 class BatchStream:
@@ -47,34 +50,39 @@ class BatchStream:
     def read_ahead(self, start: Position, steps: int) -> Iterator[Batch]:
         """Return the worker's part of `steps` global batches from `start`, on the CPU.
 
-        Reading begins at once, since the reader's process takes seconds to start. While one stretch is used
-        the next one is read.
+        Reading begins at once, since the reader's process takes seconds to start.
         """
-        return prefetch_first(self._stretches(start, steps))
+        # The generator of a training without remaining steps must not start: it would start a process.
+        return prefetch_first(islice(self._read(start, steps), steps))
 
-    def _stretches(self, start: Position, steps: int) -> Iterator[Batch]:
-        prepare_data_context()
-        ahead: Iterator[Batch] = iter(())
-        for done in range(0, steps, STRETCH_STEPS):
-            length = min(STRETCH_STEPS, steps - done)
-            current, ahead = ahead, prefetch_first(self._stretch(start, length))
-            yield from current
-            start = advance(self._shards, self._seed, start, length * self._batch)
-        yield from ahead
-
-    def _stretch(self, start: Position, steps: int) -> Iterator[Batch]:
-        """Yield the batches of one dataset, which Ray Data reads to its end without a pause."""
-        plan = [asdict(piece) for piece in pieces(self._shards, self._seed, start, steps * self._batch)]
-        reader = ReadPiece(self._store.root, self._shards, self._seed, self._batch, self._rank, self._world)
-        dataset = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
-            # The trainers may hold every CPU; a share of one, however small, would then never be free.
-            reader.__call__, batch_size=None, batch_format="pyarrow", num_cpus=0
-        )  # fmt: skip
-        batches: Any = dataset.iter_batches(
+    def _read(self, start: Position, steps: int) -> Iterator[Batch]:
+        batches: Any = self._dataset(start, steps).iter_batches(
             batch_size=self._batch // self._world, batch_format="numpy", prefetch_batches=2
         )
         for rows in batches:
             yield to_batch(rows, self._shards.tokens)
+
+    def _dataset(self, start: Position, steps: int) -> Any:
+        plan = [asdict(piece) for piece in pieces(self._shards, self._seed, start, steps * self._batch)]
+        with _CONTEXT:
+            prepare_data_context(self._pieces_ahead())
+            items = ray.data.from_items(plan, override_num_blocks=len(plan))
+        reader = (self._store.root, self._shards, self._seed, self._batch, self._rank, self._world)
+        return items.map_batches(
+            # An actor: Ray ends a task's process that rests for a second, and a new one costs seconds.
+            ReadPiece,
+            fn_constructor_args=reader,
+            batch_size=None,
+            batch_format="pyarrow",
+            # The trainers may hold every CPU; a share of one, however small, would then never be free.
+            num_cpus=0,
+            compute=ray.data.ActorPoolStrategy(size=1),
+        )
+
+    def _pieces_ahead(self) -> int:
+        """Return how many pieces hold the next `STEPS_AHEAD` steps, from any position within a piece."""
+        rows = self._shards.prompts / len(self._shards.rows)
+        return 2 + math.ceil(STEPS_AHEAD * self._batch / rows)
 
 
 def missing_shard(store: Store, shards: ShardSet) -> str | None:

@@ -1,16 +1,16 @@
 """The appearance of a sweep on MLflow's pages, set by tags of its experiment.
 
 MLflow by itself opens an experiment as one of language-model traces, folds all trials below their parent, and
-draws charts of unfolded runs only. The experiment's kind makes it open as model training. The view sorts the
-page by a metric, which unfolds the trials, and chooses columns and charts; it is the tag that the button
-"share view" writes, and the address names it.
+draws charts of unfolded runs only. The address that a launch prints selects the pages for model training
+(MLflow 3.17 has no tag for that) and the view, which sorts by a metric, unfolds the trials, and chooses
+columns and charts. The view is the tag that the button "share view" writes.
 """
 
 import json
 import re
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Tag that opens the experiment's pages for model training instead of those for traces."""
+"""Tag of an experiment for model training; MLflow 3.17 stores it, and chooses the pages by the address."""
 NAME = "trials"
 QUERY = f"viewStateShareKey={NAME}&workflowType=machine_learning"
 """Query of the page's address: the view, and the pages for model training."""

@@ -23,11 +23,11 @@ To add an objective:
    auxiliary network, `pgsb` the one with. Do not read values of tensors on the host (`.item()`,
    branches on values): the memory estimate runs `updates` on meta tensors, and a step must not
    wait for the device.
-2. In `settings/objectives.py` add its settings, and its name to `OBJECTIVES` and `IN_WORDS`. In
+2. In `settings/objectives.py` add its settings, and its name to `OBJECTIVES` and `DESCRIPTIONS`. In
    `settings/train.py` add a field for its settings and the name to `TrainSettings.objective`. Mark the
-   field `LATER`, so that the digests of existing trials do not change; name it in `COMPUTED` if it
+   field `ADDED_LATER`, so that the digests of existing trials do not change; name it in `COST_SETTINGS` if it
    changes shapes or the number of operations; refuse unusable combinations in `_check_objective`.
-   A published method that is an existing objective with other settings needs a row in `NAMED` alone.
+   A published method that is an existing objective with other settings needs a row in `PRESETS` alone.
 3. Return it from `catalogue.make_objective`.
 4. If it needs more of a prompt than the conditioning, write a `Column`, return it from
    `columns.columns_of` and set `Objective.columns` to its name and width.

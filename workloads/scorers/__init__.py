@@ -15,7 +15,7 @@ To add a scorer:
 1. Write `scorers/<name>.py` with a subclass of `Scorer`. Keep `summarise` free of weights: it runs in
    another process than `measure`, on what that returned.
 2. Add its name and options to `settings/scorers.py`: `OPTIONS`, the `Literal` and the fields of
-   `ScorerSettings`, and `MINIATURE` if it judges images of the miniature world only.
+   `ScorerSettings`, and `MINIATURE_SCORERS` if it judges images of the miniature world only.
 3. Return it from `catalogue.make_scorer`; import its module there, so that no other scorer pays for it.
 4. Under `infer` it runs now. To run it while a student trains, or to rank trials by it, add it to the
    lists of scorers and of ranking metrics in `orchestrator/config/evaluation_schema.py` (and a display

@@ -2,22 +2,26 @@
 
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.data._internal.stats import _StatsManager
 
 from orchestrator.common.errors import UserError
+from orchestrator.common.ray_internals import PAUSE_SECONDS, REST_SECONDS
 from orchestrator.common.storage import Store
 from orchestrator.config.schema import Prompts
-from orchestrator.data import batch_stream
-from orchestrator.data.batch_stream import STRETCH_STEPS, BatchStream
+from orchestrator.data.batch_stream import STEPS_AHEAD, BatchStream
 from orchestrator.data.prompt_encoding import encode_prompts, prepare_prompts
+from orchestrator.data.ray_data import prepare_data_context
 from orchestrator.data.shard_order import Position, ShardSet, advance
 from workloads.backbones.text_encoder import TextEncoder
 from workloads.backbones.text_encoder_files import encoder_digest
@@ -139,35 +143,76 @@ def test_changed_shard_is_named(local_ray: None, tmp_path: Path) -> None:
         list(batches(store, shards, Position(), 2, seed=0, batch=4, rank=0, world=1))
 
 
-def test_one_stretch_is_read_ahead(local_ray: None, tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    shards = encode(store, Prompts(source="miniature:1600", rows_per_shard=8))
-    stream = batches(store, shards, Position(), 200, seed=0, batch=8, rank=0, world=1)
-    next(stream)
-    deadline = time.monotonic() + 120
-    while any(thread.name.startswith("StreamingExecutor") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline, "an executor polls between two stretches"
-        time.sleep(0.2)
-    for shard in range(len(shards.rows)):
-        (tmp_path / shards.file(shard)).unlink()
-    count = 1
-    with pytest.raises(ray.exceptions.RayTaskError):
-        for _ in stream:
-            count += 1
-    assert count == 2 * STRETCH_STEPS, "the stretch in use, and the one after it"
-
-
-def test_batches_continue_over_the_end_of_a_stretch(
+def test_reading_keeps_a_stretch_ahead_of_a_training_and_no_more(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(str(tmp_path))
-    shards = encode(store, Prompts(source="miniature:50", rows_per_shard=16))
+    shards = encode(store, Prompts(source="miniature:160", rows_per_shard=8))
+    looks = count_looks(monkeypatch)
+    stream = batches(store, shards, Position(), 120, seed=0, batch=8, rank=0, world=1)
+    next(stream)
+    wait_until_it_rests(looks)
+    for shard in range(len(shards.rows)):
+        (tmp_path / shards.file(shard)).unlink()
+    there = 1
+    with pytest.raises(ray.exceptions.RayTaskError):
+        for _ in stream:
+            there += 1
+    # A piece is a step here; some are already with the consumer.
+    assert STEPS_AHEAD <= there <= STEPS_AHEAD + 10
 
-    def read() -> list[Batch]:
-        return list(batches(store, shards, Position(), 11, seed=3, batch=8, rank=0, world=1))
 
-    whole = read()
-    monkeypatch.setattr(batch_stream, "STRETCH_STEPS", 3)
-    for one, other in zip(whole, read(), strict=True):
-        assert torch.equal(one.prompts.embeddings, other.prompts.embeddings)
-    assert len(whole) == 11
+def test_an_executor_that_has_read_enough_rests(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = count_looks(monkeypatch)
+    prepare_data_context(blocks_ahead=2)
+    dataset = ray.data.range(80, override_num_blocks=8).map_batches(lambda batch: batch, num_cpus=0.01)
+    stream = iter(dataset.iter_batches(batch_size=10, prefetch_batches=0))
+    next(stream)
+    wait_until_it_rests(looks)
+    began = len(looks)
+    time.sleep(2 * REST_SECONDS)
+    assert len(looks) - began <= 4
+    assert len(list(stream)) == 7
+
+
+def test_a_consumer_pickles_no_statistics_between_batches(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(_StatsManager, "update_iteration_metrics", lambda *_: told.append(1))
+    prepare_data_context()
+    stream = iter(ray.data.range(3, override_num_blocks=3).iter_batches(batch_size=1))
+    assert len(list(islice(stream, 3))) == 3
+    assert not told
+    assert not list(stream)
+
+
+def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When the executor of any dataset looks at its tasks."""
+    looks: list[float] = []
+    look = StreamingExecutor._scheduling_loop_step
+
+    def counted(executor: StreamingExecutor, topology: Any) -> bool:
+        looks.append(time.monotonic())
+        return bool(look(executor, topology))
+
+    monkeypatch.setattr(StreamingExecutor, "_scheduling_loop_step", counted)
+    return looks
+
+
+def wait_until_it_rests(looks: list[float]) -> None:
+    while time.monotonic() - looks[-1] < REST_SECONDS / 2:
+        time.sleep(0.1)
+
+
+def test_an_executor_that_may_start_nothing_rests(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside a training, which takes every CPU of the cluster from Ray Data."""
+    looks = count_looks(monkeypatch)
+    prepare_data_context()
+    limits = ray.data.ExecutionResources(cpu=0)
+    monkeypatch.setattr(ray.data.DataContext.get_current().execution_options, "resource_limits", limits)
+    dataset = ray.data.range(40, override_num_blocks=4).map_batches(lambda batch: batch, num_cpus=0.01)
+    for _ in dataset.iter_batches(batch_size=10, prefetch_batches=0):
+        time.sleep(0.5)
+    seconds = looks[-1] - looks[0]
+    assert len(looks) <= 1.2 * seconds / PAUSE_SECONDS + 1

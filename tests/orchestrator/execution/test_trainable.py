@@ -26,7 +26,7 @@ def test_prompts_and_negatives_start_together(monkeypatch: pytest.MonkeyPatch) -
         for step in range(steps):
             yield Batch(Conditioning(torch.full((1, 1, 1), self._shards.prompts + step)))
 
-    monkeypatch.setattr(BatchStream, "_stretches", read)
+    monkeypatch.setattr(BatchStream, "_read", read)
     prompts, negatives = (ShardSet("unused", (count,), ("",), 1, 1) for count in (10, 20))
     train = TrainSettings(steps=3, batch_size=1)
     job: Any = SimpleNamespace(
