@@ -2,7 +2,7 @@
 
 Each function states what it saves and what breaks if Ray changes it. The savings were measured with Ray 2.60
 on two busy cores, as CPU seconds of all processes of a sweep of three short trials.
-`tests/orchestrator/common/ test_ray_internals.py` checks the assumptions, so that an upgrade of Ray fails
+`tests/orchestrator/common/test_ray_internals.py` checks the assumptions: an upgrade of Ray that breaks one fails
 there, in words.
 """
 
