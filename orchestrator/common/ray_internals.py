@@ -2,8 +2,8 @@
 
 Each function states what it saves and what breaks if Ray changes it. The savings were measured with Ray 2.60
 on two busy cores, as CPU seconds of all processes of a sweep of three short trials.
-`tests/orchestrator/common/test_ray_internals.py` checks the assumptions: an upgrade of Ray that breaks one fails
-there, in words.
+`tests/orchestrator/common/test_ray_internals.py` checks the assumptions and says in words which one an
+upgrade of Ray breaks.
 """
 
 import asyncio
