@@ -15,7 +15,7 @@ from orchestrator.config.schema import Resources
 from orchestrator.data.shard_order import ShardSet
 from orchestrator.planning.inference import InferenceTrial
 from orchestrator.planning.plan import Trial
-from workloads.scorers.score import Score
+from workloads.scorers.score import Score, find_score, scores_from_json
 
 INTERRUPTED, PRUNED = "the sweep is interrupted", "stopped by the scheduler"
 """Reasons for which the driver ends a training early."""
@@ -143,7 +143,8 @@ class StepReport:
 
     def score(self, metric: str | None) -> float | None:
         """Return the value of the score `metric`; None if it was not measured."""
-        return next((score.value for score in self.scores if score.metric == metric), None)
+        found = find_score(self.scores, metric)
+        return None if found is None else found.value
 
     def merged(self, other: "StepReport | None") -> "StepReport":
         """Return this report with what only `other`, an earlier one of the same step, holds."""
@@ -162,7 +163,7 @@ class StepReport:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "StepReport":
         """Read `to_json`'s form, or that of earlier versions, which repeats scores as metrics."""
-        scores = tuple(Score(**score) for score in stored.get("scores", ()))
+        scores = scores_from_json(stored.get("scores", ()))
         other = {PROGRESS, *(score.metric for score in scores)}
         metrics = {key: each for key, each in stored.items() if isinstance(each, float) and key not in other}
         return cls(stored["step"], metrics, stored.get("sheet", ""), scores)

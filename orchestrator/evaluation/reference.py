@@ -21,7 +21,7 @@ from orchestrator.planning.inference import InferencePlan
 from workloads.backbones.conditioning import Conditioning
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.catalogue import make_scorer
-from workloads.scorers.score import Score
+from workloads.scorers.score import Score, scores_from_json
 from workloads.scorers.scorer import Request
 from workloads.settings.scorers import MINIATURE_SCORERS
 
@@ -72,7 +72,7 @@ def load_reference(store: Store, name: str) -> Reference:
         pairs=_conditioning(tensors, "pairs"),
         negatives=_conditioning(tensors, "negatives"),
         teacher_sheet=tensors["teacher_sheet"],
-        teacher_scores=tuple(Score(**score) for score in scores),
+        teacher_scores=scores_from_json(scores),
     )
 
 

@@ -3,11 +3,11 @@
 `to_json` gives the form that `summary.json` and the results in the storage hold, `from_json` reads it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from workloads.scorers.score import Score
+from workloads.scorers.score import Score, find_score, scores_from_json
 from workloads.settings.train import AttentionGuidanceSettings
 
 RESULTS = ("finished", "collapsed", "stopped")
@@ -191,13 +191,3 @@ class SweepSummary:
             "infer_failures": list(self.infer_failures),
             "trials": [row.to_json() for row in self.trials],
         }
-
-
-def scores_from_json(stored: Iterable[Mapping[str, Any]]) -> tuple[Score, ...]:
-    """Read scores as JSON has them."""
-    return tuple(Score(**score) for score in stored)
-
-
-def find_score(scores: Sequence[Score], metric: str | None) -> Score | None:
-    """Return the score `metric`; None if it was not measured."""
-    return next((score for score in scores if score.metric == metric), None)

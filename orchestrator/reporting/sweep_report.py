@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.reporting.html import figure, image, table, whole_page
-from orchestrator.reporting.rows import SweepSummary, TrialRow, find_score
+from orchestrator.reporting.rows import SweepSummary, TrialRow
 from orchestrator.reporting.strength_figures import (
     MAPPED,
     arm_names,
@@ -19,7 +19,7 @@ from orchestrator.reporting.strength_figures import (
     scale_name,
 )
 from orchestrator.reporting.study_report import study_parts
-from workloads.scorers.score import Score
+from workloads.scorers.score import Score, find_score
 
 
 def sweep_report(

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from orchestrator.jobs import StepReport
 from orchestrator.planning.plan import Trial
 from orchestrator.reporting.formatting import NAMES, format_value
-from orchestrator.reporting.rows import ArmRow, find_score, scores_from_json
-from workloads.scorers.score import Score
+from orchestrator.reporting.rows import ArmRow
+from workloads.scorers.score import Score, find_score, scores_from_json
 
 Status = Literal["waiting", "running", "interrupted", "finished", "collapsed", "stopped", "failed"]
 NOT_STORED = ("trial", "started", "checkpointed", "groups")

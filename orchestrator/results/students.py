@@ -26,14 +26,14 @@ from orchestrator.planning.inference import InferenceTrial
 from orchestrator.planning.plan import Plan, Trial
 from orchestrator.reporting.contact_sheet import strength_sheet
 from orchestrator.reporting.formatting import describe_arm
-from orchestrator.reporting.rows import ArmRow, find_score
+from orchestrator.reporting.rows import ArmRow
 from orchestrator.results.ledger import Ledger, last_line
 from orchestrator.results.model_card import NEGATIVES, SAMPLES, model_card
 from orchestrator.results.record import TrialRecord
 from orchestrator.tracking.client import Tracker
 from orchestrator.tracking.registry import name_champion, register_student
 from orchestrator.tracking.strength_curve import log_curve
-from workloads.scorers.score import Score
+from workloads.scorers.score import Score, find_score
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.defaults import save_defaults
 

@@ -10,12 +10,12 @@ from orchestrator.common.redaction import redact
 from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.planning.plan import Plan
 from orchestrator.reporting.formatting import NAMES, describe_arm, format_value
-from orchestrator.reporting.rows import RESULTS, SweepSummary, TrialRow, find_score
+from orchestrator.reporting.rows import RESULTS, SweepSummary, TrialRow
 from orchestrator.results.budget import GpuHourBudget
 from orchestrator.results.record import TrialRecord
 from orchestrator.tracking.client import Tracker
 from orchestrator.tracking.server import look_command
-from workloads.scorers.score import Score
+from workloads.scorers.score import Score, find_score
 
 
 def trial_rows(

@@ -1,8 +1,9 @@
 """A metric's value with its sample count, its 95 % confidence interval and how it was measured."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Z95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
@@ -19,6 +20,16 @@ class Score:
     high: float
     protocol: str
     """Description of the measurement, for readers of results."""
+
+
+def scores_from_json(stored: Iterable[Mapping[str, Any]]) -> tuple[Score, ...]:
+    """Read scores that were stored as JSON objects of their fields."""
+    return tuple(Score(**score) for score in stored)
+
+
+def find_score(scores: Sequence[Score], metric: str | None) -> Score | None:
+    """Return the score `metric`; None if it was not measured."""
+    return next((score for score in scores if score.metric == metric), None)
 
 
 def share(metric: str, hits: int, samples: int, protocol: str) -> Score:
