@@ -14,7 +14,7 @@ from orchestrator.reporting.rows import RESULTS, SweepSummary, TrialRow
 from orchestrator.results.budget import GpuHourBudget
 from orchestrator.results.record import TrialRecord
 from orchestrator.tracking.client import Tracker
-from orchestrator.tracking.server import look_command
+from orchestrator.tracking.server import serve_command, view_address
 from workloads.scorers.score import Score, find_score
 
 
@@ -113,7 +113,8 @@ def closing_table(summary: SweepSummary, place: str, uri: str) -> str:
         *summary.infer_failures,
         *([f"spent:   {summary.spent}"] if summary.spent else []),
         f"summary: {place}/summary.json, {place}/report.html",
-        f"look:    {look_command(uri, summary.tracking['experiment_id'])}",
+        *([f"serve:   {serve_command(uri)}"] if serve_command(uri) else []),
+        f"open:    {view_address(uri, summary.tracking['experiment_id'])}",
     ]
     champion = next((row.model.rsplit("/", 1)[0] for row in rows if row.champion), None)
     if champion:

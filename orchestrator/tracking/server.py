@@ -81,14 +81,17 @@ def _check_database(uri: str) -> None:
         raise UserError(f"tracking.uri {redact(uri)}: cannot be used: {reason}") from None
 
 
-def look_command(uri: str, experiment_id: str) -> str:
-    """Return the command or address that opens the page of training runs, best first."""
-    page = f"#/experiments/{experiment_id}/runs?{QUERY}"
+def view_address(uri: str, experiment_id: str) -> str:
+    """Return the address of MLflow's table of training runs; `serve_command` serves a database there."""
+    server = redact(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{experiment_id}/runs?{QUERY}"
+
+
+def serve_command(uri: str) -> str:
+    """Return the command that serves the pages of a database; empty if `uri` is a server."""
     if uri.startswith("http"):
-        return f"open {redact(uri)}/{page}"
-    path = uri.removeprefix("sqlite:///")
-    try:
-        path = "sqlite:///" + str(Path(path).relative_to(Path.cwd())) if uri.startswith("sqlite") else uri
-    except ValueError:
-        path = uri
-    return f"mlflow ui --backend-store-uri {redact(path)}   then open http://127.0.0.1:5000/{page}"
+        return ""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite") and path.is_relative_to(Path.cwd()):
+        uri = f"sqlite:///{path.relative_to(Path.cwd())}"
+    return f"mlflow ui --backend-store-uri {redact(uri)}"
