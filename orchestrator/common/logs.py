@@ -23,11 +23,14 @@ class Verbosity(IntEnum):
 
 
 class RedactionFilter(logging.Filter):
-    """Replaces credentials in every log line."""
+    """Replaces credentials in every log line and traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Format the line, and remove credentials from it."""
+        """Format the line and its traceback, and remove credentials from both."""
         record.msg, record.args = redact(record.getMessage()), None
+        if record.exc_info:
+            # The formatter prints this text instead of formatting the exception.
+            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
         return True
 
 

@@ -42,6 +42,16 @@ def test_debug_adds_the_libraries(capsys: pytest.CaptureFixture[str]) -> None:
     assert "INFO some.library: http://***@host" in shown
 
 
+def test_tracebacks_hide_credentials(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Verbosity.DEBUG)
+    try:
+        raise ConnectionError("postgresql://me:secret@host is away")
+    except ConnectionError:
+        logging.getLogger("some.library").exception("cannot connect")
+    shown = capsys.readouterr().out
+    assert "ConnectionError: postgresql://***@host is away" in shown and "secret" not in shown
+
+
 def test_libraries_are_quiet_unless_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (DEBUG, *QUIET):
         monkeypatch.delenv(name, raising=False)
