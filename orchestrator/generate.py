@@ -19,6 +19,8 @@ from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
 
 DATABASE = Path("results/mlflow.db")
+LARGEST_SEED = 2**62
+"""Half of what torch takes, so that the seeds of further pictures fit too."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt", required=True, action="append", help="prompt to draw; repeatable")
     add("--negative-prompt", default="", metavar="TEXT", help="things that the pictures must not show")
     add("--strength", type=_strength, metavar="X", help="strength of attention guidance; 0 turns it off")
-    add("--seed", type=int, default=0, help="seed of the first picture; the next ones count up (default 0)")
+    add("--seed", type=_seed, default=0, help="seed of the first picture; the next ones count up (default 0)")
     add("--count", type=_positive, default=1, help="pictures of each prompt (default 1)")
     add("--out", type=Path, default=Path("pictures"), metavar="FOLDER", help="default: pictures")
     add("--tracking-uri", metavar="URI", help="MLflow server or database")
@@ -45,6 +47,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {LARGEST_SEED}")
     return value
 
 

@@ -127,3 +127,14 @@ def test_a_folder_that_cannot_be_made_is_told_in_a_line(
     (tmp_path / "file").touch()
     assert generate(registered, tmp_path / "file" / "pictures") == 2
     assert "pictures: cannot be written: Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seed", "-1"), ("--seed", "9" * 30), ("--count", "0"), ("--strength", "nan")]
+)
+def test_numbers_out_of_range_are_refused(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        generate(tmp_path, tmp_path, option, value)
+    assert f"argument {option}: {value} is " in capsys.readouterr().err
