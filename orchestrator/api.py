@@ -2,7 +2,7 @@
 
     from orchestrator.api import launch, load_sweep, make_plan
 
-    plan = make_plan(load_sweep(Path("sweeps/miniature.yaml"), ["train.steps=20"]))
+    plan = make_plan(load_sweep("sweeps/miniature.yaml", ["train.steps=20"]))
     summary = launch(plan, storage="results")
     print({row.trial: row.score for row in summary.trials})
 

@@ -1,9 +1,9 @@
 """Reading a sweep file: overrides, validation, and errors that name file, line and setting.
 
-file = load_sweep(Path("sweeps/miniature.yaml"), overrides=["train.steps=100"])
+file = load_sweep("sweeps/miniature.yaml", overrides=["train.steps=100"])
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from workloads.settings.train import TrainSettings
 class SweepFile:
     """A validated sweep, and the place of each of its settings in the file."""
 
-    def __init__(self, path: Path, overrides: list[str]) -> None:
+    def __init__(self, path: Path, overrides: Sequence[str]) -> None:
         self._file = YamlFile(path)
         for override in overrides:
             self._override(override)
@@ -146,10 +146,10 @@ class SweepFile:
         raise UserError(f"--set {override}: {part!r} is not a section of the file")
 
 
-def load_sweep(path: Path, overrides: list[str] | None = None) -> SweepFile:
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepFile:
     """Read and validate a sweep file; `overrides` are `key=value` strings.
 
     Raises:
         UserError: one line that names file, line and setting.
     """
-    return SweepFile(path, overrides or [])
+    return SweepFile(Path(path), overrides)

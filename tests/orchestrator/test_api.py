@@ -21,7 +21,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
     program = example.replace('["train.steps=20"]', repr(small)).replace('"results"', repr(str(tmp_path)))
     assert program != example and "launch(plan" in program
     done = subprocess.run(
-        [sys.executable, "-c", f"from pathlib import Path\n{program}"],
+        [sys.executable, "-c", program],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

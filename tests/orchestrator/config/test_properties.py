@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def places(section: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int
     return [(*at, key) for key, _ in inside] + below
 
 
-def plan_or_one_line(path: Path, overrides: list[str] | None = None) -> Plan | str:
+def plan_or_one_line(path: Path, overrides: Sequence[str] = ()) -> Plan | str:
     """The plan of a sweep file, or the one line that refuses it."""
     try:
         return make_plan(load_sweep(path, overrides))
