@@ -3,6 +3,7 @@
 Records go through a `RetryQueue`; requests whose answer is needed at once are repeated during outages.
 """
 
+import json
 import math
 import os
 import tempfile
@@ -24,13 +25,12 @@ from orchestrator.common.library_logging import silence_loggers
 from orchestrator.common.redaction import redact
 from orchestrator.common.storage import Store
 from orchestrator.tracking.deduplication import Records
+from orchestrator.tracking.queries import PARENT_TAG, child_runs, tag_equals
 from orchestrator.tracking.retry_queue import RetryPolicy, RetryQueue
 from orchestrator.tracking.server import refusal
 from orchestrator.tracking.ui_view import experiment_tags
 
-PARENT_TAG = "mlflow.parentRunId"
 DIGEST_TAG = "digest"
-PAGE = 200
 PARAM_CHARACTERS = 6_000
 CLOSE_SECONDS = 300.0
 """Seconds that a finished launch waits for a tracking server that does not answer."""
@@ -171,8 +171,8 @@ class Tracker:
             name=Path(source).name or source,
             digest=digest,
             source_type="local" if "://" not in source else source.split("://")[0],
-            source=f'{{"uri": "{source}"}}',
-            profile=f'{{"num_rows": {rows}}}',
+            source=json.dumps({"uri": source}),
+            profile=json.dumps({"num_rows": rows}),
         )
         used = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
         self.then(partial(self.client.log_inputs, run, [used]))
@@ -208,15 +208,9 @@ class Tracker:
             )
 
     def _find_trials(self) -> dict[str, Run]:
-        """Return the sweep's child runs by digest, with one request for each page."""
-        query = f"tags.`{PARENT_TAG}` = '{self.parent}'"
-        found: dict[str, Run] = {}
-        page, more = None, True
-        while more:
-            some = self.client.search_runs([self.experiment], query, max_results=PAGE, page_token=page)
-            found |= {run.data.tags[DIGEST_TAG]: run for run in some}
-            page, more = some.token, bool(some.token)
-        return found
+        """Return the sweep's child runs by digest."""
+        runs = child_runs(self.client, self.experiment, self.parent)
+        return {run.data.tags[DIGEST_TAG]: run for run in runs}
 
     def _find_experiment(self, name: str, store: Store) -> str:
         location = store.uri("artifacts") if store.local and not self.uri.startswith("http") else None
@@ -271,7 +265,7 @@ class Tracker:
         known: Run | None = None,
     ) -> tuple[Run, bool]:
         """Find the run with these tags as `identity`, or create it; return it, and true if it existed."""
-        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
+        query = " and ".join(tag_equals(key, value) for key, value in identity.items())
         given = {**tags, "mlflow.runName": name, "mlflow.source.name": "orchestrator.run"}
 
         def find_or_make() -> tuple[Run, bool]:

@@ -13,9 +13,9 @@ from sqlalchemy.engine import make_url
 from orchestrator.analysis.seed_study import HIGHER_IS_BETTER, Training
 from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import redact
-from orchestrator.tracking.client import CLOSE_SECONDS, PARENT_TAG, Tracker
+from orchestrator.tracking.client import CLOSE_SECONDS, Tracker
+from orchestrator.tracking.queries import child_runs
 
-PAGE = 1000
 PLAIN = ("", "none/", "under_none.")
 """Prefixes of a metric's name: none, or those of the plain student in the second search."""
 
@@ -45,13 +45,7 @@ def read_sweep(uri: str, experiment: str) -> tuple[str, list[Training]]:
 
 def read_trainings(client: MlflowClient, experiment: str, parent: str) -> list[Training]:
     """Return all trainings below a parent run, in the order of their first records."""
-    query = f"tags.`{PARENT_TAG}` = '{parent}'"
-    runs: list[Run] = []
-    page, more = None, True
-    while more:
-        some = client.search_runs([experiment], query, max_results=PAGE, page_token=page)
-        runs += some
-        page, more = some.token, bool(some.token)
+    runs = child_runs(client, experiment, parent)
     runs.sort(key=lambda run: (run.info.start_time, run.info.run_name))
     return [_training(client, run) for run in runs if "seed" in run.data.params]
 

@@ -95,6 +95,13 @@ def test_imports_have_no_cycle() -> None:
         visit(name, ())
 
 
+def test_tests_mirror_the_packages() -> None:
+    packages = [path.parent.relative_to(REPOSITORY) for path in FILES if path.name == "__init__.py"]
+    top = [package for package in packages if len(package.parts) == 2]
+    assert top
+    assert not [p for p in top if not list((REPOSITORY / "tests" / p).glob("test_*.py"))]
+
+
 PRIVATE = re.compile(r"ray(\.[a-z0-9]+)*\._(private|internal|raylet)|deepspeed\S*\._|mlflow(\.[a-z0-9]+)*\._")
 
 

@@ -14,7 +14,6 @@ from orchestrator.reporting.strength_figures import plotted_rows
 from orchestrator.results.record import TrialRecord
 from orchestrator.results.summary import closing_table, trial_rows
 from orchestrator.tracking.parent_run import comparison_figure, sweep_description
-from orchestrator.tracking.ui_view import view
 from workloads.scorers.score import Score
 from workloads.settings.train import AttentionGuidanceSettings
 
@@ -116,13 +115,6 @@ def test_of_many_trials_the_best_are_plotted(trials: tuple[Trial, ...]) -> None:
     ]
     drawn = {row.trial for row in plotted_rows(many)}
     assert len(drawn) == 40 and {f"scored-{n}" for n in range(30)} <= drawn
-
-
-def test_the_view_is_sorted_by_the_ranking_score() -> None:
-    shown = json.loads(view("hps_v2.1"))
-    assert shown["orderByKey"] == shown["selectedColumns"][0] == "metrics.`hps_v2.1`"
-    assert r"hps_v2\.1" in shown["chartsSearchFilter"]
-    assert not any("hps" in column for column in json.loads(view(None))["selectedColumns"])
 
 
 def test_the_best_strength_shows_its_measure(trials: tuple[Trial, ...]) -> None:
