@@ -3,6 +3,7 @@
 `reporting.rows.SweepSummary` documents the content of `summary.json`.
 """
 
+import shlex
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 
@@ -120,7 +121,7 @@ def closing_table(summary: SweepSummary, place: str, uri: str) -> str:
     if champion:
         lines.append(
             f"draw:    python -m orchestrator.generate --model {champion}@champion --prompt '...' "
-            f"--tracking-uri {redact(uri)}"
+            f"--tracking-uri {shlex.quote(redact(uri))}"
         )
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Choice of the MLflow: an embedded one in the storage, or a server that the user names."""
 
 import os
+import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -94,4 +95,4 @@ def serve_command(uri: str) -> str:
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite") and path.is_relative_to(Path.cwd()):
         uri = f"sqlite:///{path.relative_to(Path.cwd())}"
-    return f"mlflow ui --backend-store-uri {redact(uri)}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(redact(uri))}"

@@ -33,4 +33,7 @@ def test_results_open_at_the_view_of_training_runs(monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     assert view_address(f"sqlite:///{tmp_path}/r/m.db", "3") == f"http://127.0.0.1:5000/{page}"
     assert serve_command(f"sqlite:///{tmp_path}/r/m.db") == "mlflow ui --backend-store-uri sqlite:///r/m.db"
+    assert serve_command("sqlite:////my disk/m.db") == (
+        "mlflow ui --backend-store-uri 'sqlite:////my disk/m.db'"
+    )
     assert serve_command("sqlite:////other/m.db") == "mlflow ui --backend-store-uri sqlite:////other/m.db"
