@@ -10,8 +10,8 @@ def process_device() -> str:
     """Return "cuda" if torch sees a GPU in this process, else "cpu".
 
     Raises:
-        UserError: Ray gave this process a GPU that torch cannot use. On the CPU the work would take weeks, on a
-            node that is paid for its GPUs.
+        UserError: Ray gave this process a GPU that torch cannot use. On the CPU the work would take weeks,
+            on a node that is paid for its GPUs.
     """
     if torch.cuda.is_available():
         return "cuda"
@@ -19,8 +19,8 @@ def process_device() -> str:
         raise UserError(
             f"node {ray.util.get_node_ip_address()}: Ray assigned a GPU to this process, but torch sees none "
             f"(torch {torch.__version__}): on the node run nvidia-smi, and python -c 'import torch; "
-            f"torch.cuda.init()'; in a container of GKE LD_LIBRARY_PATH must hold /usr/local/nvidia/lib64, and "
-            f"the driver must be new enough for this torch"
+            f"torch.cuda.init()'; in a container of GKE LD_LIBRARY_PATH must hold /usr/local/nvidia/lib64, "
+            f"and the driver must be new enough for this torch"
         )
     return "cpu"
 

@@ -70,6 +70,7 @@ def unread(names: set[str]) -> set[str]:
         mlflow / "environment_variables.py",
         mlflow / "cli/__init__.py",
         mlflow / "server/__init__.py",
+        ray / "_private/ray_constants.py",
         ray / "autoscaler/_private/constants.py",
         ray / "autoscaler/v2/instance_manager/config.py",
         ray / "dashboard/modules/job/job_supervisor.py",

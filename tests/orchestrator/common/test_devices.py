@@ -19,7 +19,7 @@ def assigned(monkeypatch: pytest.MonkeyPatch, gpus: list[str], cuda: bool) -> No
 
 
 def test_a_gpu_that_torch_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on GKE in an image that does not look for the driver where GKE mounts it: weeks of work on a CPU."""
+    """As on GKE in an image that does not look where GKE mounts the driver: weeks of work on a CPU."""
     assigned(monkeypatch, ["0"], cuda=False)
     with pytest.raises(
         UserError, match=r"^node .*: Ray assigned a GPU .* LD_LIBRARY_PATH must hold /usr/local"
