@@ -30,7 +30,7 @@ def logs_are_shared(pod: Pod) -> Iterator[str]:
     """The operator gives the autoscaler the head's logs by a volume of this name alone."""
     mounts = pod.spec["containers"][0].get("volumeMounts", []) if pod.group else []
     if any(mount["mountPath"] == "/tmp/ray" and mount["name"] != "ray-logs" for mount in mounts):
-        yield "the volume at /tmp/ray is not named ray-logs, so that the autoscaler says nothing to the driver"
+        yield "the volume at /tmp/ray is not named ray-logs: the autoscaler says nothing to the driver"
 
 
 def fetches_are_repeated(pod: Pod) -> Iterator[str]:

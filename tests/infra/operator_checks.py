@@ -114,7 +114,7 @@ def _job(spec: Manifest) -> Iterator[str]:
         yield "deletionStrategy and shutdownAfterJobFinishes exclude each other"
     if spec.get("activeDeadlineSeconds", 1) <= 0 or spec.get("backoffLimit", 0) < 0:
         yield "activeDeadlineSeconds must be above 0, and backoffLimit not below"
-    if spec.get("submissionMode") in ("HTTPMode", "SidecarMode") and "submitterPodTemplate" in spec:
-        yield f"{spec['submissionMode']} takes no submitterPodTemplate"
+    if spec.get("submissionMode") == "SidecarMode" and "submitterPodTemplate" in spec:
+        yield "SidecarMode takes no submitterPodTemplate"
     if spec.get("rayClusterSpec"):
         yield from _cluster(spec["rayClusterSpec"])

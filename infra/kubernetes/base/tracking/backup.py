@@ -1,3 +1,4 @@
+# ruff: noqa: D100
 # For: puts a file into the bucket by MLflow's own code, in a folder for the day of the week.
 # Apply: part of backup.yaml
 # See: the log of the newest job: kubectl -n distillation logs -l app.kubernetes.io/name=mlflow-backup
