@@ -22,6 +22,9 @@ ON_THE_HUB = {
 `stabilityai/stable-diffusion-2-1-base` was taken off in November 2025."""
 
 
+VALUES = sorted(KUBERNETES.glob("overlays/*/values/values.env"))
+
+
 def blocks(text: str) -> str:
     return "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
 
@@ -37,6 +40,10 @@ def guide_errors(text: str) -> list[str]:
         "the registry's login of aks": ("az acr login", "docker push"),
         "the last sweep's record": (f"delete {gke}/sweep", f"apply {gke}/sweep"),
         "the machine in its region": ("describe-instance-type-offerings", "eksctl create cluster"),
+        "a device plugin that keeps to GPU nodes": (
+            "eksctl create cluster --install-nvidia-plugin=false",
+            "install nvidia-device-plugin",
+        ),
         "the Ray cluster before its Valkey": ("delete raycluster --all --wait", f"delete {gke}/cluster"),
         "an answer of the port-forward": ("localhost:5000/health", "users/create"),
     }  # fmt: skip
@@ -49,6 +56,8 @@ def guide_errors(text: str) -> list[str]:
     errors += [
         "an image of another machine's kind" for build in builds if "--platform linux/amd64" not in build
     ]
+    if re.search(r"kind load image-archive (-|/dev/stdin)", typed):
+        errors.append("kind reads an archive from a file alone")
     if "RAYJOB_STATUS_CHECK_TIMEOUT_SECONDS" not in typed:
         errors.append("a lost head has five minutes for a new node")
     if re.search(r"docker push \S+:0\.", typed):
@@ -81,6 +90,8 @@ def test_the_commands_are_in_order() -> None:
         ("RAYJOB_STATUS_CHECK_TIMEOUT_SECONDS", "OTHER"),
         ("docker push $REGISTRY/$image:$TAG", "docker push $REGISTRY/$image:0.1.0"),
         ("alert of your cloud", "look"),
+        ("--install-nvidia-plugin=false", ""),
+        ("docker save --platform linux/amd64 --output $image.tar", "docker save | kind load image-archive -"),
     ],
 )
 def test_a_guide_that_leads_nowhere_is_seen(old: str, new: str) -> None:
@@ -149,6 +160,21 @@ def test_alerts_ask_for_what_there_is() -> None:
     assert used and all(f'"{name}"' in gauges for name in used)
     names = [rule["alert"] for rule in yaml.safe_load(alerts)["spec"]["groups"][0]["rules"]]
     assert {"GpusWithoutSteps", "RayPodPending", "AutoscalerDied"} <= set(names)
+
+
+@pytest.mark.parametrize("path", VALUES, ids=lambda path: path.parts[-3])
+def test_values_are_whole_lines(path: Path) -> None:
+    """Kustomize takes a remark behind a value for a part of it."""
+    assert value_errors(path.read_text()) == []
+
+
+def test_a_remark_behind_a_value_is_seen() -> None:
+    assert value_errors("# remark\ngpu-nodes=2  # of spot\n") == ["gpu-nodes=2  # of spot"]
+
+
+def value_errors(text: str) -> list[str]:
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [line for line in lines if " #" in line or not re.match(r"[a-z-]+=\S", line)]
 
 
 def test_one_file_holds_what_is_ones_own() -> None:
