@@ -17,6 +17,8 @@ RENAMED: Mapping[tuple[str, str], str] = {
 """New name of each renamed setting, by section and old name."""
 REMOVED: Mapping[tuple[str, str], object] = {("infer", "sheet_pairs"): 8, ("infer", "keep_pictures"): False}
 """Former default of each removed setting, by section and name."""
+ADDED: Mapping[tuple[str, str], object] = {("budget", "no_progress_minutes"): None}
+"""Default of each setting that was added later, by section and name; at its default it is in no digest."""
 
 
 def remedy(key_path: tuple[str | int, ...]) -> str | None:
@@ -29,7 +31,8 @@ def remedy(key_path: tuple[str | int, ...]) -> str | None:
 
 
 def in_old_form(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dumped sweep with renamed settings under their old names, and with removed settings."""
+    """Return a dumped sweep with renamed settings under their old names, with removed settings, and without
+    added ones that are at their defaults."""
     dumped = {
         section: dict(values) if isinstance(values, dict) else values for section, values in sweep.items()
     }
@@ -39,4 +42,7 @@ def in_old_form(sweep: Mapping[str, Any]) -> dict[str, Any]:
     for (section, name), default in REMOVED.items():
         if isinstance(dumped.get(section), dict):
             dumped[section][name] = default
+    for (section, name), default in ADDED.items():
+        if isinstance(dumped.get(section), dict) and dumped[section].get(name) == default:
+            dumped[section].pop(name, None)
     return dumped
