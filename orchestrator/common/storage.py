@@ -106,9 +106,11 @@ class Store:
         self._fs.create_dir(self._path(name), recursive=True)
         fs.copy_files(str(folder), self._path(name), destination_filesystem=self._fs)
 
-    def folders(self, name: str) -> list[str]:
-        """Return the sorted names of the folders in the folder `name`; none if it does not exist."""
-        found = self._fs.get_file_info(fs.FileSelector(self._path(name), allow_not_found=True))
+    def folders(self, name: str | None = None) -> list[str]:
+        """Return the sorted names of the folders in the folder `name`, or in the root; none if it does not
+        exist."""
+        path = self._base if name is None else self._path(name)
+        found = self._fs.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
 
     def files(self, name: str) -> list[str]:

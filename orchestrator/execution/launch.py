@@ -32,7 +32,7 @@ from orchestrator.reporting.strength_figures import plotted_rows
 from orchestrator.reporting.sweep_report import sweep_report
 from orchestrator.results.budget import GpuHourBudget
 from orchestrator.results.compatibility import check_resumable, trial_identity
-from orchestrator.results.ledger import Ledger
+from orchestrator.results.ledger import Ledger, recorded_run
 from orchestrator.results.record import TrialRecord
 from orchestrator.results.students import Students, TeacherReferences, assign_champion_aliases
 from orchestrator.results.summary import summarise, trial_rows
@@ -76,7 +76,7 @@ def launch(
         check_backbones(plan)
         uri = tracking_uri(tracking, store)
         check_resumable(plan, store, None)
-        tracker = Tracker(uri, plan.sweep.name, store)
+        tracker = Tracker(uri, plan.sweep.name, store, recorded_run(store, plan.sweep.name))
         logger.info("sweep %s: %d trials; starting Ray", plan.sweep.name, len(plan.trials))
         with connected():
             return run_stages(plan, store, tracker, capacity or connected_capacity())

@@ -31,7 +31,7 @@ from orchestrator.results.ledger import Ledger, last_line
 from orchestrator.results.model_card import NEGATIVES, SAMPLES, model_card
 from orchestrator.results.record import TrialRecord
 from orchestrator.tracking.client import Tracker
-from orchestrator.tracking.registry import name_champion, register_student
+from orchestrator.tracking.registry import name_champion, register_student, registered_students
 from orchestrator.tracking.strength_curve import log_curve
 from workloads.scorers.score import Score, find_score
 from workloads.settings.train import AttentionGuidanceSettings
@@ -80,12 +80,14 @@ class Students:
         self._drawn: list[_Student] = []
         self._thread = ThreadPoolExecutor(1, "students")
         self._conclusions: list[Future[None]] = []
+        self._registered: dict[str, set[str]] = {}
+        """URIs of registered versions, by name of the model."""
 
     def ready(self, trial: Trial) -> None:
         """Queue the small trials of a finished student, except for those that have a result."""
         jobs = [self._job(trial, infer) for infer in self._plan.infer_trials(trial)]
         record = self._ledger.records[trial.digest]
-        if record.model and record.concluded == self._search_digest():
+        if record.concluded == self._search_digest() and self._is_registered(record):
             return
         todo = [job for job in jobs if not self.store.exists(job.measured)]
         student = _Student(record, jobs, len(todo), [])
@@ -134,6 +136,13 @@ class Students:
     def abandon(self) -> None:
         """Drop the students that are not concluded; the next launch concludes them."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _is_registered(self, record: TrialRecord) -> bool:
+        """Return whether MLflow still has the student's version, which anyone can delete on its pages."""
+        name = record.model.removeprefix("models:/").rpartition("/")[0]
+        if name and name not in self._registered:
+            self._registered[name] = self._tracker.ask(lambda: registered_students(name))
+        return record.model in self._registered.get(name, ())
 
     def _search_digest(self) -> str:
         plan = self._plan.infer
