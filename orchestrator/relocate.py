@@ -57,8 +57,11 @@ def _relocate(folder: str) -> None:
 
 def _replace_place(store: "Store", name: str, old: str) -> None:
     """Replace the path `old` in the JSON file `name`, which names checkpoints by it."""
-    before, now = (json.dumps(f"{place}/")[:-1] for place in (old, store.root))
-    store.write(name, store.read(name).decode().replace(before, now).encode())
+    before, now = (json.dumps(f"{place}/")[1:-1] for place in (old, store.root.removeprefix("file://")))
+    content = store.read(name).decode()
+    for start in ('"', '"file://'):
+        content = content.replace(start + before, start + now)
+    store.write(name, content.encode())
 
 
 if __name__ == "__main__":

@@ -31,10 +31,11 @@ from orchestrator.reporting.rows import SweepSummary, TrialRow
 from orchestrator.reporting.strength_figures import plotted_rows
 from orchestrator.reporting.sweep_report import sweep_report
 from orchestrator.results.budget import GpuHourBudget
+from orchestrator.results.champions import assign_champion_aliases
 from orchestrator.results.compatibility import check_resumable, trial_identity
 from orchestrator.results.ledger import Ledger, recorded_run
 from orchestrator.results.record import TrialRecord
-from orchestrator.results.students import Students, TeacherReferences, assign_champion_aliases
+from orchestrator.results.students import Students, TeacherReferences
 from orchestrator.results.summary import summarise, trial_rows
 from orchestrator.tracking.client import Tracker
 from orchestrator.tracking.history import recorded_trainings

@@ -25,8 +25,7 @@ from orchestrator.common.library_logging import silence_loggers
 from orchestrator.common.redaction import redact
 from orchestrator.common.storage import Store
 from orchestrator.tracking.deduplication import Records
-from orchestrator.tracking.experiment import check_run, find_experiment
-from orchestrator.tracking.queries import PARENT_TAG, child_runs, tag_equals
+from orchestrator.tracking.queries import PARENT_TAG, check_run, child_runs, find_experiment, tag_equals
 from orchestrator.tracking.retry_queue import RetryPolicy, RetryQueue
 from orchestrator.tracking.server import refusal
 from orchestrator.tracking.ui_view import experiment_tags

@@ -5,6 +5,7 @@ them, so `record_place` rewrites every text in its SQLite file that begins with 
 name of a table.
 """
 
+from itertools import product
 from pathlib import Path
 
 import sqlalchemy as sql
@@ -97,14 +98,19 @@ def _recorded_root(root: Path, client: MlflowClient) -> Path | None:
 
 
 def _replace(database: Path, old: str, new: str) -> None:
-    """Replace the path `old` by `new` in all texts of the database that are it or lie below it."""
+    """Replace the path `old` by `new` in all texts of the database that are it or lie below it.
+
+    They may be paths or file:// URIs.
+    """
     engine = sql.create_engine(f"sqlite:///{database}", connect_args={"timeout": BUSY_SECONDS})
     tables = sql.MetaData()
     tables.reflect(engine)
+    columns = [each for table in tables.tables.values() for each in table.columns]
     with engine.begin() as connection:
-        for table in tables.tables.values():
-            for column in (each for each in table.columns if isinstance(each.type, sql.String)):
-                moved = new + sql.func.substr(column, len(old) + 1)
-                inside = sql.or_(column == old, column.startswith(f"{old}/", autoescape=True))
-                connection.execute(table.update().where(inside).values({column: moved}))
+        for column, scheme in product(columns, ("", "file://")):
+            if isinstance(column.type, sql.String):
+                before = scheme + old
+                moved = scheme + new + sql.func.substr(column, len(before) + 1)
+                inside = sql.or_(column == before, column.startswith(f"{before}/", autoescape=True))
+                connection.execute(sql.update(column.table).where(inside).values({column: moved}))
     engine.dispose()

@@ -95,17 +95,18 @@ def test_renamed_runs_and_removed_tags_do_not_matter(tmp_path: Path) -> None:
 def test_a_deleted_version_is_registered_again(deleted: str, tmp_path: Path) -> None:
     """The student's folder is left out here, so registering it again fails with a line that names it."""
     _, client, run = finished(tmp_path)
-    client.create_registered_model("tiny-b")
-    client.create_model_version("tiny-b", "somewhere", run)
+    name = "tiny-pixart"
+    client.create_registered_model(name)
+    client.create_model_version(name, "somewhere", run)
     if deleted == "version":
-        client.delete_model_version("tiny-b", "1")
+        client.delete_model_version(name, "1")
     if deleted == "model":
-        client.delete_registered_model("tiny-b")
+        client.delete_registered_model(name)
     again = Launch(tmp_path)
     trial = again.plan.trials[0]
     assert again.ledger.restore(trial, True)
     record = again.ledger.records[trial.digest]
-    record.model, record.concluded = "models:/tiny-b/1", "none"
+    record.model, record.concluded = f"models:/{name}/1", "none"
     teachers = TeacherReferences({}, {trial.source: ()})
     students = Students(again.plan, again.store, again.ledger, again.tracker, PROMPTS, teachers)
     students.ready(trial)

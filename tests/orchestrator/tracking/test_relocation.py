@@ -17,10 +17,10 @@ from orchestrator.tracking.registry import fetch_student
 FILES = {"a.txt": "first", "checkpoints/b.txt": "second"}
 
 
-def recorded(root: Path) -> str:
+def recorded(root: Path, scheme: str = "") -> str:
     """Record a sweep with one finished trial in a storage; return the trial's run."""
-    store = Store(str(root))
-    tracker = Tracker(f"sqlite:///{store.root}/mlflow.db", "x", store)
+    store = Store(f"{scheme}{root}")
+    tracker = Tracker(f"sqlite:///{root}/mlflow.db", "x", store)
     parent = tracker.start_sweep("x", store.root, {}, None)
     tracker.log_text(parent, "y", "command.txt")
     run, artifacts = tracker.start_trial("t", "d", {"backbone": "b", "seed": 0}, {})
@@ -78,6 +78,20 @@ def test_a_database_that_also_serves_another_storage_is_left_alone(tmp_path: Pat
     tracker.close("FINISHED")
     Tracker(uri, "y", other).close("FINISHED")
     assert main([str(tmp_path / "first")]) == 0
+
+
+def test_a_storage_named_by_its_uri_is_adopted(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "old", "file://")
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    assert main([f"file://{tmp_path}/new"]) == 0
+    client = MlflowClient(f"sqlite:///{tmp_path}/new/mlflow.db")
+    assert Path(client.download_artifacts(run, "a.txt")).read_text() == "first"
+    kept = Store(f"{tmp_path}/new").read_json("x/results/d.json")["checkpoint"]
+    assert (
+        kept
+        == client.get_run(run).data.tags["checkpoint"]
+        == f"file://{tmp_path}/new/artifacts/{run}/artifacts/checkpoints"
+    )
 
 
 def test_a_link_to_the_storage_is_the_storage(tmp_path: Path) -> None:
