@@ -84,6 +84,9 @@ def _generate(options: argparse.Namespace) -> None:
         except NOT_LOADED as error:
             raise UserError(f"model {options.model} cannot be opened: {describe(error)}") from None
     negative = options.negative_prompt
+    for text in (*options.prompt, negative):
+        if note := student.cut_note(text):
+            print(f"warning: {note}", file=sys.stderr)
     for prompt in options.prompt:
         for seed in range(options.seed, options.seed + options.count):
             path = options.out / f"{_file_name(prompt, negative)}-{seed}.png"

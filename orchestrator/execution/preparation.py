@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 
@@ -53,6 +53,8 @@ def prepare(plan: Plan, store: Store) -> Shared:
         prompts = prepare_prompts(plan.sweep.prompts, store)
         _log_prompts("prompts", prompts, store)
         shards = _encoded(prompts, dict.fromkeys(map(encoding_key, plan.trials)), store, gpu)
+        cut = {source: found.cut for (source, _), found in shards.items() if found.cut}
+        prompts = replace(prompts, cut=cut)
         negatives = _negatives(plan, sources, store, gpu)
         folders = len({found.folder for found in shards.values()})
         logger.info("shards: %d for each of %d text encoders", len(prompts.rows), folders)

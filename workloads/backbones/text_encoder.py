@@ -49,6 +49,25 @@ class TextEncoder:
         # SDXL was trained with zeros, not an encoding, for the empty prompt; its pipeline's default.
         self._zeros = self.family.pooled and model_index(source).get("force_zeros_for_empty_prompt", True)
 
+    @property
+    def tokens(self) -> int:
+        """Most tokens of a prompt that the encoders read, those of its begin and end included."""
+        return min(self._limit(tokenizer) for tokenizer in self._tokenizers)
+
+    def dropped(self, prompts: Sequence[str]) -> list[str | None]:
+        """Return for each prompt the end that is beyond the encoders' tokens; None for one that fits."""
+        texts = self._normalise(prompts)
+        ends: list[str | None] = [None] * len(texts)
+        for tokenizer in self._tokenizers:
+            limit = self._limit(tokenizer)
+            rows = tokenizer(texts, truncation=False, verbose=False).input_ids
+            # A prompt that is cut keeps its closing token.
+            cut = {
+                row: tokenizer.decode(ids[limit - 1 : -1]) for row, ids in enumerate(rows) if len(ids) > limit
+            }
+            ends = [cut.get(row, end) for row, end in enumerate(ends)]
+        return ends
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Encode B prompts to embeddings (B, S, D) and, in some families, mask (B, S) or pooled (B, P)."""
@@ -65,12 +84,18 @@ class TextEncoder:
 
     def _tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> Any:
         return tokenizer(
-            [prompt.lower().strip() for prompt in prompts] if self.family.lowercase else list(prompts),
+            self._normalise(prompts),
             padding="max_length",
-            max_length=min(self.family.tokens, tokenizer.model_max_length),
+            max_length=self._limit(tokenizer),
             truncation=True,
             return_tensors="pt",
         ).to(self._encoders[0].device)
+
+    def _normalise(self, prompts: Sequence[str]) -> list[str]:
+        return [prompt.lower().strip() for prompt in prompts] if self.family.lowercase else list(prompts)
+
+    def _limit(self, tokenizer: Any) -> int:
+        return min(self.family.tokens, int(tokenizer.model_max_length))
 
     def _zero_empty_prompts(self, encoded: Conditioning, prompts: Sequence[str]) -> Conditioning:
         if not self._zeros:

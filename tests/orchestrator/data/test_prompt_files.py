@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.common.errors import UserError
-from orchestrator.data.prompt_files import _named, list_files, read_rows
+from orchestrator.data.prompt_files import _named, list_files
+from orchestrator.data.prompt_rows import read_rows
 
 
 def rows(path: Path, column: str | None = None) -> tuple[list[str], list[tuple[int, str]]]:
@@ -71,7 +72,7 @@ def test_folder_is_all_its_files_in_order(tmp_path: Path) -> None:
     for name in ("b.txt", "a.jsonl", "notes.md", "sub/c.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
-    assert [Path(f).name for f in list_files(str(tmp_path))] == ["a.jsonl", "b.txt", "c.csv"]
+    assert [Path(name).name for name in list_files(str(tmp_path)).names] == ["a.jsonl", "b.txt", "c.csv"]
 
 
 def test_missing_files_are_refused(tmp_path: Path) -> None:
@@ -111,5 +112,5 @@ def test_files_of_a_uri_with_odd_names_open(tmp_path: Path) -> None:
     folder.mkdir()
     for name in ("x y.txt", "100%20.txt"):
         (folder / name).write_text(f"{name}\n")
-    files = list_files(folder.as_uri())
+    files = list_files(folder.as_uri()).names
     assert {row.prompt for file in files for row in read_rows(file, None)} == {"x y.txt", "100%20.txt"}
