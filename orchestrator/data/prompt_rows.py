@@ -75,7 +75,8 @@ def _checked(value: Any) -> tuple[str, str]:
     if value is None or value != value:  # NaN differs from itself
         return "", "no prompt"
     if not isinstance(value, str):
-        return "", f"the prompt is not text but {type(value).__name__}"
+        fields = f" of {', '.join(map(repr, value))[:200]}" if isinstance(value, dict) else ""
+        return "", f"the prompt is not text but {type(value).__name__}{fields}"
     if any("\ud800" <= character <= "\udfff" for character in value):
         return "", "not UTF-8"
     if "\0" in value:

@@ -138,3 +138,15 @@ def test_numbers_out_of_range_are_refused(
     with pytest.raises(SystemExit):
         generate(tmp_path, tmp_path, option, value)
     assert f"argument {option}: {value} is " in capsys.readouterr().err
+
+
+def test_the_end_of_a_long_prompt_is_told_once(
+    registered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "a large red circle " * 4 + "on a green background"
+    assert generate(registered, tmp_path, "--prompt", long, "--count", "2") == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 4, "only the names of the files"
+    (told,) = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
+    assert "is longer than 16 tokens; the model does not read its end: '" in told
+    assert told.endswith("on a green background'")
