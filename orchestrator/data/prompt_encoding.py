@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ from workloads.miniature.world import captions
 from workloads.objectives.columns import Column
 
 ENCODE_BATCH = 64
-EXAMPLE_CHARACTERS = 200
+EXAMPLE_CHARACTERS = 80
 """Characters that are kept of a prompt which is longer than the encoder's tokens."""
 MAX_ENCODERS, SHARDS_PER_ENCODER = 8, 64
 """Most actors of the second pass, and shards of each: loading the text encoder must pay off."""
@@ -57,7 +58,7 @@ class PromptSet:
     left_out: int = 0
     """Files of the source that are not read, such as hidden ones."""
     cut: Mapping[str, int] = field(default_factory=dict)
-    """Prompts that are longer than the tokens of a text encoder, by source of the backbone, once encoded."""
+    """Prompts that are longer than the tokens of the text encoder, by name of the backbone, once encoded."""
 
     @property
     def prompts(self) -> int:
@@ -204,7 +205,7 @@ class EncodeShard:
                 "tokens": tokens,
                 "width": width,
                 "cut": len(cut),
-                "cut_example": cut[0][:EXAMPLE_CHARACTERS] if cut else "",
+                "cut_example": textwrap.shorten(cut[0], EXAMPLE_CHARACTERS) if cut else "",
             }
         self._store.write_json(f"{self._folder}/{name}.json", note)
         return {"shard": row["shard"]}

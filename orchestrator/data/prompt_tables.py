@@ -34,9 +34,11 @@ def find_column(names: Sequence[str], column: str | None) -> str | None:
     or has blanks around it.
     """
     wanted = COLUMNS if column is None else (column,)
-    plain = {name.strip("\ufeff \t").casefold(): name for name in reversed(names)}
     exact = next((name for name in wanted if name in names), None)
-    return exact or next((plain[key] for name in wanted if (key := name.strip().casefold()) in plain), None)
+    if exact is not None:
+        return exact
+    plain = {name.strip("\ufeff \t").casefold(): name for name in reversed(names)}
+    return next((plain[key] for name in wanted if (key := name.strip().casefold()) in plain), None)
 
 
 def missing_column(names: Sequence[str], column: str | None) -> BadRow:

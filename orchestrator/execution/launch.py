@@ -6,8 +6,9 @@ import logging
 import platform
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -106,9 +107,7 @@ class _Launch:
         check_resumable(plan, store, self._shared.prompts)
         self._ledger = Ledger(store, plan.sweep.name, tracker)
         self._budget = GpuHourBudget(plan, store)
-        files = self._shared.references
-        scores = {source: load_reference(store, name).teacher_scores for source, name in files.items()}
-        self._teachers = TeacherReferences(files, scores)
+        self._teachers = _load_references(self._shared.references, store)
 
     def run(self, began: float) -> SweepSummary:
         """Run all stages; `began` is the launch's start by the monotonic clock."""
@@ -216,6 +215,21 @@ class _Launch:
         self._store.write_json(f"{plan.sweep.name}/report.json", found)
         tracker.log_json(tracker.parent, found, "report.json")
         return found
+
+
+def _load_references(files: Mapping[str, str], store: Store) -> TeacherReferences:
+    """Return the teachers' scores; log prompts that a text encoder cuts to its tokens."""
+    scores = {}
+    for source, name in files.items():
+        reference = load_reference(store, name)
+        scores[source] = reference.teacher_scores
+        if reference.cut:
+            example = textwrap.shorten(reference.cut[0], 80)
+            count = len(reference.cut)
+            logger.warning(
+                "%s: cuts %d prompts of evaluate and infer to its tokens: %s", source, count, example
+            )
+    return TeacherReferences(files, scores)
 
 
 @contextmanager

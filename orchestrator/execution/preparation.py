@@ -53,7 +53,7 @@ def prepare(plan: Plan, store: Store) -> Shared:
         prompts = prepare_prompts(plan.sweep.prompts, store)
         _log_prompts("prompts", prompts, store)
         shards = _encoded(prompts, dict.fromkeys(map(encoding_key, plan.trials)), store, gpu)
-        cut = {source: found.cut for (source, _), found in shards.items() if found.cut}
+        cut = {trial.backbone.name: shards[encoding_key(trial)].cut for trial in plan.trials}
         prompts = replace(prompts, cut=cut)
         negatives = _negatives(plan, sources, store, gpu)
         folders = len({found.folder for found in shards.values()})

@@ -157,7 +157,7 @@ class SweepSummary:
     """Both in words; empty for a sweep without GPUs."""
     prompts: Mapping[str, Any]
     """Prompts `used` and `set_aside`, `files_left_out`, prompts that are `cut` to a text encoder's tokens by
-    source of the backbone, and the `digest` of the used ones."""
+    backbone, and the `digest` of the used ones."""
     tracking: Mapping[str, str]
     """MLflow's `uri`, `experiment`, `experiment_id` and `parent_run`."""
     trials: tuple[TrialRow, ...]
