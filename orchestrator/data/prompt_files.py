@@ -89,14 +89,39 @@ def list_files(source: str) -> PromptFiles:
         if info.type == fs.FileType.NotFound:
             raise UserError(f"prompts.source {source}: no such file or folder")
         if info.type == fs.FileType.Directory:
-            return _below(source, path, system.get_file_info(fs.FileSelector(path, recursive=True)))
-    except (OSError, ValueError) as error:
+            return _below(source, path, _entries(system, path))
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"prompts.source {source}: the name of a file there is not UTF-8: rename it: {error.object!r}"
+        ) from None
+    except Exception as error:  # file systems of other packages (hf://) raise kinds of their own
         raise UserError(f"prompts.source {source}: cannot be opened: {first_line(error)}") from None
     if suffix_of(path) is None:
         raise UserError(
             f"prompts.source {source}: is no file of {' '.join(SUFFIXES)}: save it as one of them"
         )
     return PromptFiles(source, (PromptFile(_named(source, path, path), path, info.size),))
+
+
+def _entries(system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
+    """Return all that lies below a folder; a link to a folder above itself is not followed.
+
+    pyarrow alone follows such a link 40 times and returns each file as often.
+    """
+    if not isinstance(system, fs.LocalFileSystem):
+        infos: list[fs.FileInfo] = system.get_file_info(fs.FileSelector(path, recursive=True))
+        return infos
+    found, waiting = [], [(path, {os.path.realpath(path)})]
+    while waiting:
+        folder, above = waiting.pop()
+        for info in system.get_file_info(fs.FileSelector(folder)):
+            found.append(info)
+            real = os.path.realpath(info.path) if info.type == fs.FileType.Directory else None
+            if real and real not in above:
+                waiting.append((info.path, above | {real}))
+    return found
 
 
 def _below(source: str, path: str, infos: list[fs.FileInfo]) -> PromptFiles:

@@ -1,5 +1,6 @@
 """Files of a source: which are read, in which order, which are left out, and what a refusal says."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,32 @@ def test_a_refusal_says_what_is_there(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=expected):
         list_files(str(tmp_path / "captions"))
+
+
+def test_a_link_to_a_folder_above_repeats_no_file(tmp_path: Path) -> None:
+    make(tmp_path, "prompts/a.txt", "prompts/sub/b.txt", "elsewhere/c.txt")
+    for link, target in {"latest": ".", "sub/up": "..", "other": "../elsewhere"}.items():
+        (tmp_path / "prompts" / link).symlink_to(target)
+    assert names(tmp_path / "prompts") == ["a.txt", "other/c.txt", "sub/b.txt"]
+
+
+def test_a_name_that_is_not_utf8_is_shown(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("x")
+    with pytest.raises(
+        UserError, match=r"the name of a file there is not UTF-8: rename it: b'.*caf\\xe9\.txt'"
+    ):
+        list_files(str(tmp_path))
+
+
+def test_errors_of_other_file_systems_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's file system raises the errors of httpx, which are no OSError."""
+
+    def unreachable(_: str) -> None:
+        raise RuntimeError("[Errno -2] Name or service not known\nsecond line")
+
+    monkeypatch.setattr("orchestrator.data.prompt_files.open_source", unreachable)
+    with pytest.raises(UserError, match=r"cannot be opened: \[Errno -2\] Name or service not known$"):
+        list_files("hf://datasets/a/b.csv")
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
