@@ -147,15 +147,36 @@ def _json(text: TextIO, column: str | None) -> Iterator[Any]:
         if line.strip():
             break
     lines = chain(head, text)
-    if head and not isinstance(_parsed(head[-1]), dict | str):
+    if head and not _is_record(_parsed(head[-1]), column):
         content = "".join(lines)
         documents = _documents(content)
         if documents is not None:
-            records = documents[0] if len(documents) == 1 and isinstance(documents[0], list) else documents
+            records = _records(documents[0], column) if len(documents) == 1 else documents
             yield from (_field(record, column) for record in records)
             return
         lines = chain(io.StringIO(content, newline=""))
     yield from (_field(_parsed(line), column) for line in lines)
+
+
+def _is_record(value: Any, column: str | None) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, dict) and find_column(list(value), column) is not None
+    )
+
+
+def _records(document: Any, column: str | None) -> list[Any]:
+    """Return the records of the only JSON value of a file: itself, or its items if it is a list.
+
+    An object may hold them in its only list with the column, as in COCO's captions (`annotations`).
+    """
+    if isinstance(document, list):
+        return document
+    if isinstance(document, dict) and not _is_record(document, column):
+        lists = [value for value in document.values() if isinstance(value, list) and value]
+        fitting = [value for value in lists if isinstance(value[0], dict) and _is_record(value[0], column)]
+        if len(fitting) == 1:
+            return fitting[0]
+    return [document]
 
 
 def _documents(content: str) -> list[Any] | None:

@@ -67,6 +67,18 @@ def test_json_is_lines_or_one_list_or_objects(content: str, name: str, tmp_path:
     assert rows(file) == (["a fox", "a cat"], [(2, "the prompt is not text but int")])
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_captions_of_coco(indent: int | None, tmp_path: Path) -> None:
+    file = tmp_path / "captions_val2014.json"
+    pictures = [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}]
+    annotations = [{"image_id": 1, "caption": "a fox"}, {"image_id": 2, "caption": "a cat"}]
+    content = {"info": {"year": 2014}, "images": pictures, "licenses": [], "annotations": annotations}
+    file.write_text(json.dumps(content, indent=indent))
+    assert rows(file) == (["a fox", "a cat"], [])
+    ((number, reason),) = rows(file, "text")[1]
+    assert number == 1 and reason.endswith("there are: 'info', 'images', 'licenses', 'annotations'")
+
+
 def test_a_torn_first_line_is_one_bad_row(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text('{"prompt": "a\n{"prompt": "b\u2028c"}\n["one", "two"]\n')
