@@ -26,7 +26,7 @@ from orchestrator.common.storage import Store, file_digest
 from orchestrator.config.schema import Prompts
 from orchestrator.data.miniature_prompts import SEED, caption_count
 from orchestrator.data.prompt_files import list_files
-from orchestrator.data.prompt_reading import read_prompts
+from orchestrator.data.prompt_reading import DATA_CPUS, read_prompts
 from orchestrator.data.prompt_rows import Row
 from orchestrator.data.shard_codec import write_shard
 from orchestrator.data.shard_order import ShardSet
@@ -38,8 +38,6 @@ EXAMPLE_CHARACTERS = 80
 """Characters that are kept of a prompt which is longer than the encoder's tokens."""
 MAX_ENCODERS, SHARDS_PER_ENCODER = 8, 64
 """Most actors of the second pass, and shards of each: loading the text encoder must pay off."""
-DATA_CPUS = 0.25
-"""CPUs of each task of the data stage, which is bound by file access more than by computation."""
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ FILES_PER_TASK, BYTES_PER_TASK = 1000, 32 * 2**20
 OPEN_FILES = 16
 """Files that a task reads at a time, which hides the latency of a bucket."""
 ROWS_PER_BLOCK = 8192
-READ_CPUS = 0.25
-"""CPUs of each task, which is bound by file access more than by computation."""
+DATA_CPUS = 0.25
+"""CPUs of each task of the data stage, which is bound by file access more than by computation."""
 PROGRESS_SECONDS = 10.0
 SCHEMA = pa.schema(
     [("file", pa.int64()), ("row", pa.int64()), ("prompt", pa.string()), ("reason", pa.string())]
@@ -37,7 +37,7 @@ def read_prompts(found: PromptFiles, column: str | None) -> tuple[list[str], lis
     """Return all usable prompts in order, and the bad rows; log progress while it takes long."""
     tasks = [_task(found.files, numbers) for numbers in group_files(found.files)]
     dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-        ReadFiles(found.source, column), batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS
+        ReadFiles(found.source, column), batch_size=1, batch_format="pyarrow", num_cpus=DATA_CPUS
     )
     texts: list[str] = []
     bad: list[Row] = []
@@ -50,7 +50,7 @@ def read_prompts(found: PromptFiles, column: str | None) -> tuple[list[str], lis
                 bad.append(Row(found.files[file].name, row, prompt, reason))
             else:
                 texts.append(prompt)
-        if time.monotonic() - logged > PROGRESS_SECONDS:
+        if block.num_rows and time.monotonic() - logged > PROGRESS_SECONDS:
             logged, rows = time.monotonic(), len(texts) + len(bad)
             logger.info("reading prompts: %d rows, file %d of %d", rows, file + 1, len(found.files))
     return texts, bad

@@ -113,12 +113,12 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 
 class _Lines:
-    """Lines of a text, from 1, that remembers those of the current record and can give them again."""
+    """Iterator over the lines of a text that remembers those of the current record and can repeat them."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines, self._again = iter(lines), deque[str]()
         self.first = 1
-        """Number of the current record's first line."""
+        """Number of the current record's first line, from 1."""
         self.taken: list[str] = []
         """Lines of the current record."""
         self.ended = False
