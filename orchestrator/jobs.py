@@ -43,6 +43,8 @@ class TrainingJob:
     resources: Resources
     node_labels: dict[str, str]
     """Ray labels of the nodes that its workers may run on; see `capacity`."""
+    on_one_node: bool
+    """True: all workers are placed on one node, since every node that holds some of them holds all."""
     ranked_by: str | None
     """Metric that trials and checkpoints are ranked by."""
 

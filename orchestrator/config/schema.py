@@ -151,6 +151,10 @@ class Budget(Section):
     assumed_tflops: Annotated[float, Field(gt=0)] | None = None
     """TFLOP/s that one worker is assumed to sustain, for the estimate of time; by default 30 % of the
     peak of `resources.gpu`."""
+    no_progress_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes of the search in which no trial anywhere reports anything, also while nodes come, after which
+    the launch ends; by default it waits without end. Nodes that start and fail again cost money, and
+    `max_gpu_hours` does not count them."""
 
 
 class Sweep(Section):

@@ -167,11 +167,10 @@ class EncodeShard:
     def __init__(
         self, source: str, root: str, text_folder: str, folder: str, columns: Sequence[Column]
     ) -> None:
-        import torch
-
+        from orchestrator.common.devices import process_device
         from workloads.backbones.text_encoder import TextEncoder
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = process_device()
         self._encoder = TextEncoder(source, device)
         self._makers = {column.name: column.open(source, device) for column in columns}
         self._store = Store(root)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from orchestrator.common.devices import process_device
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate, Pair
 from orchestrator.evaluation.reference import reference_name, score_pictures, scored_prompts
@@ -30,7 +31,7 @@ def make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None,
     store, name = Store(root), reference_name(source, evaluate, infer)
     if store.exists(f"{name}.safetensors"):
         return name
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = process_device()
     tensors, cut = _encoded(source, evaluate, infer.pairs if infer else (), device)
     pipeline = open_pipeline(source, device)
     teacher = {"steps": evaluate.teacher.steps, "guidance_scale": evaluate.teacher.guidance_scale}

@@ -3,6 +3,7 @@
 import errno
 import importlib.metadata
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -171,6 +172,7 @@ class _Launch:
             evaluate=plan.sweep.evaluate,
             resources=plan.sweep.resources,
             node_labels=self._capacity.node_labels(plan),
+            on_one_node=self._capacity.every_node_holds_a_trial(plan),
             ranked_by=plan.sweep.ranked_by,
         )
         store.delete(job.stop_request)
@@ -274,6 +276,9 @@ def _params(trial: Trial) -> dict[str, Any]:
 
 
 def _git_revision() -> str:
+    """Return the revision of the code: of the image, which has no git, else of the working tree."""
+    if revision := os.environ.get("ORCHESTRATOR_GIT_REVISION"):
+        return revision
     command = ["git", "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -61,6 +61,9 @@ def prepare(plan: Plan, store: Store) -> Shared:
         references = dict(zip(sources, ray.get(pending), strict=True))
     except ray.exceptions.RayTaskError as error:
         raise UserError(" ".join(str(error.cause).split())) from None
+    except ray.exceptions.ActorDiedError as error:
+        # Of an actor that could not begin: its error is the last line of a traceback, after the error's type.
+        raise UserError(str(error).strip().splitlines()[-1].partition(": ")[2] or str(error)) from None
     except ValueError as error:
         raise UserError(str(error)) from None
     return Shared(prompts, shards, negatives, references)

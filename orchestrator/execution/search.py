@@ -31,7 +31,8 @@ def search(plan: Plan, trainings: Sequence[TrainingJob], state: LaunchState, max
     Raises:
         KeyboardInterrupt: the user interrupted it; trainings have written a checkpoint by then, if that
             took them less than `HAND_BACK_SECONDS`.
-        UnfinishedError: the budget is used up; likewise.
+        UnfinishedError: the budget is used up, or nothing happened for `budget.no_progress_minutes`;
+            likewise.
     """
     state.budget.check()
     # By default Tune asks a searcher for the next trial only when no other is about to start.
@@ -44,6 +45,7 @@ def search(plan: Plan, trainings: Sequence[TrainingJob], state: LaunchState, max
         except KeyboardInterrupt:
             if not asked.is_set():
                 state.budget.check()
+                callback.check_progress()
             raise
         finally:
             callback.close()

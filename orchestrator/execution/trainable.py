@@ -74,6 +74,7 @@ def _trainer(job: TrainingJob, asked: float) -> Any:
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker={"CPU": resources.cpus_per_worker, **gpus},
             label_selector=job.node_labels or None,
+            placement_strategy="STRICT_PACK" if job.on_one_node else "PACK",
         ),
         run_config=RunConfig(
             name="train",

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from orchestrator.common.errors import UnfinishedError
 from orchestrator.execution.job_queue import JobQueue, job_name
 from orchestrator.execution.placement_groups import release
 from orchestrator.jobs import INTERRUPTED, REPORT, GroupStarted, InferenceJob, TrainingJob, WorkerReport
@@ -46,6 +47,8 @@ class TuneCallback(tune.Callback):  # type: ignore[misc]
         gauges = PrometheusGauges(plan.sweep.name)
         self._progress = Progress(state.ledger, state.budget, gauges, plan.sweep.ranked_by)
         self._deadline: float | None = None
+        self._progressed = time.monotonic()
+        """Time of the last event of a trial, by the monotonic clock."""
         self._placement_groups: dict[str, Any] = {}
         """Resources of each training group, by Tune's id of the trial."""
 
@@ -69,6 +72,7 @@ class TuneCallback(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Record a worker's report."""
+        self._progressed = time.monotonic()
         job = trial.config["job"]
         if isinstance(job, TrainingJob):
             report: WorkerReport = result[REPORT]
@@ -109,6 +113,27 @@ class TuneCallback(tune.Callback):  # type: ignore[misc]
             self._wind_down("interrupted")
         elif self._budget.used_up:
             self._wind_down("the budget is used up")
+        elif self._stalled:
+            self._wind_down("nothing has been reported for too long")
+
+    @property
+    def _stalled(self) -> bool:
+        minutes = self._plan.sweep.budget.no_progress_minutes
+        return minutes is not None and time.monotonic() - self._progressed > minutes * 60
+
+    def check_progress(self) -> None:
+        """Refuse to continue if nothing has happened for `budget.no_progress_minutes`.
+
+        Raises:
+            UnfinishedError: with the minutes.
+        """
+        if self._stalled:
+            minutes = self._plan.sweep.budget.no_progress_minutes
+            raise UnfinishedError(
+                f"sweep {self._plan.sweep.name}: no trial has reported anything for {minutes:g} minutes "
+                f"(budget.no_progress_minutes): look at the cluster's pods and at logs of its autoscaler; "
+                f"finished trials are kept, and the same command resumes"
+            )
 
     def _wind_down(self, reason: str) -> None:
         """Ask trainings for a checkpoint, wait for them, and end the launch."""
@@ -129,6 +154,7 @@ class TuneCallback(tune.Callback):  # type: ignore[misc]
             release(group)
 
     def _ended(self, trial: Any, error: str) -> None:
+        self._progressed = time.monotonic()
         job = trial.config["job"]
         self._budget.end(job_name(job))
         if isinstance(job, InferenceJob):

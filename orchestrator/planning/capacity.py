@@ -28,13 +28,17 @@ class NodeGroup:
 
     def workers(self, plan: Plan) -> int:
         """Return how many workers of a trial all nodes hold; 0 if the kind of GPU is another."""
+        return self.max_nodes * self.workers_of_a_node(plan)
+
+    def workers_of_a_node(self, plan: Plan) -> int:
+        """Return how many workers of a trial one node holds; 0 if the kind of GPU is another."""
         requested = plan.sweep.resources
         if requested.gpu is not None and self.labels.get(GPU_LABEL, requested.gpu) != requested.gpu:
             return 0
         each = self.cpus / requested.cpus_per_worker
         if requested.gpus_per_worker:
             each = min(each, self.gpus / requested.gpus_per_worker)
-        return self.max_nodes * int(each + ROUNDING)
+        return int(each + ROUNDING)
 
     def __str__(self) -> str:
         kind = f" {self.labels[GPU_LABEL]}" if GPU_LABEL in self.labels else ""
@@ -56,7 +60,7 @@ class Capacity:
         """
         resources = plan.sweep.resources
         trials = min(
-            sum(group.workers(plan) for group in self.groups) // resources.workers,
+            self._trials_by_workers(plan),
             int(sum(group.max_nodes * group.cpus for group in self.groups) / plan.cpus_per_trial + ROUNDING),
         )
         if trials == 0:
@@ -68,6 +72,22 @@ class Capacity:
                 f"lower resources.workers or cpus_per_worker, or enlarge the cluster"
             )
         return min(trials, resources.max_concurrent_trials or len(plan.trials), len(plan.trials))
+
+    def _trials_by_workers(self, plan: Plan) -> int:
+        workers = plan.sweep.resources.workers
+        if self.every_node_holds_a_trial(plan):
+            return sum(group.max_nodes * (group.workers_of_a_node(plan) // workers) for group in self.groups)
+        return sum(group.workers(plan) for group in self.groups) // workers
+
+    def every_node_holds_a_trial(self, plan: Plan) -> bool:
+        """Return true if each node that can hold a GPU worker of a trial can hold all of its workers.
+
+        Then a trial's workers share no network. Without GPUs they may lie on any nodes.
+        """
+        if not plan.gpus_per_trial:
+            return False
+        held = [group.workers_of_a_node(plan) for group in self.groups if group.max_nodes]
+        return all(count >= plan.sweep.resources.workers for count in held if count)
 
     def node_labels(self, plan: Plan) -> dict[str, str]:
         """Return the node labels that a trial requires: the kind of GPU, if nodes have that label."""

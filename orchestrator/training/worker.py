@@ -14,6 +14,7 @@ import ray.train
 import torch
 from torch import Tensor
 
+from orchestrator.common.devices import process_device
 from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store
@@ -58,7 +59,7 @@ class TrainWorker:
         context = ray.train.get_context()
         self.job, self.train, self._asked = job, job.trial.train, asked
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        cuda = torch.cuda.is_available() and job.resources.gpus_per_worker > 0
+        cuda = process_device() == "cuda" and job.resources.gpus_per_worker > 0
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         half = self.train.precision == "bf16" or (self.train.precision == "auto" and cuda)
         self.store = Store(job.root)

@@ -26,6 +26,7 @@ GCS, DASHBOARD, METRICS, AGENT, PROMETHEUS = 6479, 8466, 8467, 8468, 9467
 PANELS = json.loads((REPOSITORY / "infra/kubernetes/components/monitoring/dashboard.json").read_text())[
     "panels"
 ]
+ALERTS = yaml.safe_load((REPOSITORY / "infra/kubernetes/components/monitoring/alerts.yaml").read_text())
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 MORE_GPU_HOURS = 0.012
 """22 s of two GPUs: a start and some steps."""
@@ -111,6 +112,8 @@ def test_it_is_seen_in_prometheus(sweep: Sweep, prometheus: None) -> None:
     # One by one, since Ray tells a node's own figures for a second in five.
     for expression in [target["expr"] for panel in PANELS for target in panel["targets"]]:
         wait_until_none(partial(unseen, expression), 60)
+    for rule in ALERTS["spec"]["groups"][0]["rules"]:
+        query(rule["expr"])
     statuses = query("max_over_time(sum(ray_distillation_trials)[1m:1s])")
     assert statuses[0]["value"][1] == "1", "a trial has one status"
     launch.process.send_signal(signal.SIGTERM)

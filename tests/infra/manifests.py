@@ -40,6 +40,7 @@ class Pod:
     group: str
     """Of Ray's pods: "head" or the worker group's name; else empty."""
     labels: dict[str, str]
+    annotations: dict[str, str]
     spec: Manifest
 
     @property
@@ -97,15 +98,15 @@ def pods(manifests: list[Manifest]) -> Iterator[Pod]:
             yield _pod(f"{name}, head", "head", spec["headGroupSpec"]["template"])
             for group in spec["workerGroupSpecs"]:
                 yield _pod(f"{name}, group {group['groupName']}", group["groupName"], group["template"])
-        template = manifest.get("spec", {}).get("submitterPodTemplate") or manifest.get("spec", {}).get(
-            "template"
-        )
+        own = manifest.get("spec", {})
+        template = own.get("jobTemplate", {}).get("spec", own).get("template")
         if template is not None:
             yield _pod(name, "", template)
 
 
 def _pod(where: str, group: str, template: Manifest) -> Pod:
-    return Pod(where, group, template.get("metadata", {}).get("labels", {}), template["spec"])
+    about = template.get("metadata", {})
+    return Pod(where, group, about.get("labels", {}), about.get("annotations", {}), template["spec"])
 
 
 REMOVED = object()

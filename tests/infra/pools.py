@@ -25,9 +25,13 @@ FREE_CPU, FREE_MEMORY = 0.95, 0.85
 """Share of a node left to pods by the cloud's own reservations and daemons, on the safe side."""
 RECORDER = """#!/bin/sh
 (printf '%s\\t' "$@"; echo) >> "$RECORD"
-echo answer
+case " $* " in
+    *" --query "* | *" --format value"*) echo answer ;;
+    *" describe "* | *" show "*) exit "$MISSING" ;;
+esac
 """
-"""Stands in for a cloud's command: writes down what it was called with, a tab after each word."""
+"""Stands in for a cloud's command: writes down what it was called with, a tab after each word, and finds
+nothing that it is asked for ($MISSING is 1), or everything (0)."""
 SETTINGS = dict.fromkeys(("PROJECT", "BUCKET", "GROUP", "REGION", "ACCOUNT", "REGISTRY"), "mine") | {
     "ZONE": "europe-west4-a"
 }
@@ -59,12 +63,12 @@ def pools(cloud: str, folder: Path) -> list[Pool]:
     return list(_gke(commands) if cloud == "gke" else _aks(commands))
 
 
-def recorded(cloud: str, command: str, folder: Path) -> list[list[str]]:
-    """What the cloud's script calls."""
+def recorded(cloud: str, command: str, folder: Path, missing: bool = True) -> list[list[str]]:
+    """What the cloud's script calls in an account in which all is missing, or in which all is there."""
     (folder / command).write_text(RECORDER)
     (folder / command).chmod(0o755)
     path = f"{folder}:{os.environ['PATH']}"
-    environment = {**SETTINGS, "PATH": path, "RECORD": str(folder / "record")}
+    environment = {**SETTINGS, "PATH": path, "RECORD": str(folder / "record"), "MISSING": str(int(missing))}
     script = KUBERNETES / "overlays" / cloud / "pools.sh"
     subprocess.run(["bash", str(script)], env=environment, check=True, capture_output=True)
     return [line.split("\t")[:-1] for line in (folder / "record").read_text().splitlines()]
@@ -189,8 +193,6 @@ def _landing(pod: Pod, manifests: list[Manifest], pools: list[Pool]) -> Iterator
 
 
 def one_node_holds(manifests: list[Manifest], pools: list[Pool]) -> bool:
-    """Whether what always runs, all but workers and submitters, fits one node without GPUs."""
-    always = [
-        pod for pod in pods(manifests) if pod.group in ("", "head") and "submitter" not in str(pod.labels)
-    ]
+    """Whether what always runs, all but workers and what runs by night, fits one node without GPUs."""
+    always = [pod for pod in pods(manifests) if pod.group in ("", "head") and "CronJob" not in pod.where]
     return any(_holds(always, pool) for pool in pools if not pool.gpus)

@@ -9,8 +9,6 @@ GPU = "nvidia.com/gpu"
 PINNED = re.compile(r"[^@\s]+(:\d+\.\d+[\w.-]*|@sha256:[0-9a-f]{64})")
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"}
 """Those that restricted pod security allows, and a secret's."""
-SPOT_NOTICE = 25
-"""Seconds that every cloud grants a pod on a spot node."""
 FALL_BACK = range(300, 1801)
 """Seconds without a spot node after which on demand is taken: longer than a node takes to boot and to pull
 the image, and far from the default hour."""
@@ -121,8 +119,6 @@ def spot_comes_first(spec: Manifest) -> Iterator[str]:
         twins = [twin for twin in groups if _market(twin) == "on-demand" and _shape(twin) == shape]
         if not any(group.get("priority", 0) > twin.get("priority", 0) for twin in twins):
             yield f"group {name}: no on-demand group of the same shape and lower priority stands in for it"
-        if group["template"]["spec"].get("terminationGracePeriodSeconds", 30) > SPOT_NOTICE:
-            yield f"group {name}: terminationGracePeriodSeconds above {SPOT_NOTICE}, a spot node's notice"
     if spot and _variable(spec, "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S") not in FALL_BACK:
         yield "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S: not in minutes, so a sold-out spot stalls"
 
@@ -164,16 +160,10 @@ def _variable(spec: Manifest, name: str) -> int:
 
 def sweeps_clean_up(manifest: Manifest) -> Iterator[str]:
     spec = manifest["spec"]
-    if not spec.get("shutdownAfterJobFinishes") or spec.get("ttlSecondsAfterFinished", 0) > 3600:
+    if not spec.get("shutdownAfterJobFinishes") or spec.get("ttlSecondsAfterFinished", 0) > 300:
         yield "the cluster outlives its sweep: shutdownAfterJobFinishes, and a short ttlSecondsAfterFinished"
     if not spec.get("activeDeadlineSeconds"):
         yield "a sweep that hangs is paid for without end: set activeDeadlineSeconds"
-    (submitter,) = spec["submitterPodTemplate"]["spec"]["containers"]
-    if (
-        submitter["image"]
-        != spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
-    ):
-        yield "the submitter's image is not the cluster's"
 
 
 def the_namespace_is_closed(manifests: list[Manifest]) -> Iterator[str]:

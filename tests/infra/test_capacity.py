@@ -89,7 +89,7 @@ def test_nodes_fetch_what_the_shipped_sweep_scores_with(cloud: str) -> None:
     infer = _plan().sweep.infer
     assert infer is not None and {scorer.name for scorer in infer.scorers} == {"hpsv2", "clip"}
     for pod in gpu:
-        fetched = [container["command"][2:4] for container in pod.spec["initContainers"]]
+        fetched = [container["command"][4:6] for container in pod.spec["initContainers"]]
         assert fetched == [
             [REPOSITORY_OF_HPSV2, CHECKPOINTS["v2.1"]],
             ["openai/clip-vit-large-patch14", "config.json"],
@@ -114,7 +114,10 @@ def test_rays_own_scheduler_takes_the_group_that_is_meant(
     ask: dict[str, float], count: int, sold_out: tuple[str, ...], launched: dict[str, int]
 ) -> None:
     """A trial's workers take one spot node; on demand when spot is sold out or full; CPUs take no GPU."""
-    read = autoscaling_config(ray_spec(rendered("gke/cluster")))
+    manifests = rendered("gke/cluster")
+    for group in (1, 2):
+        manifests = changed(manifests, "RayCluster", f"spec workerGroupSpecs {group} maxReplicas", 4)
+    read = autoscaling_config(ray_spec(manifests))
     config = AutoscalingConfig(read, skip_content_hash=True)
     request = SchedulingRequest(
         disable_launch_config_check=True,

@@ -133,6 +133,18 @@ def test_images_are_those_that_the_dockerfile_makes(overlay: str) -> None:
     assert own == {f"training:{version}", f"tracking:{version}"}
 
 
+NEEDED = {
+    "LD_LIBRARY_PATH=/usr/local/nvidia/lib64": "torch does not find the driver on GKE",
+    "g++": "torch.compile has no compiler for CPUs",
+    "ENV ORCHESTRATOR_GIT_REVISION=$GIT_REVISION": "runs do not say of which code they are",
+    "RAY_USAGE_STATS_ENABLED=0": "Ray reports how it is used",
+    "MLFLOW_DISABLE_TELEMETRY=true": "MLflow reports how it is used",
+}
+"""Words of the Dockerfile, and what happens without them."""
+LAYERS = (" gcc g++ ", "/opt/large/nvidia", "/opt/large/torch", "--from=parts /opt/venv", "--from=project")
+"""Of the training image, from what never changes to what changes with each commit."""
+
+
 def dockerfile_errors(text: str) -> list[str]:
     """What the Dockerfile's linter does not ask for."""
     stages = re.split(r"^FROM ", re.sub(r"\\\n", " ", text), flags=re.MULTILINE)[1:]
@@ -147,6 +159,11 @@ def dockerfile_errors(text: str) -> list[str]:
             r"^USER [1-9]\d*$", stage, re.MULTILINE
         ):
             errors.append(f"{stage.split()[2]} runs as root: end with USER 1000")
+    errors += [line for words, line in NEEDED.items() if words not in text]
+    last = stages[-2].splitlines()
+    order = [next((i for i, line in enumerate(last) if words in line), -1) for words in LAYERS]
+    if -1 in order or order != sorted(order):
+        errors.append("a change of the code makes every layer anew: it comes after the packages")
     for install in re.findall(r"pip install [^&\n]*", text.replace("\\\n", " ")):
         if "--no-deps" not in install or not (
             "--require-hashes" in install or install.rstrip().endswith(" /src")
@@ -169,6 +186,12 @@ def test_the_dockerfile_holds_to_the_rules() -> None:
         ("USER 1000", "", "tracking runs as root"),
         ("--require-hashes ", "", "so that nothing comes but"),
         ("--no-deps ", "", "so that nothing comes but"),
+        ("LD_LIBRARY_PATH=/usr/local/nvidia/lib64", "", "does not find the driver"),
+        ("gcc g++ ", "gcc ", "no compiler for CPUs"),
+        ("ENV ORCHESTRATOR_GIT_REVISION=$GIT_REVISION", "", "of which code"),
+        ("RAY_USAGE_STATS_ENABLED=0", "", "Ray reports"),
+        ("MLFLOW_DISABLE_TELEMETRY=true", "", "MLflow reports"),
+        ("COPY --from=parts /opt/large/torch", "#", "makes every layer anew"),
     ],
 )
 def test_a_dockerfile_that_breaks_a_rule_is_seen(old: str, new: str, words: str) -> None:

@@ -21,6 +21,8 @@ from tests.infra.rules import rule_errors
 from tests.infra.validation import VERSIONS, schema_errors
 
 NEWEST = VERSIONS[-1]
+MEANT = {"kueue": ("RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S: not in minutes",)}
+"""Errors of components that are meant: a pod that waits for quota is no sold-out spot."""
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -39,7 +41,7 @@ def test_optional_components(part: str, component: str, tmp_path: Path) -> None:
     manifests = with_component(part, component, tmp_path)
     assert len(manifests) > len(rendered(part))
     assert [error for version in VERSIONS for error in schema_errors(manifests, version)] == []
-    assert _errors(manifests) == []
+    assert [error for error in _errors(manifests) if not error.startswith(MEANT.get(component, ("-",)))] == []
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -70,6 +72,7 @@ def unread(names: set[str]) -> set[str]:
         mlflow / "environment_variables.py",
         mlflow / "cli/__init__.py",
         mlflow / "server/__init__.py",
+        ray / "_private/ray_constants.py",
         ray / "autoscaler/_private/constants.py",
         ray / "autoscaler/v2/instance_manager/config.py",
         ray / "dashboard/modules/job/job_supervisor.py",

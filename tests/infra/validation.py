@@ -14,7 +14,7 @@ from tests.infra.manifests import Json, Manifest, pods
 VERSIONS = ("1.35", "1.36", "1.37")
 """Of Kubernetes: those that the clouds offered when this was written."""
 KUBERAY = ("RayCluster", "RayJob")
-UNKNOWN = ("ResourceFlavor", "ClusterQueue", "LocalQueue", "Queue", "PodMonitor")
+UNKNOWN = ("ResourceFlavor", "ClusterQueue", "LocalQueue", "Queue", "PodMonitor", "PrometheusRule")
 """Of Kueue, Volcano and the Prometheus operator, whose schemas are not here: read against documentation."""
 SCHEMAS = Path(__file__).parent / "schemas"
 

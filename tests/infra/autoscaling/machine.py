@@ -11,10 +11,12 @@ LIMITS = "template spec containers 0 resources limits"
 CHANGES = {
     # Minutes there, seconds here.
     "spec autoscalerOptions idleTimeoutSeconds": (300, IDLE_SECONDS),
-    "spec autoscalerOptions env 0 value": ("900", str(SOLD_OUT_SECONDS)),
+    "spec autoscalerOptions env 0 value": ("1500", str(SOLD_OUT_SECONDS)),
     # A node of the smallest size: one GPU, which is logical, so a trial of one worker fills it. Ray starts
     # a process for each CPU ahead of work, and here are two.
     f"{GROUPS} 0 {LIMITS} cpu": ("6", "2"),
+    f"{GROUPS} 1 maxReplicas": (1, 4),
+    f"{GROUPS} 2 maxReplicas": (1, 4),
     f"{GROUPS} 1 {LIMITS}": ({"cpu": "40", "memory": "280Gi", "nvidia.com/gpu": 4}, LOGICAL),
     f"{GROUPS} 2 {LIMITS}": ({"cpu": "40", "memory": "280Gi", "nvidia.com/gpu": 4}, LOGICAL),
 }

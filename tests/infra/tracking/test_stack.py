@@ -1,6 +1,7 @@
 """MLflow as the manifest starts it: who is let in, who is not, and what it does without its database."""
 
 import base64
+import gzip
 import json
 import urllib.error
 import urllib.request
@@ -75,10 +76,29 @@ def test_a_login_costs_little(stack: Stack) -> None:
     assert stack.cpu_seconds() - before < 3
 
 
-@pytest.mark.parametrize(("host", "status"), [("mlflow", 200), ("localhost", 200), ("evil.example", 403)])
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("mlflow:{}", 200),
+        ("mlflow.distillation.svc.cluster.local:{}", 200),
+        ("localhost:{}", 200),
+        ("localhost:5001", 200),
+        ("evil.example:{}", 403),
+    ],
+)
 def test_hosts(stack: Stack, host: str, status: int) -> None:
-    """As the head and a port-forward call it, and as a page that rebinds its name would."""
-    assert search(stack, "admin", Host=f"{host}:{stack.ports['mlflow']}") == status
+    """As the head and port-forwards call it, and as a page that rebinds its name would."""
+    assert search(stack, "admin", Host=host.format(stack.ports["mlflow"])) == status
+
+
+def test_records_and_logins_are_copied_into_the_bucket(stack: Stack) -> None:
+    ask(stack, f"{EXPERIMENTS}/create", "admin", {"name": "to be copied"})
+    stack.back_up()
+    (name,) = [name for name in stack.objects() if name.endswith("day/mlflow.sql.gz")]
+    assert name.startswith("mlflow/backups/")
+    text = gzip.decompress((stack.folder / "mlflow.sql.gz").read_bytes()).decode()
+    assert "to be copied" in text and "CREATE DATABASE mlflow_auth" in text
+    assert stack.objects()[name] == (stack.folder / "mlflow.sql.gz").stat().st_size
 
 
 @pytest.mark.parametrize(("host", "status"), [("localhost:{}", 200), ("evil.example", 403)])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.common.storage import Store
-from orchestrator.execution.launch import checkpoints_uri
+from orchestrator.execution.launch import _git_revision, checkpoints_uri
 
 FOLDER = "tiny/trials/abc"
 
@@ -31,3 +31,12 @@ def test_checkpoints_are_in_the_storage_where_workers_do_not(artifacts: str, tmp
     """A folder of the driver's machine is another one on each node, and gone with a submitted job."""
     store = Store(str(tmp_path))
     assert checkpoints_uri(artifacts, store, FOLDER) == f"{tmp_path}/{FOLDER}"
+
+
+def test_runs_name_the_revision_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image has neither git nor its folder: without the variable each run is of "unknown"."""
+    monkeypatch.setenv("ORCHESTRATOR_GIT_REVISION", "0123abc")
+    monkeypatch.setenv("PATH", "")
+    assert _git_revision() == "0123abc"
+    monkeypatch.setenv("ORCHESTRATOR_GIT_REVISION", "")
+    assert _git_revision() == "unknown"

@@ -1,6 +1,7 @@
 """The search when a process dies while a trial is being handed to it."""
 
 import pickle
+import time
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from ray import cloudpickle
 from ray.exceptions import ActorDiedError
 from ray.tune.trainable.function_trainable import wrap_function
 
+from orchestrator.common.errors import UnfinishedError
 from orchestrator.execution.job_queue import JobQueue
 from orchestrator.execution.search import trainable
 from orchestrator.execution.tune_callback import LaunchState, TuneCallback
@@ -41,7 +43,13 @@ def search(monkeypatch: pytest.MonkeyPatch) -> tuple[Listener, JobQueue, Any]:
     monkeypatch.setattr("orchestrator.execution.tune_callback.PrometheusGauges", lambda name: None)
     resources = SimpleNamespace(max_failures=MOST)
     plan: Any = SimpleNamespace(
-        sweep=SimpleNamespace(resources=resources, name="tiny", ranked_by=None), infer=None
+        sweep=SimpleNamespace(
+            resources=resources,
+            name="tiny",
+            ranked_by=None,
+            budget=SimpleNamespace(no_progress_minutes=60),
+        ),
+        infer=None,
     )
     job: Any = object.__new__(TrainingJob)
     object.__setattr__(job, "trial", SimpleNamespace(name="pixart-s0"))
@@ -73,3 +81,21 @@ def test_a_pickled_trial_loads_no_driver_module() -> None:
     plan: Any = SimpleNamespace(infer=None)
     pickled = cloudpickle.dumps(wrap_function(trainable(plan)))  # as Tune does
     assert b"orchestrator.execution.trainable" in pickled and b"orchestrator.execution.search" not in pickled
+
+
+def test_a_launch_in_which_nothing_happens_ends_in_a_line(
+    search: tuple[Listener, JobQueue, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes that come and fail again are paid for, and are no trial's GPU-hours."""
+    listener, _, callback = search
+    listener.used_up, listener.waiting = False, 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(callback, "_progress", SimpleNamespace(tick=lambda waiting: None))
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3500)
+    callback.on_step_end(1, [])
+    callback.check_progress()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3700)
+    with pytest.raises(KeyboardInterrupt):
+        callback.on_step_end(1, [])
+    with pytest.raises(UnfinishedError, match=r"no trial has reported anything for 60 minutes"):
+        callback.check_progress()

@@ -44,6 +44,18 @@ def test_worker_must_fit_on_one_node() -> None:
         Capacity([NodeGroup("headgroup", 0, 0, 1, {})]).max_concurrent_trials(planned())
 
 
+def test_a_trials_gpus_lie_on_one_node_where_each_node_holds_it() -> None:
+    """Else a later trial may get three GPUs of a node and one of another, and talk over the network."""
+    assert Capacity([CPU, SPOT, ON_DEMAND]).every_node_holds_a_trial(planned())
+    assert not Capacity([SPOT, L4]).every_node_holds_a_trial(planned("resources.workers=8"))
+    assert not Capacity([NodeGroup("two", 40, 2, 8, {})]).every_node_holds_a_trial(planned())
+    assert not Capacity([CPU]).every_node_holds_a_trial(
+        make_plan(load_sweep(Path("sweeps/miniature.yaml"), []))
+    )
+    six = NodeGroup("six", 48, 6, 2, {})
+    assert Capacity([six]).max_concurrent_trials(planned()) == 2, "and two GPUs of each node stay free"
+
+
 def test_cpus_are_shared_with_drivers() -> None:
     sweep = make_plan(load_sweep(Path("sweeps/miniature.yaml"), []))
     assert Capacity([NodeGroup("laptop", 2, 0, 1, {})]).max_concurrent_trials(sweep) == 2

@@ -83,6 +83,7 @@ class Launch:
             evaluate=self.plan.sweep.evaluate,
             resources=self.plan.sweep.resources,
             node_labels={},
+            on_one_node=False,
             ranked_by="clip_plus",
         )
         self.ledger.started(job)

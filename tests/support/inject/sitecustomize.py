@@ -84,6 +84,11 @@ def _talk_over_gloo(module: Any) -> None:
     module._setup_torch_process_group = setup
 
 
+def _compute_on_the_cpu(module: Any) -> None:
+    """With a logical GPU, which the product would refuse."""
+    module._has_gpu_of_ray = lambda: False
+
+
 def _expire_sooner(module: Any) -> None:
     """Of a controller that was killed, the request for nodes stands for 3 minutes."""
     if seconds := os.environ.get("CHAOS_EXPIRY"):
@@ -136,6 +141,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 if os.environ.get("CHAOS"):
     sys.meta_path.insert(0, _Finder("orchestrator.training.worker", _note_and_break))
     sys.meta_path.insert(0, _Finder("ray.train.torch.config", _talk_over_gloo))
+    sys.meta_path.insert(0, _Finder("orchestrator.common.devices", _compute_on_the_cpu))
     requests = "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
     sys.meta_path.insert(0, _Finder(requests, _expire_sooner))
 if os.environ.get("STUB_SECONDS"):

