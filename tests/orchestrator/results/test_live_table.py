@@ -1,7 +1,9 @@
 """The live table of a launch: rows, bars, and the switch between table and lines."""
 
 import io
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -9,8 +11,14 @@ from rich.console import Console
 from orchestrator.config.sweep_file import load_sweep
 from orchestrator.planning.plan import make_plan
 from orchestrator.results.live_table import MAX_ROWS, trials_table
+from orchestrator.results.progress import Progress
 from orchestrator.results.record import TrialRecord
 from workloads.scorers.score import Score
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +41,17 @@ def test_running_trials_come_first(records: list[TrialRecord]) -> None:
     assert first.split()[:2] == [records[1].name, "running"] and "50/100" in first and "20 s left" in first
     assert second.split()[:2] == [records[0].name, "finished"] and second.rstrip().endswith("accuracy 91.2 %")
     assert third.split()[:2] == [records[2].name, "waiting"]
+
+
+@pytest.mark.parametrize(("terminal", "lines"), [("xterm", False), ("dumb", True)])
+def test_a_terminal_that_cannot_redraw_gets_lines(
+    terminal: str, lines: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Emacs' and some CI systems' are; the table would first appear at the end."""
+    monkeypatch.setenv("TERM", terminal)
+    monkeypatch.setattr(sys, "stdout", Screen())
+    progress = Progress(SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), None)  # type: ignore[arg-type]
+    assert (progress._table is None) == lines
 
 
 def test_many_trials_are_counted(records: list[TrialRecord]) -> None:
