@@ -39,7 +39,7 @@ NOISY_LOGGERS = (
     "ray", "ray.data", "ray.tune", "mlflow", "alembic", "transformers", "diffusers", "DeepSpeed", "httpx",
     "sqlalchemy",
 )  # fmt: skip
-RERAISED_BY_US = ("ray.tune", "mlflow", "alembic", "sqlalchemy")
+RERAISED_BY_US = ("ray.data", "ray.tune", "mlflow", "alembic", "sqlalchemy")
 """Loggers of libraries that also raise what they log; the launch reports the exception in one line."""
 
 
