@@ -8,6 +8,7 @@ STORAGE/NAME/pictures/                       pictures that are not measured yet
 STORAGE/NAME/summary.json                    results of the whole sweep
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,11 @@ from pyarrow import fs
 
 from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import refuse_credentials
+
+STORAGE_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE,
+)  # fmt: skip
+"""Errors of a storage that fails during a launch, such as a full disk."""
 
 
 class Store:

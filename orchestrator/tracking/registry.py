@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType
 
 import workloads
 from orchestrator.common.errors import UserError
@@ -36,9 +37,10 @@ SIGNATURE = ModelSignature(
     inputs=Schema(
         [
             ColSpec(DataType.string, "prompt"),
-            ColSpec(DataType.string, "negative_prompt", required=False),
-            ColSpec(DataType.long, "seed", required=False),
-            ColSpec(DataType.double, "strength", required=False),
+            # Given types, MLflow refuses an empty column, seeds missing in some rows, and a strength of 2.
+            ColSpec(AnyType(), "negative_prompt", required=False),
+            ColSpec(AnyType(), "seed", required=False),
+            ColSpec(AnyType(), "strength", required=False),
         ]
     ),
     outputs=Schema([ColSpec(DataType.binary, "png")]),
