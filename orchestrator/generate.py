@@ -2,6 +2,7 @@
 
     python -m orchestrator.generate --model models:/miniature-pixart@champion \\
         --prompt 'a large circle on the left' --negative-prompt green --count 4 --out pictures
+    python -m orchestrator.generate --model models:/miniature-pixart/1 --prompt 'a circle' --out circle.png
 
 Uses the MLflow of --tracking-uri, else of MLFLOW_TRACKING_URI, else results/mlflow.db in this folder. A
 negative prompt is applied at the student's default strength, unless --strength is given. Only weights are
@@ -12,13 +13,21 @@ import argparse
 import os
 import sys
 import tempfile
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.common.cli import exit_status, make_parser
 from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
+from workloads.settings.train import AttentionGuidanceSettings
 
 DATABASE = Path("results/mlflow.db")
+NAME_BYTES = 200
+"""Longest readable part of a file's name; file systems allow 255 bytes, digest, seed and suffix included."""
+PNG = ".png"
+OTHER_FORMATS = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 LARGEST_SEED = 2**62
 """Half of what torch takes, so that the seeds of further pictures fit too."""
 
@@ -30,38 +39,61 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("orchestrator.generate", __doc__)
+    end = "exit status: 0 every picture is drawn, 2 something given cannot be used, 130 interrupted."
+    parser = make_parser("orchestrator.generate", __doc__, end)
     add = parser.add_argument
     add("--model", required=True, metavar="URI", help="models:/NAME@champion or models:/NAME/VERSION")
-    add("--prompt", required=True, action="append", help="prompt to draw; repeatable")
-    add("--negative-prompt", default="", metavar="TEXT", help="things that the pictures must not show")
+    add("--prompt", required=True, action="append", type=_text, help="prompt to draw; repeatable")
+    add(
+        "--negative-prompt", default="", type=_text, metavar="TEXT",
+        help="things that the pictures must not show",
+    )  # fmt: skip
     add("--strength", type=_strength, metavar="X", help="strength of attention guidance; 0 turns it off")
     add("--seed", type=_seed, default=0, help="seed of the first picture; the next ones count up (default 0)")
     add("--count", type=_positive, default=1, help="pictures of each prompt (default 1)")
-    add("--out", type=Path, default=Path("pictures"), metavar="FOLDER", help="default: pictures")
+    add(
+        "--out",
+        type=Path,
+        default=Path("pictures"),
+        metavar="PATH",
+        help="folder, or a name.png for one picture; default: pictures",
+    )
     add("--tracking-uri", metavar="URI", help="MLflow server or database")
     return parser
 
 
+def _text(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise argparse.ArgumentTypeError(f"{ascii(text)[:80]} holds bytes that are not UTF-8")
+    return text
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def _positive(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
     return value
 
 
 def _seed(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if not 0 <= value <= LARGEST_SEED:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and {LARGEST_SEED}")
     return value
 
 
 def _strength(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
-    return value
+    try:
+        return AttentionGuidanceSettings("nasa", float(text)).strength
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1000") from None
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -69,26 +101,73 @@ def _generate(options: argparse.Namespace) -> None:
         raise UserError("--strength: needs a negative prompt: give --negative-prompt too")
     if not options.model.startswith("models:/"):
         raise UserError(f"--model {options.model}: write models:/NAME@champion or models:/NAME/VERSION")
+    _check_out(options)
     tracking = _tracking(options.tracking_uri)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {options.out}: cannot be written: {error.strerror or error}") from None
     from orchestrator.tracking.registry import fetch_student
-    from workloads.backbones.load_errors import NOT_LOADED, describe
     from workloads.students.sampler import Generator
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            student = Generator(fetch_student(options.model, tracking, Path(folder)))
-        except NOT_LOADED as error:
-            raise UserError(f"model {options.model} cannot be opened: {describe(error)}") from None
+    with tempfile.TemporaryDirectory() as folder, _student_errors(options.model):
+        student = Generator(fetch_student(options.model, tracking, Path(folder)))
     negative = options.negative_prompt
+    for text in (*options.prompt, negative):
+        if note := student.cut_note(text):
+            print(f"warning: {note}", file=sys.stderr)
     for prompt in options.prompt:
         for seed in range(options.seed, options.seed + options.count):
-            path = options.out / f"{_file_name(prompt, negative)}-{seed}.png"
-            path.write_bytes(student.png(prompt, seed, negative, options.strength))
-            print(path)
+            content = student.png(prompt, seed, negative, options.strength)
+            print(_write(options.out, prompt, negative, seed, content))
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """Check that the pictures can be written; make their folder.
+
+    Raises:
+        UserError: they cannot.
+    """
+    out = options.out
+    if out.suffix.lower() in OTHER_FORMATS:
+        raise UserError(f"--out {out}: pictures are PNG files: end the name with {PNG}, or name a folder")
+    if _is_file(out) and len(options.prompt) * options.count > 1:
+        raise UserError(f"--out {out}: is one file for several pictures: name a folder")
+    try:
+        folder = out.parent if _is_file(out) else out
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from None
+
+
+def _is_file(out: Path) -> bool:
+    return out.suffix.lower() == PNG and not out.is_dir()
+
+
+@contextmanager
+def _student_errors(model: str) -> Iterator[None]:
+    """Turn errors of a student's files, and a full temporary folder, into one line."""
+    from workloads.backbones.load_errors import NOT_LOADED, describe
+
+    try:
+        yield
+    except NOT_LOADED as error:
+        raise UserError(f"model {model} cannot be opened: {describe(error)}") from None
+
+
+def _write(out: Path, prompt: str, negative: str, seed: int, content: bytes) -> Path:
+    """Write a picture completely or not at all; return its path.
+
+    Raises:
+        UserError: it cannot be written, as on a full disk.
+    """
+    path = out if _is_file(out) else out / f"{_file_name(prompt, negative)}-{seed}{PNG}"
+    aside = path.with_name(f".{os.getpid()}.part")
+    try:
+        aside.write_bytes(content)
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return path
 
 
 def _tracking(given: str | None) -> str:
@@ -103,8 +182,9 @@ def _tracking(given: str | None) -> str:
 def _file_name(prompt: str, negative: str) -> str:
     """Return readable words and a digest, since different prompts may reduce to the same words."""
     words = f"{prompt} not {negative}" if negative else prompt
-    readable = "-".join("".join(c if c.isalnum() else " " for c in words.lower()).split())[:80] or "picture"
-    return f"{readable}-{digest([prompt, negative])[:6]}"
+    kept = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in words.lower())
+    readable = "-".join(kept.split())[:80].encode()[:NAME_BYTES].decode(errors="ignore")
+    return f"{readable or 'picture'}-{digest([prompt, negative])[:6]}"
 
 
 if __name__ == "__main__":

@@ -13,25 +13,30 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.common.cli import EXIT_USER_ERROR, collector_paused, make_parser, prepare, print_error
+from orchestrator.common.cli import (
+    EXIT_INTERRUPTED,
+    EXIT_USER_ERROR,
+    collector_paused,
+    make_parser,
+    prepare,
+    print_error,
+)
 from orchestrator.common.errors import UnfinishedError, UserError
 from orchestrator.common.redaction import redact
-from orchestrator.common.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from orchestrator.planning.capacity import Capacity
     from orchestrator.planning.plan import Plan
 
 STORAGE, STORAGE_VARIABLE = "results", "ORCHESTRATOR_STORAGE"
-EXIT_FAILED_TRIALS, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED_TRIALS = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    interrupt_on_sigterm()
     options = _parser().parse_args(arguments)
-    prepare(options)
     try:
+        prepare(options)
         return _run(options)
     except UserError as error:
         if options.debug:
@@ -48,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         "orchestrator.run",
         __doc__,
         "exit status: 0 every trial has a result, 1 a trial failed or the launch ended early, "
-        "2 the sweep file or its surroundings are wrong (nothing was started), 130 interrupted.",
+        "2 the sweep file or its surroundings are wrong (nothing was started), "
+        "130 interrupted by Ctrl-C, SIGTERM or SIGHUP.",
     )
     parser.add_argument("sweep", type=Path, help="the sweep file; sweeps/ holds commented ones")
     parser.add_argument(

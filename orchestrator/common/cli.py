@@ -10,8 +10,10 @@ from orchestrator.common.errors import UserError
 from orchestrator.common.library_logging import prepare_libraries
 from orchestrator.common.logs import Verbosity, configure
 from orchestrator.common.redaction import redact, redact_tracebacks
+from orchestrator.common.signals import interrupt_on_signals
+from orchestrator.common.standard_streams import prepare_streams
 
-EXIT_USER_ERROR = 2
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 
 
 def make_parser(name: str, doc: str | None, exit_statuses: str = "") -> argparse.ArgumentParser:
@@ -39,18 +41,26 @@ def make_parser(name: str, doc: str | None, exit_statuses: str = "") -> argparse
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Configure logging and libraries by the parsed options; called before libraries are imported."""
+    """Configure signals, output, logging and libraries by the parsed options.
+
+    Called before libraries are imported.
+    """
+    interrupt_on_signals()
+    prepare_streams()
     redact_tracebacks()
     prepare_libraries(options.debug)
     configure(Verbosity.DEBUG if options.debug else Verbosity(options.verbose))
 
 
 def exit_status(options: argparse.Namespace, work: Callable[[], None]) -> int:
-    """Do the work of a command; return 0, or 2 after printing a user's error in one line."""
-    prepare(options)
+    """Do the work of a command; return 0, 2 after a user's error in one line, or 130 if interrupted."""
     try:
+        prepare(options)
         with collector_paused():
             work()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except UserError as error:
         if options.debug:
             raise

@@ -39,13 +39,15 @@ NOISY_LOGGERS = (
     "ray", "ray.data", "ray.tune", "mlflow", "alembic", "transformers", "diffusers", "DeepSpeed", "httpx",
     "sqlalchemy",
 )  # fmt: skip
-RERAISED_BY_US = ("ray.tune", "mlflow", "alembic", "sqlalchemy")
+RERAISED_BY_US = ("ray.data", "ray.tune", "mlflow", "alembic", "sqlalchemy")
 """Loggers of libraries that also raise what they log; the launch reports the exception in one line."""
 
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Variable that makes all of Ray's servers listen at loopback with the value 0, as on macOS; otherwise most
 listen on every interface. Ray reads it when it is imported."""
+OWN_ADDRESSES = ("", "local")
+"""Values of RAY_ADDRESS with which a launch starts a Ray of its own."""
 DEBUG = "ORCHESTRATOR_DEBUG"
 """Variable that leaves the libraries' output on."""
 
@@ -58,7 +60,7 @@ def prepare_libraries(debug: bool = False) -> None:
     if debug:
         os.environ[DEBUG] = "1"
     os.environ.update(process_environment())
-    if not os.environ.get("RAY_ADDRESS"):
+    if os.environ.get("RAY_ADDRESS", "").strip() in OWN_ADDRESSES:
         os.environ[LOOPBACK] = "0"
     silence_loggers()
 

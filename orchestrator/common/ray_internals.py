@@ -8,9 +8,11 @@ upgrade of Ray breaks.
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 from ray.data._internal.block_batching.iter_batches import BatchIterator
 from ray.data._internal.execution.backpressure_policy import (
@@ -36,6 +38,21 @@ def autoscaling_config(ray_cluster: Mapping[str, Any]) -> Mapping[str, Any]:
 
     config: Mapping[str, Any] = _derive_autoscaling_config_from_ray_cr(ray_cluster)
     return config
+
+
+def automatic_address() -> str | None:
+    """Return HOST:PORT of the Ray on this machine that RAY_ADDRESS=auto stands for; None if none runs.
+
+    Ray has no public function for it, and waits for minutes for one that has ended.
+    """
+    from ray._private.services import get_ray_address_from_environment
+
+    try:
+        with patch.dict(os.environ, RAY_ADDRESS="auto"):
+            found: str = get_ray_address_from_environment("auto", None)
+    except ConnectionError:
+        return None
+    return found
 
 
 def kubernetes_get(namespace: str, path: str) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ STORAGE/NAME/pictures/                       pictures that are not measured yet
 STORAGE/NAME/summary.json                    results of the whole sweep
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,11 @@ from pyarrow import fs
 
 from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import refuse_credentials
+
+STORAGE_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE,
+)  # fmt: skip
+"""Errors of a storage that fails during a launch, such as a full disk."""
 
 
 class Store:
@@ -106,9 +112,11 @@ class Store:
         self._fs.create_dir(self._path(name), recursive=True)
         fs.copy_files(str(folder), self._path(name), destination_filesystem=self._fs)
 
-    def folders(self, name: str) -> list[str]:
-        """Return the sorted names of the folders in the folder `name`; none if it does not exist."""
-        found = self._fs.get_file_info(fs.FileSelector(self._path(name), allow_not_found=True))
+    def folders(self, name: str | None = None) -> list[str]:
+        """Return the sorted names of the folders in the folder `name`, or in the root; none if it does not
+        exist."""
+        path = self._base if name is None else self._path(name)
+        found = self._fs.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
 
     def files(self, name: str) -> list[str]:

@@ -55,7 +55,7 @@ class Prompts(Section):
     """Prompts on which students are trained."""
 
     source: Text
-    """A file or folder of .txt .jsonl .csv .tsv .parquet (local, s3://, gs://), or
+    """A file or folder of .txt .jsonl .json .csv .tsv .parquet (local, s3://, gs://), or
     `miniature:N` for N captions of the miniature world."""
     column: Text | None = None
     """Column or key that holds the prompt; by default `prompt`, `caption` or `text`."""

@@ -8,11 +8,13 @@ second launch reuses them.
 
 import io
 import json
+import logging
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,17 +25,21 @@ from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store, file_digest
 from orchestrator.config.schema import Prompts
 from orchestrator.data.miniature_prompts import SEED, caption_count
-from orchestrator.data.prompt_files import Row, list_files, read_rows
+from orchestrator.data.prompt_files import list_files
+from orchestrator.data.prompt_reading import DATA_CPUS, read_prompts
+from orchestrator.data.prompt_rows import Row
 from orchestrator.data.shard_codec import write_shard
 from orchestrator.data.shard_order import ShardSet
 from workloads.miniature.world import captions
 from workloads.objectives.columns import Column
 
 ENCODE_BATCH = 64
+EXAMPLE_CHARACTERS = 80
+"""Characters that are kept of a prompt which is longer than the encoder's tokens."""
 MAX_ENCODERS, SHARDS_PER_ENCODER = 8, 64
 """Most actors of the second pass, and shards of each: loading the text encoder must pay off."""
-DATA_CPUS = 0.25
-"""CPUs of each task of the data stage, which is bound by file access more than by computation."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,10 @@ class PromptSet:
     rows: tuple[int, ...]
     rows_read: int
     set_aside: int
+    left_out: int = 0
+    """Files of the source that are not read, such as hidden ones."""
+    cut: Mapping[str, int] = field(default_factory=dict)
+    """Prompts that are longer than the tokens of the text encoder, by name of the backbone, once encoded."""
 
     @property
     def prompts(self) -> int:
@@ -60,6 +70,9 @@ class ShardNote(TypedDict):
     bytes: int
     tokens: int
     width: int
+    cut: NotRequired[int]
+    """Prompts that are longer than the encoder's tokens; absent in shards of earlier versions."""
+    cut_example: NotRequired[str]
 
 
 def prepare_prompts(settings: Prompts, store: Store) -> PromptSet:
@@ -70,17 +83,19 @@ def prepare_prompts(settings: Prompts, store: Store) -> PromptSet:
     Raises:
         UserError: there is no prompt file, or no usable row in any.
     """
-    texts, bad = _read(settings)
+    texts, bad, left_out = _read(settings)
     if not texts:
-        example = f"; the first: {bad[0].file} row {bad[0].row}: {bad[0].reason}" if bad else ""
-        raise UserError(f"prompts.source {settings.source}: no usable prompt in {len(bad)} rows{example}")
+        example = f"the first: {_place(bad[0])}"
+        raise UserError(f"prompts.source {settings.source}: no usable prompt in {len(bad)} rows; {example}")
+    if bad:
+        logger.warning("%s: %d rows are set aside; the first: %s", settings.source, len(bad), _place(bad[0]))
     name = digest([texts, settings.rows_per_shard])[:16]
     folder = f"prompts/{name}"
     parts = [
         texts[row : row + settings.rows_per_shard] for row in range(0, len(texts), settings.rows_per_shard)
     ]
     rows = tuple(len(part) for part in parts)
-    found = PromptSet(settings.source, name, folder, rows, len(texts) + len(bad), len(bad))
+    found = PromptSet(settings.source, name, folder, rows, len(texts) + len(bad), len(bad), left_out)
     sizes = store.sizes(f"{folder}/text")
     for index, part in enumerate(parts):
         content = _parquet(pa.table({"prompt": part}))
@@ -128,7 +143,15 @@ def encode_prompts(
         done.materialize()
         notes = _notes(prompts, folder, store)
     digests = tuple(notes[shard]["sha256"] for shard in range(len(prompts.rows)))
-    return ShardSet(folder, prompts.rows, digests, notes[0]["tokens"], notes[0]["width"])
+    cut = sum(note.get("cut", 0) for note in notes.values())
+    found = ShardSet(folder, prompts.rows, digests, notes[0]["tokens"], notes[0]["width"], cut)
+    if cut:
+        example = next(note["cut_example"] for note in notes.values() if note.get("cut"))
+        logger.warning(
+            "%d of %d prompts are longer than %d tokens; the encoder of %s sees their beginning alone: %s",
+            cut, found.prompts, found.tokens, source, example,
+        )  # fmt: skip
+    return found
 
 
 def _notes(prompts: PromptSet, folder: str, store: Store) -> dict[int, ShardNote]:
@@ -170,41 +193,34 @@ class EncodeShard:
             write_shard(path, texts, conditioning, extra)
             self._store.write(f"{self._folder}/{name}.parquet", path.read_bytes())
             _, tokens, width = conditioning.embeddings.shape
+            cut = [
+                text for text, end in zip(texts, self._encoder.dropped(texts), strict=True) if end is not None
+            ]
             note: ShardNote = {
                 "sha256": file_digest(path),
                 "bytes": path.stat().st_size,
                 "tokens": tokens,
                 "width": width,
+                "cut": len(cut),
+                "cut_example": textwrap.shorten(cut[0], EXAMPLE_CHARACTERS) if cut else "",
             }
         self._store.write_json(f"{self._folder}/{name}.json", note)
         return {"shard": row["shard"]}
 
 
-def _read(settings: Prompts) -> tuple[list[str], list[Row]]:
-    """Return all usable prompts in order, and the bad rows."""
+def _place(row: Row) -> str:
+    return f"{row.file} row {row.row}: {row.reason}"
+
+
+def _read(settings: Prompts) -> tuple[list[str], list[Row], int]:
+    """Return all usable prompts in order, the bad rows, and the number of files that are left out."""
     count = caption_count(settings.source)
     if count is not None:
-        return captions(count, SEED), []
-    files = list_files(settings.source)
-    dataset = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
-    dataset = dataset.flat_map(ReadFile(settings.column), num_cpus=DATA_CPUS)
-    texts, bad = [], []
-    for row in dataset.iter_rows():
-        if row["reason"]:
-            bad.append(Row(**row))
-        else:
-            texts.append(row["prompt"])
-    return texts, bad
-
-
-class ReadFile:
-    """Ray Data stage that yields the rows of a file in order."""
-
-    def __init__(self, column: str | None) -> None:
-        self._column = column
-
-    def __call__(self, item: dict[str, str]) -> Iterator[dict[str, object]]:
-        return (asdict(row) for row in read_rows(item["file"], self._column))
+        return captions(count, SEED), [], 0
+    found = list_files(settings.source)
+    if found.left_out:
+        logger.info("prompts.source %s", found.describe_left_out())
+    return *read_prompts(found, settings.column), len(found.left_out)
 
 
 def _parquet(table: pa.Table) -> bytes:

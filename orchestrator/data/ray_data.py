@@ -18,5 +18,7 @@ def prepare_data_context(blocks_ahead: float = math.inf) -> None:
     context: Any = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Otherwise the cause is lost, as a full disk under the shards.
+    context.raise_original_map_exception = True
     context.execution_options.preserve_order = True
     limit_ray_data(context, blocks_ahead)

@@ -26,6 +26,8 @@ class ShardSet:
     """SHA-256 of each shard's file."""
     tokens: int
     width: int
+    cut: int = 0
+    """Prompts that are longer than the encoder's tokens."""
 
     def file(self, shard: int) -> str:
         return f"{self.folder}/{shard:06d}.parquet"

@@ -32,7 +32,7 @@ def make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None,
     if store.exists(f"{name}.safetensors"):
         return name
     device = process_device()
-    tensors = _encoded(source, evaluate, infer.pairs if infer else (), device)
+    tensors, cut = _encoded(source, evaluate, infer.pairs if infer else (), device)
     pipeline = open_pipeline(source, device)
     teacher = {"steps": evaluate.teacher.steps, "guidance_scale": evaluate.teacher.guidance_scale}
     sheet = generate_images(pipeline, evaluate.sheet_prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
@@ -44,7 +44,8 @@ def make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None,
         scores = score_pictures(pictures, evaluate, device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reference"
-        save_file(tensors, path, {"scores": json.dumps([asdict(score) for score in scores])})
+        described = {"scores": [asdict(score) for score in scores], "cut": cut}
+        save_file(tensors, path, {key: json.dumps(value) for key, value in described.items()})
         store.write(f"{name}.safetensors", path.read_bytes())
     return name
 
@@ -62,7 +63,10 @@ def _check_scorers(infer: InferencePlan | None, sheet: Tensor, device: str) -> N
         scorer.measure(sheet[:1], [Request(infer.pairs[0].prompt, infer.pairs[0].negative_prompt)])
 
 
-def _encoded(source: str, evaluate: Evaluate, pairs: Sequence[Pair], device: str) -> dict[str, Tensor]:
+def _encoded(
+    source: str, evaluate: Evaluate, pairs: Sequence[Pair], device: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the conditioning of all prompts by name, and the prompts beyond the encoder's tokens."""
     encoder = TextEncoder(source, device)
     texts = {"null": [""], "sheet": list(evaluate.sheet_prompts)}
     if prompts := scored_prompts(evaluate):
@@ -76,4 +80,5 @@ def _encoded(source: str, evaluate: Evaluate, pairs: Sequence[Pair], device: str
         encoded = encoder.encode(prompts).to(torch.device("cpu"), torch.float16)
         for part, tensor in encoded.parts.items():
             tensors[name if part == "embeddings" else f"{name}_{part}"] = tensor.contiguous()
-    return tensors
+    every = sorted({prompt for prompts in texts.values() for prompt in prompts})
+    return tensors, [text for text, end in zip(every, encoder.dropped(every), strict=True) if end is not None]

@@ -46,6 +46,8 @@ class Reference:
     teacher_sheet: Tensor
     """(N, 3, P, P) in [-1, 1]: the teacher's pictures of the sheet's prompts."""
     teacher_scores: tuple[Score, ...]
+    cut: tuple[str, ...] = ()
+    """Prompts that are longer than the text encoder's tokens; empty in references of earlier versions."""
 
 
 def reference_name(source: str, evaluate: Evaluate, infer: InferencePlan | None) -> str:
@@ -64,7 +66,7 @@ def load_reference(store: Store, name: str) -> Reference:
         path.write_bytes(store.read(f"{name}.safetensors"))
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            scores = json.loads(file.metadata()["scores"])
+            described = {key: json.loads(value) for key, value in file.metadata().items()}
     return Reference(
         null=_needed(tensors, "null"),
         sheet=_needed(tensors, "sheet"),
@@ -72,7 +74,8 @@ def load_reference(store: Store, name: str) -> Reference:
         pairs=_conditioning(tensors, "pairs"),
         negatives=_conditioning(tensors, "negatives"),
         teacher_sheet=tensors["teacher_sheet"],
-        teacher_scores=scores_from_json(scores),
+        teacher_scores=scores_from_json(described["scores"]),
+        cut=tuple(described.get("cut", ())),
     )
 
 

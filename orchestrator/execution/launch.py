@@ -1,14 +1,14 @@
 """One launch of a sweep, stage after stage: checks, prompts and references, the search, the summary."""
 
-import errno
 import importlib.metadata
 import logging
 import os
 import platform
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from orchestrator.analysis.rows import Study
 from orchestrator.analysis.seed_study import has_seeds, study
 from orchestrator.common.errors import UnfinishedError
 from orchestrator.common.redaction import redact_json
-from orchestrator.common.storage import Store
+from orchestrator.common.storage import STORAGE_ERRORS, Store
 from orchestrator.evaluation.reference import load_reference
 from orchestrator.execution.cluster_capacity import connected_capacity
 from orchestrator.execution.lock import SweepLock
@@ -28,14 +28,16 @@ from orchestrator.jobs import TrainingJob
 from orchestrator.planning.backbone_checks import check_backbones
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.plan import Plan, Trial
+from orchestrator.reporting.contact_sheet import report_missing_characters
 from orchestrator.reporting.rows import SweepSummary, TrialRow
 from orchestrator.reporting.strength_figures import plotted_rows
 from orchestrator.reporting.sweep_report import sweep_report
 from orchestrator.results.budget import GpuHourBudget
+from orchestrator.results.champions import assign_champion_aliases
 from orchestrator.results.compatibility import check_resumable, trial_identity
-from orchestrator.results.ledger import Ledger
+from orchestrator.results.ledger import Ledger, recorded_run
 from orchestrator.results.record import TrialRecord
-from orchestrator.results.students import Students, TeacherReferences, assign_champion_aliases
+from orchestrator.results.students import SHEET_PAIRS, Students, TeacherReferences
 from orchestrator.results.summary import summarise, trial_rows
 from orchestrator.tracking.client import Tracker
 from orchestrator.tracking.history import recorded_trainings
@@ -44,8 +46,6 @@ from orchestrator.tracking.server import tracking_uri
 
 logger = logging.getLogger(__name__)
 LIBRARIES = ("ray", "torch", "diffusers", "transformers", "deepspeed", "mlflow", "numpy")
-STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
-"""Errors of a storage that fails during a launch, such as a full disk."""
 BUCKETS = ("s3://", "gs://", "abfs://", "abfss://", "hdfs://")
 """Schemes that pyarrow opens on every machine."""
 CLOSE_SECONDS = 10.0
@@ -77,7 +77,8 @@ def launch(
         check_backbones(plan)
         uri = tracking_uri(tracking, store)
         check_resumable(plan, store, None)
-        tracker = Tracker(uri, plan.sweep.name, store)
+        tracker = Tracker(uri, plan.sweep.name, store, recorded_run(store, plan.sweep.name))
+        report_missing_characters(_captions(plan))
         logger.info("sweep %s: %d trials; starting Ray", plan.sweep.name, len(plan.trials))
         with connected():
             return run_stages(plan, store, tracker, capacity or connected_capacity())
@@ -106,9 +107,7 @@ class _Launch:
         check_resumable(plan, store, self._shared.prompts)
         self._ledger = Ledger(store, plan.sweep.name, tracker)
         self._budget = GpuHourBudget(plan, store)
-        files = self._shared.references
-        scores = {source: load_reference(store, name).teacher_scores for source, name in files.items()}
-        self._teachers = TeacherReferences(files, scores)
+        self._teachers = _load_references(self._shared.references, store)
 
     def run(self, began: float) -> SweepSummary:
         """Run all stages; `began` is the launch's start by the monotonic clock."""
@@ -219,6 +218,21 @@ class _Launch:
         return found
 
 
+def _load_references(files: Mapping[str, str], store: Store) -> TeacherReferences:
+    """Return the teachers' scores; log prompts that a text encoder cuts to its tokens."""
+    scores = {}
+    for source, name in files.items():
+        reference = load_reference(store, name)
+        scores[source] = reference.teacher_scores
+        if reference.cut:
+            example = textwrap.shorten(reference.cut[0], 80)
+            count = len(reference.cut)
+            logger.warning(
+                "%s: cuts %d prompts of evaluate and infer to its tokens: %s", source, count, example
+            )
+    return TeacherReferences(files, scores)
+
+
 @contextmanager
 def _storage_errors() -> Iterator[None]:
     """Turn the failure of the storage, such as a full disk, into an error that ends the launch in one
@@ -229,6 +243,13 @@ def _storage_errors() -> Iterator[None]:
         if error.errno not in STORAGE_ERRORS:
             raise
         raise UnfinishedError(f"storage: {error}; correct it, then run the same command to resume") from None
+
+
+def _captions(plan: Plan) -> list[str]:
+    """Return the texts beside the pictures of all contact sheets."""
+    pairs = plan.infer.pairs[:SHEET_PAIRS] if plan.infer else ()
+    of_pairs = [text for pair in pairs for text in (pair.prompt, pair.negative_prompt)]
+    return [*plan.sweep.evaluate.sheet_prompts, *of_pairs]
 
 
 def checkpoints_uri(artifacts: str, store: Store, folder: str) -> str:

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 
 from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
-from orchestrator.common.storage import Store
+from orchestrator.common.storage import STORAGE_ERRORS, Store
 from orchestrator.config.evaluation_schema import Evaluate
 from orchestrator.data.prompt_encoding import PromptSet, encode_prompts, prepare_prompts
 from orchestrator.data.shard_order import ShardSet
@@ -53,18 +53,29 @@ def prepare(plan: Plan, store: Store) -> Shared:
         prompts = prepare_prompts(plan.sweep.prompts, store)
         _log_prompts("prompts", prompts, store)
         shards = _encoded(prompts, dict.fromkeys(map(encoding_key, plan.trials)), store, gpu)
+        cut = {trial.backbone.name: shards[encoding_key(trial)].cut for trial in plan.trials}
+        prompts = replace(prompts, cut=cut)
         negatives = _negatives(plan, sources, store, gpu)
         folders = len({found.folder for found in shards.values()})
         logger.info("shards: %d for each of %d text encoders", len(prompts.rows), folders)
         references = dict(zip(sources, ray.get(pending), strict=True))
     except ray.exceptions.RayTaskError as error:
-        raise UserError(" ".join(str(error.cause).split())) from None
+        raise _reported(error, store) from None
     except ray.exceptions.ActorDiedError as error:
         # Of an actor that could not begin: its error is the last line of a traceback, after the error's type.
         raise UserError(str(error).strip().splitlines()[-1].partition(": ")[2] or str(error)) from None
     except ValueError as error:
         raise UserError(str(error)) from None
     return Shared(prompts, shards, negatives, references)
+
+
+def _reported(error: ray.exceptions.RayTaskError, store: Store) -> Exception:
+    """Return the error of a task as one that ends the launch in a line."""
+    cause = error.cause
+    if isinstance(cause, OSError) and cause.errno in STORAGE_ERRORS:
+        # Ray Data puts advice of its own in the place of the file's name.
+        return OSError(cause.errno, cause.strerror, store.root)
+    return UserError(" ".join(str(cause).split()))
 
 
 def encoding_key(trial: Trial) -> EncodingKey:

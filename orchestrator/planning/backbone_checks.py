@@ -6,9 +6,12 @@ from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import refuse_credentials
 from orchestrator.planning.plan import Plan
 from workloads.backbones.families import check_start, family_of
-from workloads.backbones.file_checks import check_files, read_json
+from workloads.backbones.file_checks import check_files
 from workloads.miniature import WEIGHTS
 from workloads.objectives.columns import columns_of
+
+TIMESTEPS = 1000
+"""Timesteps of the miniatures' schedules, of which a student can be called at any."""
 
 
 def check_backbones(plan: Plan) -> None:
@@ -37,23 +40,14 @@ def _check(plan: Plan) -> None:
         check_files(folder)
     for start, source in starts:
         check_start(start, source)
-    for trial in plan.trials:
-        if trial.source in folders and trial.backbone.start_timestep is not None:
-            _check_start_timestep(trial.source, trial.backbone.start_timestep)
     for column in dict.fromkeys(column for trial in plan.trials for column in columns_of(trial.train)):
         column.digest()
     # The shipped miniatures fit, and skipping them spares their sweeps the import of diffusers.
     own = [folder for folder in folders if WEIGHTS not in Path(folder).parents]
     if own:
         _check_shapes(own, starts)
-
-
-def _check_start_timestep(source: str, start: int) -> None:
-    steps = read_json(Path(source) / "scheduler/scheduler_config.json", source).get(
-        "num_train_timesteps", 1000
-    )
-    if not isinstance(steps, int) or start >= steps:
-        raise ValueError(f"start_timestep {start} is outside the schedule of {source!r}, 1..{steps}")
+    called = {(trial.source, trial.backbone.start_timestep) for trial in plan.trials}
+    _check_timesteps({(source, at) for source, at in called if source in own or (at or 0) >= TIMESTEPS})
 
 
 def _check_shapes(folders: list[str], starts: set[tuple[str, str]]) -> None:
@@ -63,3 +57,12 @@ def _check_shapes(folders: list[str], starts: set[tuple[str, str]]) -> None:
     for start, source in starts:
         if start in shapes and source in shapes and shapes[start] != shapes[source]:
             raise ValueError(f"student start_from {start!r} does not have the shapes of {source!r}")
+
+
+def _check_timesteps(called: set[tuple[str, int | None]]) -> None:
+    """Check the timesteps at which students are called, each with its teacher's folder."""
+    if called:
+        from workloads.backbones.backbone import load_schedule, resolve_start
+
+        for source, start in sorted(called, key=str):
+            resolve_start(source, load_schedule(source), start)

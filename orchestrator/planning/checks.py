@@ -56,7 +56,7 @@ def _check_source(file: SweepFile, key_path: KeyPath, source: str) -> None:
 
 
 def _check_files(source: str) -> None:
-    if not os.path.exists(source):
+    if not os.path.exists(os.path.expanduser(source)):
         raise UserError(f"{source}: no such file or folder")
     # Imports pyarrow, which takes a while; other mistakes need not wait for it.
     from orchestrator.data.prompt_files import list_files

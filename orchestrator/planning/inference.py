@@ -5,6 +5,7 @@ arm.
 """
 
 import json
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -117,7 +118,7 @@ def _pairs(file: SweepFile, infer: Infer) -> tuple[Pair, ...]:
 
 def _lines(file: SweepFile, name: str) -> list[tuple[int, str]]:
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        text = Path(os.path.expanduser(name)).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise file.error(("infer", "pairs"), f"{name} cannot be read: it is not UTF-8 text") from None
     except OSError as error:

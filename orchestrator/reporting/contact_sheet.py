@@ -1,14 +1,19 @@
 """Contact sheet of a student by strength: a row for each pair, a column for each arm."""
 
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 
 import torch
 from PIL import Image
 
 from orchestrator.config.evaluation_schema import Pair
-from workloads.images import contact_sheet, from_image
+from workloads.images import contact_sheet, from_image, missing_characters
 from workloads.settings.train import AttentionGuidanceSettings
+
+logger = logging.getLogger(__name__)
+MAX_SHOWN = 40
+"""Missing characters that are printed."""
 
 
 def strength_sheet(
@@ -29,6 +34,16 @@ def strength_sheet(
     content = io.BytesIO()
     contact_sheet(captions, columns, title).save(content, "png")
     return content.getvalue()
+
+
+def report_missing_characters(texts: Iterable[str]) -> None:
+    """Print one line with the characters of captions that the font of contact sheets lacks, if any."""
+    if missing := missing_characters(list(texts)):
+        shown = f"{missing[:MAX_SHOWN]}..." if len(missing) > MAX_SHOWN else missing
+        logger.warning(
+            "contact sheets: the font lacks %d characters of the captions; they are drawn as codes in braces "
+            "after the row's number: %s", len(missing), shown,
+        )  # fmt: skip
 
 
 def column_name(guidance: AttentionGuidanceSettings) -> str:

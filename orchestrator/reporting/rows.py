@@ -156,7 +156,8 @@ class SweepSummary:
     spent: str
     """Both in words; empty for a sweep without GPUs."""
     prompts: Mapping[str, Any]
-    """Prompts `used` and `set_aside`, and the `digest` of the used ones."""
+    """Prompts `used` and `set_aside`, `files_left_out`, prompts that are `cut` to a text encoder's tokens by
+    backbone, and the `digest` of the used ones."""
     tracking: Mapping[str, str]
     """MLflow's `uri`, `experiment`, `experiment_id` and `parent_run`."""
     trials: tuple[TrialRow, ...]

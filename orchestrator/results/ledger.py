@@ -64,7 +64,7 @@ class Ledger:
         if record.status == "stopped" and not keep_stopped:
             return False
         self.records[trial.digest] = record
-        self._tracker.check_holds(record.run, trial.name)
+        self._tracker.keep_trial(record.run, trial.name)
         if record.reports:
             for report in record.reports.values():
                 self._log(record, report)
@@ -204,6 +204,12 @@ class Ledger:
 def result_file(folder: str, trial: Trial) -> str:
     """Return the file of a trial's result in the storage, for the sweep in `folder`."""
     return f"{folder}/results/{trial.digest}.json"
+
+
+def recorded_run(store: Store, folder: str) -> str | None:
+    """Return the MLflow run of any trial with a result in the storage's `folder`; None without one."""
+    results = store.files(f"{folder}/results")
+    return None if not results else store.read_json(results[0])["run"]
 
 
 def last_line(error: str) -> str:

@@ -41,8 +41,9 @@ class LiveTable:
 def trials_table(records: Sequence[TrialRecord], metric: str | None) -> Table:
     """Return the table: trial, status, progress, steps, rate, time left or taken, score of `metric`."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for head in ("trial", "status", "progress"):
-        table.add_column(head, no_wrap=True)
+    # On a narrow terminal the columns that may wrap give way first: names are cut and bars get shorter.
+    for head, fixed in (("trial", False), ("status", True), ("progress", False)):
+        table.add_column(head, no_wrap=fixed, min_width=8)
     for head in ("step", "steps/s", "time", "score"):
         table.add_column(head, no_wrap=True, justify="right")
     ordered = sorted(records, key=lambda record: record.status != "running")
@@ -58,7 +59,8 @@ def _cells(record: TrialRecord, metric: str | None) -> tuple[Text | ProgressBar,
     bar = ProgressBar(total=steps, completed=record.step, width=BAR_WIDTH)
     status = Text(record.status, style=STYLES.get(record.status, "dim"))
     step, score = Text(f"{record.step}/{steps}"), Text(record.describe_score(metric))
-    return Text(record.name), status, bar, step, *_speed(record, steps), score
+    name = Text(record.name, no_wrap=True, overflow="ellipsis")
+    return name, status, bar, step, *_speed(record, steps), score
 
 
 def _speed(record: TrialRecord, steps: int) -> tuple[Text, Text]:

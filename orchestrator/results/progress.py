@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from orchestrator.results.budget import GpuHourBudget
 from orchestrator.results.ledger import Ledger
 from orchestrator.results.live_table import LiveTable
@@ -27,9 +29,10 @@ class Progress:
     def __init__(
         self, ledger: Ledger, budget: GpuHourBudget, gauges: PrometheusGauges, metric: str | None
     ) -> None:
-        """Show a live table, with scores of `metric`, if standard output is a terminal."""
+        """Show a live table, with scores of `metric`, on a terminal that can redraw lines."""
         self._ledger, self._budget, self._gauges = ledger, budget, gauges
-        self._table = LiveTable(metric) if sys.stdout.isatty() else None
+        redrawn = sys.stdout.isatty() and not Console().is_dumb_terminal
+        self._table = LiveTable(metric) if redrawn else None
         self._last: dict[str, float] = {}
 
     def tick(self, strengths: int) -> None:

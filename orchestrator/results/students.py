@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from orchestrator.common.digests import digest
 from orchestrator.common.storage import Store
-from orchestrator.config.ranking import STRENGTH_METRICS, first_measured
 from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.evaluation.scoring import EXAMPLE, load_measured, score
 from orchestrator.evaluation.strength_curve import best, curve
@@ -31,9 +30,9 @@ from orchestrator.results.ledger import Ledger, last_line
 from orchestrator.results.model_card import NEGATIVES, SAMPLES, model_card
 from orchestrator.results.record import TrialRecord
 from orchestrator.tracking.client import Tracker
-from orchestrator.tracking.registry import name_champion, register_student
+from orchestrator.tracking.registry import register_student, registered_students
 from orchestrator.tracking.strength_curve import log_curve
-from workloads.scorers.score import Score, find_score
+from workloads.scorers.score import Score
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.defaults import save_defaults
 
@@ -56,12 +55,11 @@ class TeacherReferences:
 
 @dataclass
 class _Student:
-    """One student between its training and the registry."""
+    """One student between its training and the registry; Tune has not finished `left` of its jobs."""
 
     record: TrialRecord
     jobs: list[InferenceJob]
     left: int
-    """Jobs that Tune has not finished."""
     failures: list[str]
 
 
@@ -85,7 +83,7 @@ class Students:
         """Queue the small trials of a finished student, except for those that have a result."""
         jobs = [self._job(trial, infer) for infer in self._plan.infer_trials(trial)]
         record = self._ledger.records[trial.digest]
-        if record.model and record.concluded == self._search_digest():
+        if record.concluded == self._search_digest() and record.model in self._registered:
             return
         todo = [job for job in jobs if not self.store.exists(job.measured)]
         student = _Student(record, jobs, len(todo), [])
@@ -134,6 +132,12 @@ class Students:
     def abandon(self) -> None:
         """Drop the students that are not concluded; the next launch concludes them."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @cached_property
+    def _registered(self) -> set[str]:
+        """URIs of the students that MLflow has; anyone can delete them on its pages."""
+        names = {_model_name(self._plan, trial) for trial in self._plan.trials}
+        return set().union(*(self._tracker.ask(partial(registered_students, name)) for name in names))
 
     def _search_digest(self) -> str:
         plan = self._plan.infer
@@ -243,7 +247,7 @@ class Students:
             self._describe(record, folder, negative, sheet)
             self.store.put_folder(folder, place)
             example = (sweep.evaluate.sheet_prompts[0], negative if pairs else "", default.strength)
-            name, search = f"{sweep.name}-{trial.backbone.name}", self._search_digest()
+            name, search = _model_name(self._plan, trial), self._search_digest()
             return self._tracker.ask(lambda: register_student(record.run, folder, name, example, search))
 
     def _describe(self, record: TrialRecord, folder: Path, negative: str, sheet: bytes) -> None:
@@ -258,36 +262,5 @@ class Students:
             (folder / NEGATIVES).write_bytes(sheet)
 
 
-def assign_champion_aliases(records: Sequence[TrialRecord], metric: str | None) -> set[str]:
-    """Give the best student of each backbone the alias `champion`; return the digests of their trials.
-
-    Args:
-        records: all trials.
-        metric: ranks students, highest first. Without it students rank by HPSv2 or CLIP+ at their best
-            strengths; students without scores get no alias.
-    """
-    champions: dict[str, TrialRecord] = {}
-    values = [(_ranking_value(record, metric), record) for record in records if record.model]
-    scored = [(value, record) for value, record in values if value is not None]
-    # Ascending, so that the last record of a backbone is its best.
-    for _, record in sorted(scored, key=lambda pair: pair[0]):
-        champions[record.trial.backbone.name] = record
-    for record in champions.values():
-        name_champion(record.model, _champion_tags(record))
-    return {record.trial.digest for record in champions.values()}
-
-
-def _champion_tags(record: TrialRecord) -> dict[str, str]:
-    trial = record.trial
-    tags = {"guidance_interval": trial.interval, "base_model": trial.backbone.model}
-    tags |= {score.metric: f"{score.value:.4f}" for score in record.scores}
-    if record.best is not None:
-        tags |= {"guidance": record.best.label, "strength": f"{record.best.strength:g}"}
-    return tags
-
-
-def _ranking_value(record: TrialRecord, metric: str | None) -> float | None:
-    score = find_score(record.scores, metric)
-    if score is None and record.best is not None:
-        score = record.best.score(first_measured(STRENGTH_METRICS, record.best.metrics) or "")
-    return None if score is None else score.value
+def _model_name(plan: Plan, trial: Trial) -> str:
+    return f"{plan.sweep.name}-{trial.backbone.name}"

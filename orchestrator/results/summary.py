@@ -86,7 +86,13 @@ def summarise(
         gpu_hours=round(budget.gpu_hours, 4),
         cost=budget.cost,
         spent=budget.summary,
-        prompts={"used": prompts.prompts, "set_aside": prompts.set_aside, "digest": prompts.digest},
+        prompts={
+            "used": prompts.prompts,
+            "set_aside": prompts.set_aside,
+            "files_left_out": prompts.left_out,
+            "cut": dict(prompts.cut),
+            "digest": prompts.digest,
+        },
         tracking={
             "uri": redact(tracker.uri),
             "experiment": plan.sweep.name,

@@ -25,7 +25,7 @@ from orchestrator.common.library_logging import silence_loggers
 from orchestrator.common.redaction import redact
 from orchestrator.common.storage import Store
 from orchestrator.tracking.deduplication import Records
-from orchestrator.tracking.queries import PARENT_TAG, child_runs, tag_equals
+from orchestrator.tracking.queries import PARENT_TAG, check_run, child_runs, find_experiment, tag_equals
 from orchestrator.tracking.retry_queue import RetryPolicy, RetryQueue
 from orchestrator.tracking.server import refusal
 from orchestrator.tracking.ui_view import experiment_tags
@@ -40,11 +40,12 @@ T = TypeVar("T")
 class Tracker:
     """The record of one launch of a sweep; used from one process only."""
 
-    def __init__(self, uri: str, experiment: str, store: Store) -> None:
-        """Connect to MLflow, and find or create the experiment.
+    def __init__(self, uri: str, experiment: str, store: Store, known_run: str | None = None) -> None:
+        """Connect to MLflow, and find or create the experiment; see `find_experiment`.
 
         Raises:
-            UserError: MLflow does not answer, it refuses the login, or the experiment was deleted.
+            UserError: MLflow does not answer or refuses the login, the storage was moved, or the experiment
+                was deleted or has another name.
         """
         # MLflow's own retries take minutes and would block the driver.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -54,7 +55,7 @@ class Tracker:
         silence_loggers()
         mlflow.set_tracking_uri(uri)
         self.uri, self.client = uri, MlflowClient(uri)
-        self.experiment = self._find_experiment(experiment, store)
+        self.experiment = find_experiment(self.client, uri, experiment, store, known_run)
         self.parent = ""
         self._trials: dict[str, Run] = {}
         """Known runs of trials, by digest."""
@@ -106,29 +107,32 @@ class Tracker:
         self._trials[digest] = run
         return str(run.info.run_id), str(run.info.artifact_uri)
 
-    def check_holds(self, run: str, trial: str) -> None:
-        """Check that the run of a finished trial exists.
+    def keep_trial(self, run: str, trial: str) -> None:
+        """Put the run of a finished trial below this launch's parent, if it is below another.
+
+        The parent is another one after the storage was moved, or after the parent was deleted.
 
         Raises:
-            UserError: it was deleted, or this MLflow never had it.
+            UserError: the run was deleted, this MLflow never had it, or it is in another experiment.
         """
         if any(known.info.run_id == run for known in self._trials.values()):
             return
-        try:
-            info = self.ask(lambda: self.client.get_run(run).info)
-            if info.lifecycle_stage != "deleted":
-                return
-            way_out = f"restore it with mlflow runs restore --run-id {run}"
-        except MlflowException:
-            way_out = "give the tracking URI that it was recorded with"
-        raise UserError(
-            f"tracking {redact(self.uri)}: run {run} of the finished trial {trial} does not exist: "
-            f"{way_out}, or give this sweep another name"
-        )
+        self.ask(lambda: check_run(self.client, self.uri, self.experiment, run, trial))
+        self.set_tags(run, {PARENT_TAG: self.parent})
 
     def ask(self, work: Callable[[], T]) -> T:
-        """Return the result of `work`, however long MLflow takes to answer."""
-        return self._retries.call(work)
+        """Return the result of `work`, however long MLflow takes to answer.
+
+        Raises:
+            UnfinishedError: MLflow refuses, for example because something was deleted meanwhile.
+        """
+        try:
+            return self._retries.call(work)
+        except MlflowException as error:
+            reason = redact(str(error)).splitlines()[0][:300]
+            raise UnfinishedError(
+                f"tracking {redact(self.uri)}: refuses: {reason}; correct it, then run the same command"
+            ) from None
 
     def then(self, work: Callable[[], object]) -> None:
         """Do `work` once all earlier records are sent."""
@@ -210,23 +214,7 @@ class Tracker:
     def _find_trials(self) -> dict[str, Run]:
         """Return the sweep's child runs by digest."""
         runs = child_runs(self.client, self.experiment, self.parent)
-        return {run.data.tags[DIGEST_TAG]: run for run in runs}
-
-    def _find_experiment(self, name: str, store: Store) -> str:
-        location = store.uri("artifacts") if store.local and not self.uri.startswith("http") else None
-        try:
-            found = self.client.get_experiment_by_name(name)
-            if found is None:
-                return str(self.client.create_experiment(name, artifact_location=location))
-        except MlflowException as error:
-            raise UserError(refusal(self.uri, error, name)) from None
-        if found.lifecycle_stage == "deleted":
-            raise UserError(
-                f"tracking {redact(self.uri)}: the experiment {name!r} was deleted: restore it "
-                f"with mlflow experiments restore --experiment-id {found.experiment_id}, or give "
-                f"another name"
-            )
-        return str(found.experiment_id)
+        return {run.data.tags[DIGEST_TAG]: run for run in runs if DIGEST_TAG in run.data.tags}
 
     def _answers(self) -> bool:
         try:

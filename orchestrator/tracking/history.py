@@ -15,16 +15,18 @@ from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import redact
 from orchestrator.tracking.client import CLOSE_SECONDS, Tracker
 from orchestrator.tracking.queries import child_runs
+from orchestrator.tracking.relocation import check_place
 
 PLAIN = ("", "none/", "under_none.")
 """Prefixes of a metric's name: none, or those of the plain student in the second search."""
 
 
 def read_sweep(uri: str, experiment: str) -> tuple[str, list[Training]]:
-    """Return the parent run and the trainings of the newest sweep in `experiment`.
+    """Return the parent run and the trainings of the newest sweep in `experiment` that has any.
 
     Raises:
-        UserError: MLflow does not answer, or the experiment or a sweep in it does not exist.
+        UserError: MLflow does not answer, its storage was moved, or the experiment or a sweep in it does not
+            exist.
     """
     _check_exists(uri)
     # MLflow's own retries take minutes.
@@ -32,15 +34,18 @@ def read_sweep(uri: str, experiment: str) -> tuple[str, list[Training]]:
     shown = redact(uri)
     try:
         client = MlflowClient(uri)
+        check_place(uri, client)
         found = _experiment(client, experiment, shown)
-        sweeps = client.search_runs([found], "tags.sweep LIKE '%'", max_results=1)
-        trainings = read_trainings(client, found, sweeps[0].info.run_id) if sweeps else []
+        sweeps = client.search_runs([found], "tags.sweep LIKE '%'")
+        # A parent without trainings is left where its trials went below a newer one, or have not begun.
+        read = ((run.info.run_id, read_trainings(client, found, run.info.run_id)) for run in sweeps)
+        parent, trainings = next((each for each in read if each[1]), ("", []))
     except MlflowException as error:
         reason = redact(str(error)).splitlines()[0][:300]
         raise UserError(f"tracking {shown}: MLflow does not answer: {reason}") from None
     if not trainings:
         raise UserError(f"experiment {experiment!r} at {shown}: contains no training of a sweep")
-    return str(sweeps[0].info.run_id), trainings
+    return parent, trainings
 
 
 def read_trainings(client: MlflowClient, experiment: str, parent: str) -> list[Training]:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
+
+LARGEST_SEED = 2**63 - 1
 
 
 class Student(PythonModel):  # type: ignore[misc]
@@ -24,17 +27,57 @@ class Student(PythonModel):  # type: ignore[misc]
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Draw each row in one network call; the same seed gives the same picture."""
-        return pd.DataFrame({"png": [self._draw(row) for row in model_input.to_dict("records")]})
+        """Draw each row in one network call; the same seed gives the same picture.
 
-    def _draw(self, row: dict[str, Any]) -> bytes:
-        given = {key: value for key, value in row.items() if not pd.isna(value)}
-        return self._generator.png(
-            str(given["prompt"]),
-            int(given.get("seed", 0)),
-            str(given.get("negative_prompt", "")),
-            float(given["strength"]) if "strength" in given else None,
-        )
+        A missing negative prompt, seed or strength stands for none, 0 and the student's own. A cell with a
+        list stands for as many rows. The result has the index of the input's rows.
+
+        Raises:
+            ValueError: a row has no prompt, or a value that cannot be used; nothing is drawn then.
+        """
+        rows = _one_text_a_row(model_input)
+        requests = [_request(number, row) for number, row in enumerate(rows.to_dict("records"))]
+        return pd.DataFrame({"png": [self._generator.png(*request) for request in requests]}, rows.index)
+
+
+def _one_text_a_row(table: pd.DataFrame) -> pd.DataFrame:
+    """Split rows whose cells are lists, as MLflow makes of {"prompt": ["a circle", "a square"]}."""
+    if not table.map(lambda cell: isinstance(cell, list | np.ndarray)).any(axis=None):
+        return table
+    return table.explode(list(table.columns), ignore_index=True)
+
+
+def _request(number: int, row: dict[str, Any]) -> tuple[str, int, str, float | None]:
+    """Return prompt, seed, negative prompt and strength of a row, checked; `number` counts rows from 0."""
+    from workloads.settings.train import AttentionGuidanceSettings
+
+    given = {key: value for key, value in row.items() if not pd.isna(value)}
+    seed, strength = given.get("seed", 0), given.get("strength")
+    try:
+        prompt, negative = _text(given, "prompt"), _text({"negative_prompt": ""} | given, "negative_prompt")
+        seed = _number(seed, "seed")
+        if not 0 <= seed <= LARGEST_SEED or seed != int(seed):
+            raise ValueError(f"seed is {seed}: give a whole number from 0 to {LARGEST_SEED}")
+        if strength is not None:
+            strength = AttentionGuidanceSettings("nasa", float(_number(strength, "strength"))).strength
+    except ValueError as error:
+        raise ValueError(f"row {number} (the first is 0): {error}") from None
+    return prompt, int(seed), negative, strength
+
+
+def _number(value: Any, name: str) -> int | float:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+        raise ValueError(f"{name} is {value!r}: give a number")
+    return value.item() if isinstance(value, np.number) else value
+
+
+def _text(given: dict[str, Any], name: str) -> str:
+    value = given.get(name)
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {'missing' if value is None else repr(value)[:80]}: give a text")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{name} {ascii(value)[:80]} holds bytes that are not UTF-8")
+    return value
 
 
 mlflow.models.set_model(Student())

@@ -12,10 +12,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType
 
 import workloads
 from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import redact
+from orchestrator.tracking.relocation import check_place
 
 CODE = Path(__file__).with_name("pyfunc_model.py")
 CHAMPION = "champion"
@@ -35,9 +37,10 @@ SIGNATURE = ModelSignature(
     inputs=Schema(
         [
             ColSpec(DataType.string, "prompt"),
-            ColSpec(DataType.string, "negative_prompt", required=False),
-            ColSpec(DataType.long, "seed", required=False),
-            ColSpec(DataType.double, "strength", required=False),
+            # Given types, MLflow refuses an empty column, seeds missing in some rows, and a strength of 2.
+            ColSpec(AnyType(), "negative_prompt", required=False),
+            ColSpec(AnyType(), "seed", required=False),
+            ColSpec(AnyType(), "strength", required=False),
         ]
     ),
     outputs=Schema([ColSpec(DataType.binary, "png")]),
@@ -85,6 +88,17 @@ def register_student(
     return f"models:/{name}/{made.version}"
 
 
+def registered_students(name: str) -> set[str]:
+    """Return the URIs, models:/NAME/VERSION, of all versions of the registered model `name`."""
+    client, versions, token = MlflowClient(), set(), None
+    while True:
+        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        versions |= {f"models:/{name}/{each.version}" for each in page}
+        token = page.token
+        if not token:
+            return versions
+
+
 def name_champion(uri: str, tags: dict[str, str]) -> None:
     """Give the registered student `uri` (models:/NAME/VERSION) the alias `champion`, and tags."""
     name, number = uri.removeprefix("models:/").split("/")
@@ -100,17 +114,22 @@ def fetch_student(uri: str, tracking: str, into: Path) -> Path:
     The code that is stored with the model is not run.
 
     Raises:
-        UserError: the model does not exist, or is not a student of this project.
+        UserError: the model does not exist, its storage was moved, or it is not a student of this project.
     """
     mlflow.set_tracking_uri(tracking)
     try:
+        check_place(tracking, MlflowClient())
         model = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(into)))
     except (MlflowException, OSError) as error:
         reason = redact(str(error)).splitlines()[0][:200]
-        raise UserError(f"model {uri} at {tracking}: cannot be fetched: {reason}") from None
+        raise UserError(f"model {uri} at {redact(tracking)}: cannot be fetched: {reason}") from None
     try:
         description = yaml.safe_load((model / "MLmodel").read_text())
         pipeline: Path = model / description["flavors"]["python_function"]["artifacts"]["pipeline"]["path"]
+    except FileNotFoundError:
+        raise UserError(
+            f"model {uri} at {redact(tracking)}: its files are missing in MLflow's artifacts"
+        ) from None
     except (OSError, yaml.YAMLError, LookupError, TypeError) as error:
         raise UserError(f"model {uri}: is not a student of this project: {error!r}") from None
     inside = model.resolve()

@@ -1,5 +1,6 @@
 """Drawing with a registered student: its weights are taken from the registry, its code is not run."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from orchestrator.common.errors import UserError
-from orchestrator.generate import _file_name, main
+from orchestrator.generate import LARGEST_SEED, _file_name, main
 from orchestrator.tracking.registry import fetch_student, name_champion, register_student
 from tests.support.pickle_bomb import plant
 from workloads.miniature import WEIGHTS
@@ -46,6 +47,14 @@ def test_prompts_of_the_same_words_have_files_of_their_own() -> None:
     asked = [("A cat!", ""), ("a cat", ""), (f"{long}x", ""), (f"{long}y", "")]
     names = {_file_name(prompt, negative) for prompt, negative in asked}
     assert len(names) == 4 and all(name.startswith("a-c") and len(name) <= 87 for name in names)
+
+
+@pytest.mark.parametrize("letter", ["猫", "é", "𠀀", "हि"])
+def test_names_fit_file_systems_in_every_script(letter: str, tmp_path: Path) -> None:
+    """255 bytes, not characters, whatever the seed."""
+    name = _file_name(letter * 300, "")
+    assert name.startswith(letter) and name.isprintable()
+    (tmp_path / f"{name}-{LARGEST_SEED + 10**6}.png").touch()
 
 
 def generate(registered: Path, out: Path, *more: str) -> int:
@@ -129,12 +138,66 @@ def test_a_folder_that_cannot_be_made_is_told_in_a_line(
     assert "pictures: cannot be written: Not a directory" in capsys.readouterr().err
 
 
+def test_a_file_for_one_picture_is_a_file(
+    registered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "new/circle.PNG"
+    assert generate(registered, picture) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert generate(registered, picture, "--count", "2") == 2
+    assert "circle.PNG: is one file for several pictures: name a folder" in capsys.readouterr().err
+    assert generate(registered, tmp_path / "circle.jpg") == 2
+    assert "pictures are PNG files: end the name with .png" in capsys.readouterr().err
+    (tmp_path / "folder.png").mkdir()
+    assert generate(registered, tmp_path / "folder.png") == 0
+    assert list((tmp_path / "folder.png").glob("a-large-circle-??????-0.png"))
+
+
+def test_a_disk_that_is_full_is_told_in_a_line(
+    registered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert generate(registered, tmp_path) == 2
+    assert "-0.png: cannot be written: No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "a part of a picture is left"
+
+
 @pytest.mark.parametrize(
-    ("option", "value"), [("--seed", "-1"), ("--seed", "9" * 30), ("--count", "0"), ("--strength", "nan")]
+    ("option", "value", "reason"),
+    [
+        ("--seed", "-1", "-1 is not between 0"),
+        ("--seed", "9" * 30, "is not between 0"),
+        ("--seed", "1.0", "'1.0' is not a whole number"),
+        ("--seed", "random", "'random' is not a whole number"),
+        ("--count", "0", "0 is below 1"),
+        ("--count", "", "'' is not a whole number"),
+        ("--strength", "nan", "nan is not a number from 0 to 1000"),
+        ("--strength", "1e308", "1e308 is not a number from 0 to 1000"),
+        ("--strength", "0,5", "0,5 is not a number from 0 to 1000"),
+        ("--prompt", "caf\udce9", r"'caf\udce9' holds bytes that are not UTF-8"),
+        ("--negative-prompt", "\ud800", r"'\ud800' holds bytes that are not UTF-8"),
+    ],
 )
-def test_numbers_out_of_range_are_refused(
-    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_values_that_cannot_be_used_are_refused(
+    option: str, value: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         generate(tmp_path, tmp_path, option, value)
-    assert f"argument {option}: {value} is " in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert f"argument {option}: " in shown and reason in shown
+
+
+def test_the_end_of_a_long_prompt_is_told_once(
+    registered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "a large red circle " * 4 + "on a green background"
+    assert generate(registered, tmp_path, "--prompt", long, "--count", "2") == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 4, "only the names of the files"
+    (told,) = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
+    assert "is longer than 16 tokens; the model does not read its end: '" in told
+    assert told.endswith("on a green background'")

@@ -84,7 +84,7 @@ NOT_RUN = {
     "az ": CLUSTER,
 }
 """Beginnings of commands that no test runs as they are, each with the reason."""
-HELP = ("orchestrator.run", "orchestrator.generate", "orchestrator.report")
+HELP = ("orchestrator.run", "orchestrator.generate", "orchestrator.report", "orchestrator.relocate")
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:\.ci|\.github|infra|orchestrator|sweeps|tests|workloads)/[\w./-]+)`")

@@ -8,6 +8,7 @@ Shapes: B batch, C latent channels, H latent size, P pooled width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.load_errors import one_line
 from workloads.backbones.noise_schedule import NoiseSchedule
+from workloads.backbones.weight_files import find_weights
 
 Network = Callable[..., Any]
 """A diffusers network, or a DeepSpeed engine or DDP module around one."""
@@ -150,10 +152,7 @@ def load_backbone(
     family = family_of(source)
     network = load_network(source, family, dtype).to(device).requires_grad_(False).eval()
     schedule = load_schedule(source)
-    steps = len(schedule.alpha_bar)
-    start = family.start_timestep if start_timestep is None else start_timestep
-    if not 0 < start < steps:
-        raise ValueError(f"start_timestep {start} is outside the schedule of {source!r}, 1..{steps}")
+    start = resolve_start(source, schedule, start_timestep)
     schedule = schedule.to(torch.device(device))
     return Backbone(source, family, network, schedule, start, load_latent_scale(source))
 
@@ -174,9 +173,16 @@ def load_model(kind: type[Model], source: str, part: str, dtype: torch.dtype) ->
     Raises:
         ValueError: The weights are missing, are not safetensors, or do not fit the config.
     """
+    # The hub is asked for the plain files only.
+    variant = find_weights(source, part).variant if Path(source).is_dir() else None
     try:
         model, loaded = kind.from_pretrained(  # type: ignore[attr-defined]
-            source, subfolder=part, dtype=dtype, use_safetensors=True, output_loading_info=True
+            source,
+            subfolder=part,
+            dtype=dtype,
+            use_safetensors=True,
+            variant=variant,
+            output_loading_info=True,
         )
     except Exception as error:  # the libraries raise many kinds for invalid files
         raise _unreadable(source, part, error) from None
@@ -213,6 +219,24 @@ def load_schedule(source: str) -> NoiseSchedule:
         return NoiseSchedule.from_config(config)
     except Exception as error:  # as above
         raise _unreadable(source, "scheduler", error) from None
+
+
+def resolve_start(source: str, schedule: NoiseSchedule, start: int | None) -> int:
+    """Return the timestep at which a student of `source` is called with pure noise; None: its family's.
+
+    Raises:
+        ValueError: It is not in the schedule, or x_0 cannot be computed from the noise predicted there.
+    """
+    start = family_of(source).start_timestep if start is None else start
+    steps = len(schedule.alpha_bar)
+    if not 0 < start < steps:
+        raise ValueError(f"start_timestep {start} is outside the schedule of {source!r}, 1..{steps}")
+    if start > schedule.last_start:
+        raise ValueError(
+            f"start_timestep {start} of {source!r}: its scheduler has alpha {schedule.alpha_bar[start].sqrt():.1g} "
+            f"there, too little to compute x_0 from predicted noise: set at most {schedule.last_start}"
+        )
+    return start
 
 
 def load_latent_scale(source: str) -> int:

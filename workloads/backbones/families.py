@@ -47,6 +47,8 @@ class Family:
     pooled: bool
     """True if the network also takes a pooled embedding, from the last text encoder, and image sizes
     (SDXL). The token embeddings then come from the encoders' penultimate layer."""
+    unused: tuple[str, ...]
+    """Components that the pipeline may have and nothing here uses; a student has none of them."""
     start_timestep: int
     """Timestep, of 1000, at which the student is called with pure noise.
 
@@ -60,6 +62,16 @@ class Family:
         """Component of each text encoder's tokenizer."""
         return tuple(name.replace("text_encoder", "tokenizer") for name, _ in self.text_encoders)
 
+    def options(self, index: dict[str, Any]) -> dict[str, Any]:
+        """Return the pipeline's options, which are no components, given the teacher's model_index.json.
+
+        Nothing here filters or marks pictures, so stock pipelines must not do so either.
+        """
+        if self.pooled:
+            zeros = index.get("force_zeros_for_empty_prompt", True)
+            return {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
+        return {"requires_safety_checker": False} if "safety_checker" in self.unused else {}
+
 
 FAMILIES = (
     Family(
@@ -71,6 +83,7 @@ FAMILIES = (
         lowercase=False,
         masked=False,
         pooled=False,
+        unused=("safety_checker", "feature_extractor", "image_encoder"),
         start_timestep=999,
     ),
     Family(
@@ -82,6 +95,7 @@ FAMILIES = (
         lowercase=False,
         masked=False,
         pooled=True,
+        unused=("feature_extractor", "image_encoder"),
         start_timestep=399,
     ),
     Family(
@@ -94,6 +108,7 @@ FAMILIES = (
         lowercase=True,
         masked=True,
         pooled=False,
+        unused=(),
         start_timestep=400,
     ),
 )

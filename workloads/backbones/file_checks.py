@@ -7,14 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from workloads.backbones.families import Family, family_of
-from workloads.backbones.load_errors import one_line
+from workloads.backbones.weight_files import weight_shapes
 
-Shapes = dict[str, tuple[int, ...]]
-"""Shape of each weight, by name."""
-PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
 
@@ -73,58 +68,6 @@ def read_json(path: Path, source: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"backbone {source!r}: its {name} is not a JSON object")
     return found
-
-
-def weight_shapes(source: str, part: str) -> Shapes:
-    """Return the names and shapes of a component's weights.
-
-    Raises:
-        ValueError: The weights are missing, not in safetensors, or truncated.
-    """
-    shapes: Shapes = {}
-    for file in _weight_files(source, part):
-        try:
-            with safe_open(file, "numpy") as weights:
-                names = list(weights.keys())
-                shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in names}
-        except OSError as error:
-            raise ValueError(f"backbone {source!r}: {file} cannot be read: {one_line(error)}") from None
-        except SafetensorError as error:
-            raise ValueError(
-                f"backbone {source!r}: {file} is truncated or not a safetensors file "
-                f"({one_line(error)}): download it again"
-            ) from None
-    return shapes
-
-
-def _weight_files(source: str, part: str) -> list[Path]:
-    folder = Path(source) / part
-    transformers = part.startswith("text_encoder")
-    name = f"{'model' if transformers else 'diffusion_pytorch_model'}.safetensors"
-    if (folder / name).exists():
-        return [folder / name]
-    index = folder / f"{name}.index.json"
-    if index.exists():
-        shards = read_json(index, source).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
-            raise ValueError(f"backbone {source!r}: its {part}/{index.name} has no weight_map")
-        return [folder / shard for shard in sorted(set(shards.values()))]
-    raise ValueError(f"backbone {source!r}: its {part} has no {name}{_found_instead(folder)}")
-
-
-def _found_instead(folder: Path) -> str:
-    """Name a file found instead of the weights, and describe what to do about it."""
-    names = sorted(path.name for path in folder.iterdir())
-    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
-    variants = [name for name in names if name.endswith(".safetensors")]
-    if variants:
-        return f" but {variants[0]}: rename it"
-    if pickles:
-        return (
-            f" but {pickles[0]}, a pickle, which can run any code when it is opened: if you trust it, load "
-            f"the pipeline with diffusers and save it with save_pretrained(..., safe_serialization=True)"
-        )
-    return ""
 
 
 def _check_class(source: str, part: str, found: object, classes: tuple[str, ...]) -> None:

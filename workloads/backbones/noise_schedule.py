@@ -7,7 +7,7 @@ Shapes: B batch, C latent channels, H latent size, T training timesteps.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import DDPMScheduler
@@ -15,6 +15,12 @@ from torch import Tensor
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 """Quantity that a network predicts, as diffusers names it; `sample` is x_0."""
+LEAST_ALPHA = 1e-3
+"""Least alpha at which x_0 is computed from a predicted epsilon.
+
+x_0 = (x_t - sigma epsilon) / alpha: below it, the rounding of a network in half precision (2^-11) alone changes
+x_0 by half a standard deviation. With zero terminal SNR (arXiv 2305.08891) alpha is 0 at the last timestep.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,19 +32,34 @@ class NoiseSchedule:
     prediction: Prediction
 
     @classmethod
-    def from_config(cls, config: dict[str, object]) -> "NoiseSchedule":
+    def from_config(cls, config: dict[str, Any]) -> "NoiseSchedule":
         """Build the schedule from the config of any diffusers scheduler with an alpha_bar table.
 
         Raises:
             ValueError: The scheduler is of another kind, for example flow matching.
         """
         kind = config.get("prediction_type", "epsilon")
-        if kind not in get_args(Prediction) or "beta_schedule" not in config:
+        # Continuous timesteps are logarithms of sigma (EDM, arXiv 2206.00364), not rows of a table.
+        timesteps = config.get("timestep_type", "discrete")
+        if kind not in get_args(Prediction) or "beta_schedule" not in config or timesteps != "discrete":
             raise ValueError(
-                f"scheduler {config.get('_class_name')} with prediction_type {kind!r} is not "
-                f"supported; supported are alpha_bar schedules with {get_args(Prediction)}"
+                f"scheduler {config.get('_class_name')} with prediction_type {kind!r} and {timesteps} timesteps "
+                f"is not supported; supported are alpha_bar schedules with {get_args(Prediction)}"
             )
-        return cls(DDPMScheduler.from_config(config).alphas_cumprod.clone(), kind)  # type: ignore[arg-type]
+        return cls((1 - betas_of(config)).cumprod(0), kind)  # type: ignore[arg-type]
+
+    @property
+    def last_start(self) -> int:
+        """The last timestep from which one step can go to x_0."""
+        if self.prediction != "epsilon":
+            return len(self.alpha_bar) - 1
+        return int((self.alpha_bar.sqrt() >= LEAST_ALPHA).sum()) - 1
+
+    def agrees_with(self, other: "NoiseSchedule") -> bool:
+        """Return True if networks of both schedules can be averaged: the same prediction and alpha_bar."""
+        tables = (self.alpha_bar, other.alpha_bar)
+        same = len(tables[0]) == len(tables[1]) and torch.allclose(*tables, rtol=1e-3, atol=1e-6)
+        return same and self.prediction == other.prediction
 
     def to(self, device: torch.device) -> "NoiseSchedule":
         """Return the schedule with its table on `device`."""
@@ -75,3 +96,9 @@ class NoiseSchedule:
         if self.prediction == "v_prediction":
             return alpha * noisy - sigma * output
         return (noisy - sigma * output) / alpha
+
+
+def betas_of(config: dict[str, Any]) -> Tensor:
+    """Return the betas (T,) of a scheduler's config, for every beta schedule that diffusers knows."""
+    betas: Tensor = DDPMScheduler.from_config(config).betas
+    return betas

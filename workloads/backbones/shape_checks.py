@@ -1,6 +1,6 @@
-"""Checks that a backbone's weights fit its configs, by networks on the meta device and by file headers.
+"""Checks that a backbone's weights fit its configs, and that all of its small parts open.
 
-Imports torch, diffusers and transformers (seconds), so it runs after `file_checks`.
+Networks are built on the meta device and compared with the headers of the files of weights. Imports torch, diffusers and transformers (seconds), so it runs after `file_checks`.
 """
 
 from collections.abc import Callable
@@ -12,16 +12,23 @@ from diffusers import AutoencoderKL
 
 from workloads.backbones.backbone import NETWORK_CLASSES, load_schedule
 from workloads.backbones.families import Family, family_of
-from workloads.backbones.file_checks import Shapes, config_name, read_json, weight_shapes
+from workloads.backbones.file_checks import config_name, read_json
 from workloads.backbones.load_errors import one_line
-from workloads.backbones.text_encoder import ENCODER_CLASSES
+from workloads.backbones.teacher_pipeline import load_scheduler
+from workloads.backbones.text_encoder import ENCODER_CLASSES, load_tokenizer
+from workloads.backbones.weight_files import Shapes, weight_shapes
+
+_UNSUPPORTED = (("unet", "time_cond_proj_dim"), ("vae", "latents_mean"), ("vae", "latents_std"))
+"""Entries of configs by which stock pipelines compute more than is computed here: an embedding of the guidance
+scale (LCM), and latents that are normalised per channel (Playground v2.5)."""
 
 
 def check_shapes(source: str) -> Shapes:
     """Check the weights and configs of the folder `source`; return the shapes of the distilled network.
 
     Raises:
-        ValueError: Weights are missing or do not fit, or the components do not fit each other.
+        ValueError: Weights are missing or do not fit, the components do not fit each other, or a tokenizer
+            or the scheduler does not open.
     """
     family = family_of(source)
     makers: dict[str, Callable[[Any], Any]] = {
@@ -30,10 +37,16 @@ def check_shapes(source: str) -> Shapes:
         **{part: encoder_constructor(kind) for part, kind in family.text_encoders},
     }
     networks = {part: _build(source, part, make) for part, make in makers.items()}
+    for part, entry in _UNSUPPORTED:
+        if part in networks and networks[part].config.get(entry) is not None:
+            raise ValueError(f"backbone {source!r}: its {part} has {entry}, which is not supported")
     for part, network in networks.items():
         _check_weights(source, part, _required_shapes(network), weight_shapes(source, part))
     _check_interfaces(source, family, {part: network.config for part, network in networks.items()})
+    for part in family.tokenizers:
+        load_tokenizer(source, part)
     load_schedule(source)
+    load_scheduler(source)
     return _required_shapes(networks[family.network])
 
 

@@ -6,37 +6,63 @@ Shapes: B prompts, P pixels per side.
 from collections.abc import Sequence
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
 from torch import Tensor
 
-from workloads.backbones.load_errors import NOT_LOADED, describe
+from workloads.backbones.backbone import load_model, load_network, load_scheduler_config
+from workloads.backbones.families import family_of, model_index
+from workloads.backbones.load_errors import one_line
+from workloads.backbones.text_encoder import load_text_encoder, load_tokenizer
 
 BATCH = 32
 """Prompts per call of the pipeline."""
 
 
 def open_pipeline(source: str, device: str = "cpu") -> DiffusionPipeline:
-    """Open the complete pipeline of a backbone, text encoder included; in half precision on GPUs.
+    """Open the stock pipeline of a backbone, text encoder included; in half precision on GPUs.
+
+    It is made of the parts that a student has too, each opened as the training opens it. Other parts that the
+    folder lists need not be there: a safety checker would replace images by black ones.
 
     Raises:
-        ValueError: The pipeline cannot be opened.
+        ValueError: A part cannot be opened.
     """
+    family, index = family_of(source), model_index(source)
     dtype = torch.float16 if device == "cuda" else torch.float32
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-    except NOT_LOADED as error:
-        raise ValueError(f"backbone {source!r} cannot be opened: {describe(error)}") from None
+    parts: dict[str, Any] = {
+        family.network: load_network(source, family, dtype),
+        "vae": load_model(AutoencoderKL, source, "vae", dtype),
+        "scheduler": load_scheduler(source),
+        **{part: load_text_encoder(source, part, kind, dtype) for part, kind in family.text_encoders},
+        **{part: load_tokenizer(source, part) for part in family.tokenizers},
+        **dict.fromkeys(family.unused),
+    }
+    pipeline = getattr(diffusers, family.pipeline)(**parts, **family.options(index))
     pipeline.set_progress_bar_config(disable=True)
     # SDXL's autoencoder runs in float32 and needs 3 GiB for each image of 1024 px.
     pipeline.vae.enable_slicing()
-    # It replaces images by black ones, and students' images are not filtered.
-    if getattr(pipeline, "safety_checker", None) is not None:
-        pipeline.safety_checker = None
     opened: DiffusionPipeline = pipeline.to(device)
     return opened
+
+
+def load_scheduler(source: str) -> Any:
+    """Load the scheduler with which the teacher's stock pipeline samples.
+
+    Raises:
+        ValueError: Its class is unknown, or its config does not suit the class.
+    """
+    listed = model_index(source).get("scheduler")
+    name = str(listed[-1]) if isinstance(listed, list) and listed else None
+    if name is None or not issubclass(getattr(diffusers, name, type(None)), SchedulerMixin):
+        raise ValueError(
+            f"backbone {source!r}: its scheduler {name} is not one of diffusers {diffusers.__version__}"
+        )
+    try:
+        return getattr(diffusers, name).from_config(load_scheduler_config(source))
+    except Exception as error:  # the libraries raise many kinds for invalid configs
+        raise ValueError(f"backbone {source!r}: its scheduler cannot be read: {one_line(error)}") from None
 
 
 def generate_images(

@@ -4,21 +4,20 @@
 
     theta_OUT = share theta_FIRST + (1 - share) theta_SECOND
 
-All three are pipeline folders as a training saves them. Every other file of OUT is a copy of FIRST's, but for
-the default attention guidance: a scale that suits FIRST need not suit the merged student.
+All three are pipeline folders as a training saves them. The other parts of OUT are those of FIRST. It has no
+default attention guidance: a scale that suits FIRST need not suit the merged student.
 """
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DDIMScheduler
 
-from workloads.backbones.backbone import load_network, load_scheduler_config
+from workloads.backbones.backbone import load_network, load_schedule, load_scheduler_config
 from workloads.backbones.families import family_of
-from workloads.students.defaults import FILE as DEFAULTS
-from workloads.students.student import NOT_COPIED
+from workloads.students.student_folder import write_student_folder
 
 
 def merge_students(first: str, second: str, out: Path, share: float = 0.5) -> None:
@@ -32,18 +31,16 @@ def merge_students(first: str, second: str, out: Path, share: float = 0.5) -> No
         raise ValueError(f"share must be at least 0 and at most 1, not {share}")
     if out.exists():
         raise ValueError(f"{out} already exists: name a new folder")
-    merged = _average(first, second, share)
-    part = family_of(first).network
-    ignored = shutil.ignore_patterns(part, DEFAULTS, *NOT_COPIED)
-    shutil.copytree(first, out, ignore=ignored)
-    merged.half().save_pretrained(out / part)
+    write_student_folder(
+        first, _average(first, second, share), DDIMScheduler.from_config(load_scheduler_config(first)), out
+    )
 
 
 @torch.no_grad()
 def _average(first: str, second: str, share: float) -> Any:
     """Return `first`'s network in float32 with the averaged weights."""
     family = family_of(first)
-    if family_of(second) != family or load_scheduler_config(first) != load_scheduler_config(second):
+    if family_of(second) != family or not load_schedule(first).agrees_with(load_schedule(second)):
         raise ValueError(
             f"{second!r} and {first!r} differ in family or start timestep: merge students of one teacher"
         )

@@ -7,6 +7,7 @@ Shapes: P pairs of prompt and negative prompt, N pictures, B batch, X pixels a s
 """
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,9 @@ from workloads.images import to_image
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.defaults import load_defaults
 from workloads.students.student import SAMPLE_BATCH, decode, generate, load_autoencoder
+
+NOTE_CHARACTERS = 80
+"""Most characters that a note shows of a prompt and of its end."""
 
 
 def load_student(folder: str, device: str = "cpu") -> Backbone:
@@ -108,7 +112,19 @@ class Generator:
         to_image(self.draw(prompt, [seed], negative_prompt, strength)[0]).save(content, "png")
         return content.getvalue()
 
+    def cut_note(self, prompt: str) -> str | None:
+        """Return a line about the end of a prompt that the text encoder does not read; None if it fits."""
+        (end,) = self._encoder.dropped([prompt])
+        if end is None:
+            return None
+        begin = prompt if len(prompt) <= NOTE_CHARACTERS else f"{prompt[:NOTE_CHARACTERS]}..."
+        rest = end.strip() if len(end) <= NOTE_CHARACTERS else f"...{end[-NOTE_CHARACTERS:].strip()}"
+        limit = self._encoder.tokens
+        return f"{begin!r} is longer than {limit} tokens; the model does not read its end: {rest!r}"
+
     def _encode(self, prompt: str) -> Conditioning:
+        if note := self.cut_note(prompt):
+            warnings.warn(note, stacklevel=4)
         return self._encoder.encode([prompt]).to(self._student.device, self._student.dtype)
 
 

@@ -7,11 +7,8 @@ Shapes: B batch, C latent channels, H latent size, P pixels a side.
 """
 
 import copy
-import shutil
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
@@ -20,12 +17,12 @@ from torch import Tensor, nn
 from workloads.attention import AttentionGuidance
 from workloads.backbones.backbone import Backbone, Network, load_model, load_network, load_scheduler_config
 from workloads.backbones.conditioning import Conditioning
-from workloads.backbones.families import check_start, model_index
-from workloads.layers.lora import adapt_student, merge_adapters
+from workloads.backbones.families import check_start
+from workloads.backbones.noise_schedule import betas_of
+from workloads.layers.lora import adapt_student
 from workloads.settings.train import LoraSettings
+from workloads.students.student_folder import write_student_folder
 
-NOT_COPIED = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl", "*.py", "*.msgpack", "*.fp16.*", "*.non_ema.*")
-"""Files of a teacher's folder that a student does not need: pickles, programs, duplicate weights."""
 SAMPLE_BATCH = 32
 """Pictures that one network call generates."""
 
@@ -108,61 +105,24 @@ def generate(
     return torch.cat(parts)
 
 
-def one_step_scheduler(source: str, start_timestep: int) -> DDIMScheduler:
-    """Return a stock scheduler whose single step is x_0 = (z - sigma_s e) / alpha_s at s = `start_timestep`.
+def one_step_scheduler(backbone: Backbone) -> DDIMScheduler:
+    """Return a stock scheduler whose single step is x_0 = (z - sigma_s e) / alpha_s at the start timestep s.
 
-    Both beta schedules are straight lines or their squares, so a table that is cut after s and ends at
-    beta_s has the same alpha_bar up to s. With "trailing" spacing s is the only step, and with
-    `set_alpha_to_one` that step returns x_0.
+    Its table holds the betas of the backbone's own schedule up to s, so that alpha_s is the same number for any
+    schedule. With "trailing" spacing s is the only step, and with `set_alpha_to_one` that step returns x_0.
     """
-    config = load_scheduler_config(source)
-    betas = DDIMScheduler.from_config(config).betas
-    changes: dict[str, Any] = {
-        "num_train_timesteps": start_timestep + 1,
-        "beta_end": betas[start_timestep].item(),
-        "timestep_spacing": "trailing",
-        "set_alpha_to_one": True,
-        "clip_sample": False,
-        "thresholding": False,
-        "rescale_betas_zero_snr": False,
-        "steps_offset": 1,
-        "trained_betas": None if config.get("trained_betas") is None else betas.tolist(),
-    }
-    kept = ("beta_start", "beta_schedule", "prediction_type")
-    return DDIMScheduler(**{key: config[key] for key in kept if key in config}, **changes)
+    steps = backbone.start_timestep + 1
+    return DDIMScheduler(
+        num_train_timesteps=steps,
+        trained_betas=betas_of(load_scheduler_config(backbone.source))[:steps].tolist(),
+        prediction_type=backbone.schedule.prediction,
+        timestep_spacing="trailing",
+        set_alpha_to_one=True,
+        clip_sample=False,
+        steps_offset=1,
+    )
 
 
 def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
-    """Write the student as a pipeline folder that stock diffusers loads.
-
-    The network (half precision, adapters merged) and the scheduler are the student's. All other files are
-    copied from the teacher's folder, so that a large text encoder is never loaded here.
-    """
-    source = Path(backbone.source)
-    if not source.exists():
-        # Imported here, as it imports the parts of every pipeline, which takes seconds.
-        from diffusers import DiffusionPipeline
-
-        source = Path(DiffusionPipeline.download(backbone.source, use_safetensors=True))
-    shutil.copytree(
-        source, folder, ignore=_ignored_files(source, backbone.family.network), dirs_exist_ok=True
-    )
-    whole: Any = copy.deepcopy(student).eval()
-    merge_adapters(whole)
-    whole.half().save_pretrained(folder / backbone.family.network)
-    one_step_scheduler(backbone.source, backbone.start_timestep).save_pretrained(folder / "scheduler")
-
-
-def _ignored_files(source: Path, network: str) -> Callable[[str, list[str]], set[str]]:
-    """Return the `ignore` of `shutil.copytree`: names in the teacher's folder that are not copied."""
-    index, unwanted = model_index(str(source)), shutil.ignore_patterns(network, "scheduler", *NOT_COPIED)
-
-    def ignored_names(folder: str, names: list[str]) -> set[str]:
-        ignored = set(unwanted(folder, names))
-        if Path(folder) == source:
-            # Published folders often repeat the whole model in one file, or for other libraries.
-            ignored |= {name for name in names if name.endswith(".safetensors")}
-            ignored |= {name for name in names if (source / name).is_dir() and name not in index}
-        return ignored
-
-    return ignored_names
+    """Write the student as a pipeline folder that stock diffusers loads; see `student_folder`."""
+    write_student_folder(backbone.source, student, one_step_scheduler(backbone), folder)

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store
-from orchestrator.data.prompt_files import read_rows
+from orchestrator.data.prompt_rows import read_rows
 from orchestrator.run import main
 from orchestrator.tracking.server import tracking_uri
 from tests.support.cli import SWEEP, refused, written

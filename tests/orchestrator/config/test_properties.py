@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from orchestrator.common.errors import UserError
 from orchestrator.config.sweep_file import load_sweep
-from orchestrator.data.prompt_files import MAX_CHARACTERS, SUFFIXES, read_rows
+from orchestrator.data.prompt_files import SUFFIXES
+from orchestrator.data.prompt_rows import MAX_CHARACTERS, read_rows
+from orchestrator.data.prompt_tables import MISSING
 from orchestrator.data.shard_order import Position, ShardSet, advance, pieces, worker_rows
 from orchestrator.planning.plan import Plan, make_plan
 
@@ -158,19 +160,27 @@ ROWS = st.lists(
 )
 
 
-def usable(text: str) -> bool:
-    """Return True if a row is a prompt: non-blank text, not too long, without NUL."""
-    flat = " ".join(text.split())
-    return bool(flat) and len(flat) <= MAX_CHARACTERS and "\0" not in flat
+def flattened(text: str) -> str:
+    """The prompt of a row: normalised blanks, without a byte-order mark."""
+    return " ".join(text.lstrip("\ufeff").split())
 
 
-def check(path: Path, rows: list[str]) -> None:
+def usable(text: str, missing: tuple[str, ...] = ()) -> bool:
+    """Return True if a row is a prompt: non-blank text, not too long, without NUL, none of `missing`."""
+    flat = flattened(text)
+    return bool(flat) and len(flat) <= MAX_CHARACTERS and "\0" not in flat and text.strip() not in missing
+
+
+def check(path: Path, rows: list[str], missing: tuple[str, ...] = ()) -> None:
     """Check that every row is returned in order: with normalised blanks, or with a reason."""
     found = list(read_rows(str(path), None))
+    if not rows:
+        assert [row.reason for row in found] == ["the file holds no rows"]
+        return
     assert [row.row for row in found] == list(range(1, len(rows) + 1))
     for row, text in zip(found, rows, strict=True):
-        assert bool(row.reason) != usable(text), (row, text)
-        assert row.prompt == (" ".join(text.split()) if usable(text) else "")
+        assert bool(row.reason) != usable(text, missing), (row, text)
+        assert row.prompt == (flattened(text) if usable(text, missing) else "")
 
 
 @bounded
@@ -211,7 +221,7 @@ def test_rows_of_csv(tmp_path: Path, rows: list[str]) -> None:
     csv.writer(content).writerows([["id", "prompt"], *[[1, row] for row in rows]])
     path = tmp_path / "rows.csv"
     path.write_bytes(content.getvalue().encode())
-    check(path, rows)
+    check(path, rows, MISSING)
 
 
 @bounded
@@ -220,7 +230,7 @@ def test_rows_of_tsv(tmp_path: Path, rows: list[str]) -> None:
     rows = [" ".join(row.replace("\t", " ").splitlines()) for row in rows]
     path = tmp_path / "rows.tsv"
     path.write_bytes("".join(["id\tprompt\n", *[f"1\t{row}\n" for row in rows]]).encode())
-    check(path, rows)
+    check(path, rows, MISSING)
 
 
 @bounded

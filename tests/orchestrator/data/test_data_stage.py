@@ -69,7 +69,7 @@ def test_bad_rows_are_set_aside_and_stop_nothing(local_ray: None, tmp_path: Path
 
 
 BAD_FILES = [
-    ("empty.txt", b"", "no usable prompt in 0 rows"),
+    ("empty.txt", b"", "no usable prompt in 1 rows; the first: .*the file holds no rows"),
     ("column.csv", b"a,b\n1,2\n", "no usable prompt in 1 rows; the first: .*no column named"),
     ("torn.parquet", b"PAR1", "no usable prompt in 1 rows; the first: .*cannot be read"),
     ("latin.txt", b"\xe9t\xe9\n", "no usable prompt in 1 rows; the first: .*not UTF-8"),
@@ -84,6 +84,44 @@ def test_file_without_a_usable_row_is_one_line(
     with pytest.raises(UserError, match=message) as caught:
         prepare_prompts(Prompts(source=str(tmp_path / name)), Store(str(tmp_path / "out")))
     assert "\n" not in str(caught.value)
+
+
+def test_many_small_files_are_read_like_one(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task of Ray for each of these files would take a minute."""
+    monkeypatch.setattr("orchestrator.data.prompt_reading.PROGRESS_SECONDS", 0.0)
+    caplog.set_level("INFO")
+    captions = [f"a caption {number}" for number in range(1200)]
+    (tmp_path / "one.txt").write_text("\n".join(captions))
+    folder = tmp_path / "many"
+    for number, caption in enumerate(captions):
+        file = folder / f"{number // 100:02}/{number:05}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(caption)
+    (folder / "README.txt").write_text("Captions.")
+    store = Store(str(tmp_path / "out"))
+    one = prepare_prompts(Prompts(source=str(tmp_path / "one.txt")), store)
+    began = time.monotonic()
+    many = prepare_prompts(Prompts(source=folder.as_uri()), store)
+    assert time.monotonic() - began < 30
+    assert many.digest == one.digest and (many.prompts, many.set_aside, many.left_out) == (1200, 0, 1)
+    assert "1 files are left out: 1 README" in caplog.text
+    assert "reading prompts: 1200 rows, file 1200 of 1200" in caplog.text
+
+
+def test_prompts_beyond_the_tokens_are_counted(
+    local_ray: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = "a large red circle " * 8
+    (tmp_path / "p.txt").write_text(f"a red circle\n{long}\na blue square\n{long} on green\n")
+    store, settings = Store(str(tmp_path)), Prompts(source=str(tmp_path / "p.txt"), rows_per_shard=2)
+    assert encode(store, settings).cut == 2
+    told = f"2 of 4 prompts are longer than 16 tokens; the encoder of {SOURCE} sees their beginning"
+    assert told in caplog.text
+    caplog.clear()
+    assert encode(store, settings).cut == 2, "nothing is encoded"
+    assert told in caplog.text
 
 
 def batches(

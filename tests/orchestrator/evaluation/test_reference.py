@@ -19,13 +19,15 @@ from workloads.miniature.world import named_attributes, random_scene, render
 def test_pooled_embeddings_are_kept(tmp_path: Path) -> None:
     source, store = str(tmp_path / "teacher"), str(tmp_path / "results")
     tiny_sdxl.save(Path(source))
-    evaluate = Evaluate(sheet_prompts=["a red circle", "a blue cross"], scorers=[], teacher=Teacher(steps=2))
+    long = "a blue cross " * 8
+    evaluate = Evaluate(sheet_prompts=["a red circle", long], scorers=[], teacher=Teacher(steps=2))
     reference = load_reference(Store(store), make_reference(source, evaluate, None, store))
     encoder = TextEncoder(source)
     for read, prompts in ((reference.null, [""]), (reference.sheet, list(evaluate.sheet_prompts))):
         for name, part in encoder.encode(prompts).parts.items():
             torch.testing.assert_close(read.parts[name].float(), part, rtol=1e-3, atol=1e-3)
     assert reference.teacher_sheet.shape == (2, 3, 16, 16)
+    assert reference.cut == tuple(evaluate.sheet_prompts[1:])
 
 
 MINIATURE_CLIP = {"name": "clip", "weights": "miniature/clip"}

@@ -1,13 +1,38 @@
-"""What a launch tells the workers of a training."""
+"""What a launch tells the workers of a training, and what it tells of a storage that fails."""
 
+import errno
+import os
+import pickle
 from pathlib import Path
 
 import pytest
+import ray
+from ray.exceptions import RayTaskError
 
+from orchestrator.common.errors import UnfinishedError
 from orchestrator.common.storage import Store
-from orchestrator.execution.launch import _git_revision, checkpoints_uri
+from orchestrator.data.ray_data import prepare_data_context
+from orchestrator.execution.launch import _git_revision, _storage_errors, checkpoints_uri
+from orchestrator.execution.preparation import _reported
 
 FOLDER = "tiny/trials/abc"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EFBIG, errno.EACCES])
+def test_a_storage_that_fails_in_a_task_is_named(number: int, tmp_path: Path) -> None:
+    """Ray Data adds its advice to an error's arguments, which is then taken for the name of a file."""
+    cause = pickle.loads(pickle.dumps(OSError(number, os.strerror(number), "Failed to apply UDF transform")))
+    with pytest.raises(UnfinishedError) as told, _storage_errors():
+        raise _reported(RayTaskError("write", "traceback", cause), Store(str(tmp_path)))
+    assert str(told.value).startswith(
+        f"storage: [Errno {number}] {os.strerror(number)}: '{tmp_path}'; correct"
+    )
+
+
+def test_errors_of_prompts_keep_their_cause() -> None:
+    """By default Ray Data raises `UDF failed to process a data block` in their place."""
+    prepare_data_context()
+    assert ray.data.DataContext.get_current().raise_original_map_exception
 
 
 @pytest.mark.parametrize("bucket", ["s3://bucket/mlflow/1/abc/artifacts", "gs://bucket/1/abc/artifacts"])

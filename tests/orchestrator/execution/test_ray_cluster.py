@@ -1,6 +1,7 @@
 """A Ray of one's own is for its owner: loopback, a token, and a token file that others cannot read."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import psutil
 import pytest
 import ray
 
+from orchestrator.execution import ray_cluster
 from orchestrator.execution.ray_cluster import _make_token
 
 REPOSITORY = Path(__file__).parents[3]
@@ -40,6 +42,40 @@ def test_an_own_ray_answers_only_its_owner() -> None:
 def test_an_own_ray_gathers_no_metrics() -> None:
     """Each a word to processes of Ray's, which say nothing of one that they do not know."""
     assert [node["MetricsExportPort"] for node in ray.nodes()] == [-1]
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("local_ray")
+def test_signals_are_not_left_to_ray() -> None:
+    """Its handler of SIGTERM would end a launch with status 15 or 134, and without a line."""
+    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_interrupt_waits_until_ray_has_started(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised in the middle, it can leave processes behind, or be lost in a hook of Python's fork."""
+    done = []
+
+    def start() -> None:
+        os.kill(os.getpid(), number)
+        done.append("started")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_cluster, "_start_own", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: done.append("ended"))
+    with pytest.raises(KeyboardInterrupt), ray_cluster.connected():
+        done.append("used")
+    assert done == ["started", "ended"]
+
+
+def test_a_termination_while_ray_starts_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own handler, which is set meanwhile, raises SystemExit."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_cluster, "_start_own", lambda: sys.exit(15))
+    with pytest.raises(KeyboardInterrupt), ray_cluster.connected():
+        pass
 
 
 @pytest.mark.parametrize("before", [None, "kept"])

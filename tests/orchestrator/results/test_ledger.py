@@ -68,7 +68,8 @@ class Launch:
 
     def start(self, index: int = 0) -> TrainingJob:
         trial = self.plan.trials[index]
-        run, _ = self.tracker.start_trial(trial.name, trial.digest, {"seed": trial.train.seed}, {})
+        params = {"seed": trial.train.seed, "backbone": trial.backbone.name}
+        run, _ = self.tracker.start_trial(trial.name, trial.digest, params, {})
         self.ledger.add(trial, run, trial_identity(self.plan, trial, PROMPTS))
         missing: Any = None
         job = TrainingJob(

@@ -152,7 +152,7 @@ def test_noise_schedule_matches_family(name: str) -> None:
 @every
 def test_one_step_scheduler_uses_start_timestep(name: str) -> None:
     backbone = architectures.build(name)
-    scheduler = one_step_scheduler(backbone.source, backbone.start_timestep)
+    scheduler = one_step_scheduler(backbone)
     scheduler.set_timesteps(1)
     assert scheduler.timesteps.tolist() == [backbone.start_timestep]
     alpha_bar = backbone.schedule.alpha_bar[: backbone.start_timestep + 1]

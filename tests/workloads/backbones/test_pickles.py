@@ -121,12 +121,11 @@ def test_every_backbone_component(part: str, teacher: Path, mark: Path) -> None:
     assert not mark.exists()
 
 
-def test_safety_checker_weights(teacher: Path, mark: Path) -> None:
+def test_safety_checker_is_not_opened(teacher: Path, mark: Path) -> None:
     change(teacher / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
     CLIPConfig().save_pretrained(teacher / "safety_checker")
     pickled(teacher / "safety_checker", mark)
-    with pytest.raises(ValueError, match=r"cannot be opened: .* a pickle could run code"):
-        open_pipeline(str(teacher))
+    assert open_pipeline(str(teacher)).safety_checker is None
     assert not mark.exists()
 
 
@@ -137,10 +136,9 @@ def test_index_that_names_a_pickle(part: str, teacher: Path, mark: Path) -> None
     plant(weights.with_name("bomb.bin"), mark)
     index = {"metadata": {}, "weight_map": {"conv_in.weight": "bomb.bin"}}
     weights.with_name(f"{weights.name}.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"cannot be opened"):
-        open_pipeline(str(teacher))
-    with pytest.raises(ValueError, match=r"cannot be read"):
-        (load_backbone if part.startswith("unet") else TextEncoder)(str(teacher))
+    for opened in (open_pipeline, load_backbone if part.startswith("unet") else TextEncoder):
+        with pytest.raises(ValueError, match=r"index\.json has no weight_map to safetensors files"):
+            opened(str(teacher))
     assert not mark.exists()
 
 
@@ -156,8 +154,11 @@ def test_custom_code_is_not_run(place: str, teacher: Path, mark: Path) -> None:
     else:
         # The file that diffusers opens when no pipeline is named.
         (teacher / "None.py").write_text(code)
-    with pytest.raises(ValueError, match="cannot be opened: it contains custom code, which is never run"):
-        open_pipeline(str(teacher))
+    if place == "pipeline":
+        with pytest.raises(ValueError, match=r"pipeline class .* is not supported"):
+            open_pipeline(str(teacher))
+    else:
+        open_pipeline(str(teacher))  # of the supported classes, whatever the folder names
     assert not mark.exists()
 
 
