@@ -26,8 +26,8 @@ LAUNCHES = {
     "stability": "f2d517857d4a",
     "tune-new-backbone": "9916c08ee994",
 }
-"""Launch digests of the shipped sweeps, which stored results carry. That of `backbones` changed with its SD2.1
-repository, which was taken off the hub: no launch of the old one could begin."""
+"""Launch digests of the shipped sweeps, which stored results carry. That of `backbones` changed with its
+SD2.1 repository, which was taken off the hub: no launch of the old one could begin."""
 MINIATURE_TRIALS = ["b6dd788f0c62", "2730d60ef5e4", "81c80e4555c4", "321047a77d92"]
 """Digests of the first trials of `sweeps/miniature.yaml`."""
 
