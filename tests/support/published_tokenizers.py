@@ -1,4 +1,4 @@
-"""Small tokenizers in the files that the published teachers have: CLIP's vocabulary and merges, T5's spiece.model."""
+"""Small tokenizers in the files of published teachers: CLIP's vocabulary and merges, T5's spiece.model."""
 
 import json
 from pathlib import Path

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from orchestrator.run import main
 from tests.support.cli import SWEEP, refused, written
 from workloads.backbones.backbone import load_backbone
 from workloads.backbones.text_encoder import TextEncoder
@@ -181,6 +182,16 @@ def test_damaged_folder_is_refused_by_workers(spoil: Spoil, opens: Open, folder:
     with pytest.raises(ValueError) as caught:
         opens(str(folder))
     assert len(str(caught.value).splitlines()) == 1 and str(folder) in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_home_folder_is_written_as_tilde(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    sweep = written(tmp_path, SWEEP.replace("miniature/pixart", "~/teacher"))
+    more = ["--set", "train.start_from=~/teacher", "--set", "train.batch_size=4"]
+    assert main([sweep, "--plan", "--storage", str(tmp_path / "results"), *more]) == 0, capsys.readouterr()
 
 
 @pytest.mark.usefixtures("no_ray")
