@@ -47,7 +47,7 @@ class NoiseSchedule:
                 f"scheduler {config.get('_class_name')} with prediction_type {kind!r} and {timesteps} "
                 f"timesteps is not supported; supported are alpha_bar schedules with {get_args(Prediction)}"
             )
-        return cls((1 - betas_of(config)).cumprod(0), kind)  # type: ignore[arg-type]
+        return cls((1 - betas_of(config)).cumprod(0), kind)
 
     @property
     def last_start(self) -> int:

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -49,7 +50,8 @@ def test_unreadable_model_is_explained(
     """transformers tries another format then, and raises that one's error."""
     shutil.copytree(pixart, tmp_path / "teacher")
     if content is None:
-        monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
+        modules: dict[str, Any] = sys.modules
+        monkeypatch.setitem(modules, "sentencepiece.sentencepiece_model_pb2", None)
         monkeypatch.delattr(sentencepiece, "sentencepiece_model_pb2", raising=False)
     else:
         (tmp_path / "teacher/tokenizer/spiece.model").write_bytes(content)
