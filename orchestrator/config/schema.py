@@ -6,6 +6,7 @@ is reported at once.
 """
 
 import math
+import os.path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -67,7 +68,7 @@ class BackboneEntry(Section):
     """A teacher, and the settings of its trials that differ from `train`."""
 
     name: Annotated[str, Field(pattern=NAME)]
-    model: Text
+    model: Annotated[Text, AfterValidator(os.path.expanduser)]
     """A diffusers folder, an id on the hub, or `miniature/NAME`."""
     start_timestep: Annotated[int, Field(gt=0, lt=1000)] | None = None
     """Timestep at which the student reads pure noise; by default the family's."""

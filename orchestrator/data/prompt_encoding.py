@@ -121,6 +121,9 @@ def encode_prompts(
     Args:
         encoder: digest of that text encoder and of `columns`; with the prompts it names the folder.
         columns: further columns that an objective needs for each prompt.
+
+    Raises:
+        UserError: the text encoder, or the model of a column, cannot be read.
     """
     folder = f"{prompts.folder}/{encoder[:16]}"
     notes = _notes(prompts, folder, store)
@@ -140,7 +143,8 @@ def encode_prompts(
             num_cpus=DATA_CPUS,
             num_gpus=1 if gpu else 0,
         )
-        done.materialize()
+        if refused := [row["refused"] for row in done.take_all() if row["refused"]]:
+            raise UserError(refused[0])
         notes = _notes(prompts, folder, store)
     digests = tuple(notes[shard]["sha256"] for shard in range(len(prompts.rows)))
     cut = sum(note.get("cut", 0) for note in notes.values())
@@ -170,17 +174,27 @@ class EncodeShard:
         from orchestrator.common.devices import process_device
         from workloads.backbones.text_encoder import TextEncoder
 
-        device = process_device()
-        self._encoder = TextEncoder(source, device)
-        self._makers = {column.name: column.open(source, device) for column in columns}
+        self._refused = ""
+        try:
+            device = process_device()
+            self._encoder = TextEncoder(source, device)
+            self._makers = {column.name: column.open(source, device) for column in columns}
+        except (UserError, ValueError) as error:  # a row takes it to the driver, where Ray would show a traceback
+            self._refused = str(error)
         self._store = Store(root)
         self._text_folder, self._folder = text_folder, folder
 
-    def __call__(self, row: dict[str, int]) -> dict[str, int]:
-        """Encode the shard that `row` names; its note is written last and marks it as finished."""
+    def __call__(self, row: dict[str, int]) -> dict[str, object]:
+        """Encode the shard that `row` names, or return why that is refused."""
+        if not self._refused:
+            self._encode(row["shard"])
+        return {"shard": row["shard"], "refused": self._refused}
+
+    def _encode(self, shard: int) -> None:
+        """Encode a shard; its note is written last and marks it as finished."""
         from workloads.backbones.conditioning import concatenate
 
-        name = f"{row['shard']:06d}"
+        name = f"{shard:06d}"
         table = pq.read_table(io.BytesIO(self._store.read(f"{self._text_folder}/text/{name}.parquet")))
         texts = table["prompt"].to_pylist()
         parts = [
@@ -205,7 +219,6 @@ class EncodeShard:
                 "cut_example": textwrap.shorten(cut[0], EXAMPLE_CHARACTERS) if cut else "",
             }
         self._store.write_json(f"{self._folder}/{name}.json", note)
-        return {"shard": row["shard"]}
 
 
 def _place(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Small tokenizers in the files that the published teachers have: CLIP's vocabulary and merges, T5's spiece.model."""
+"""Small tokenizers in the files of published teachers: CLIP's vocabulary and merges, T5's spiece.model."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def save_clip(folder: Path, pad: str) -> int:
     _write(folder / "vocab.json", {word: number for number, word in enumerate(words)})
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n")
     start, end = (_added_token(text) for text in (START, END))
-    special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": pad}
+    special: dict[str, Any] = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": pad}
     _write(folder / "special_tokens_map.json", special)
     settings = {
         "add_prefix_space": False,

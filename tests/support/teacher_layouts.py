@@ -2,8 +2,8 @@
 
     FAMILIES["sd15"](folder); scheduler(rescale_betas_zero_snr=True)(folder); sharded("unet", "fp16")(folder)
 
-A family writes a folder with the published index, scheduler and tokenizer files, and small weights: those of the
-miniatures, or random ones. A change turns it into another layout that is met in published folders.
+A family writes a folder with the published index, scheduler and tokenizer files, and small weights: those of
+the miniatures, or random ones. A change turns it into another layout that is met in published folders.
 """
 
 import json

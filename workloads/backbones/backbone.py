@@ -233,8 +233,9 @@ def resolve_start(source: str, schedule: NoiseSchedule, start: int | None) -> in
         raise ValueError(f"start_timestep {start} is outside the schedule of {source!r}, 1..{steps}")
     if start > schedule.last_start:
         raise ValueError(
-            f"start_timestep {start} of {source!r}: its scheduler has alpha {schedule.alpha_bar[start].sqrt():.1g} "
-            f"there, too little to compute x_0 from predicted noise: set at most {schedule.last_start}"
+            f"start_timestep {start} of {source!r}: its scheduler has alpha "
+            f"{schedule.alpha_bar[start].sqrt():.1g} there, too little to compute x_0 from predicted noise: "
+            f"set at most {schedule.last_start}"
         )
     return start
 

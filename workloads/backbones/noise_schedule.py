@@ -18,8 +18,9 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 LEAST_ALPHA = 1e-3
 """Least alpha at which x_0 is computed from a predicted epsilon.
 
-x_0 = (x_t - sigma epsilon) / alpha: below it, the rounding of a network in half precision (2^-11) alone changes
-x_0 by half a standard deviation. With zero terminal SNR (arXiv 2305.08891) alpha is 0 at the last timestep.
+x_0 = (x_t - sigma epsilon) / alpha: below it, the rounding of a network in half precision (2^-11) alone
+changes x_0 by half a standard deviation. With zero terminal SNR (arXiv 2305.08891) alpha is 0
+at the last timestep.
 """
 
 
@@ -43,10 +44,10 @@ class NoiseSchedule:
         timesteps = config.get("timestep_type", "discrete")
         if kind not in get_args(Prediction) or "beta_schedule" not in config or timesteps != "discrete":
             raise ValueError(
-                f"scheduler {config.get('_class_name')} with prediction_type {kind!r} and {timesteps} timesteps "
-                f"is not supported; supported are alpha_bar schedules with {get_args(Prediction)}"
+                f"scheduler {config.get('_class_name')} with prediction_type {kind!r} and {timesteps} "
+                f"timesteps is not supported; supported are alpha_bar schedules with {get_args(Prediction)}"
             )
-        return cls((1 - betas_of(config)).cumprod(0), kind)  # type: ignore[arg-type]
+        return cls((1 - betas_of(config)).cumprod(0), kind)
 
     @property
     def last_start(self) -> int:

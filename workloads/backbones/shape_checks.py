@@ -1,6 +1,7 @@
 """Checks that a backbone's weights fit its configs, and that all of its small parts open.
 
-Networks are built on the meta device and compared with the headers of the files of weights. Imports torch, diffusers and transformers (seconds), so it runs after `file_checks`.
+Networks are built on the meta device and compared with the headers of the files of weights. Imports torch,
+diffusers and transformers (seconds), so it runs after `file_checks`.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from workloads.backbones.text_encoder import ENCODER_CLASSES, load_tokenizer
 from workloads.backbones.weight_files import Shapes, weight_shapes
 
 _UNSUPPORTED = (("unet", "time_cond_proj_dim"), ("vae", "latents_mean"), ("vae", "latents_std"))
-"""Entries of configs by which stock pipelines compute more than is computed here: an embedding of the guidance
-scale (LCM), and latents that are normalised per channel (Playground v2.5)."""
+"""Entries of configs by which stock pipelines compute more than is computed here: an embedding of the
+guidance scale (LCM), and latents that are normalised per channel (Playground v2.5)."""
 
 
 def check_shapes(source: str) -> Shapes:

@@ -44,7 +44,7 @@ class TextEncoder:
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         self._tokenizers = [load_tokenizer(source, name) for name in self.family.tokenizers]
         self._encoders: list[Any] = [
-            load_text_encoder(source, name, kind, dtype).to(device).eval()  # type: ignore[arg-type]
+            load_text_encoder(source, name, kind, dtype).to(device).eval()
             for name, kind in self.family.text_encoders
         ]
         # SDXL was trained with zeros, not an encoding, for the empty prompt; its pipeline's default.
@@ -132,7 +132,8 @@ def _sentencepiece_error(file: Path) -> Exception | None:
     try:
         from sentencepiece import sentencepiece_model_pb2
 
-        sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes())
+        parser: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+        parser.ModelProto.FromString(file.read_bytes())
     except ImportError as error:
         return ImportError(f"sentencepiece and protobuf do not fit each other: {error}")
     except Exception as error:  # protobuf has its own kinds

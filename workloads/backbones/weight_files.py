@@ -101,8 +101,8 @@ def _found_instead(folder: Path) -> str:
     pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     if others:
         return (
-            f" but {others[0]}: open the pipeline with diffusers (variant=... for weights of another name) and "
-            f"save it with save_pretrained(...)"
+            f" but {others[0]}: open the pipeline with diffusers (variant=... for weights of another name) "
+            f"and save it with save_pretrained(...)"
         )
     if pickles:
         return (

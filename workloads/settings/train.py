@@ -5,6 +5,7 @@ Imports no torch, so a sweep file is checked in milliseconds. The digest that na
 """
 
 import math
+import os.path
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -211,6 +212,8 @@ class TrainSettings(PGSBSettings):
             raise ValueError(f"adam_betas {list(self.adam_betas)}: each must be at least 0 and below 1")
         if self.start_from is not None and not self.start_from.strip():
             raise ValueError("start_from is empty: name a pipeline, or leave it out")
+        if self.start_from is not None:
+            object.__setattr__(self, "start_from", os.path.expanduser(self.start_from))
         self._check_objective()
 
     def _check_objective(self) -> None:

@@ -108,8 +108,8 @@ def generate(
 def one_step_scheduler(backbone: Backbone) -> DDIMScheduler:
     """Return a stock scheduler whose single step is x_0 = (z - sigma_s e) / alpha_s at the start timestep s.
 
-    Its table holds the betas of the backbone's own schedule up to s, so that alpha_s is the same number for any
-    schedule. With "trailing" spacing s is the only step, and with `set_alpha_to_one` that step returns x_0.
+    Its table holds the betas of the backbone's own schedule up to s, so that alpha_s is the same number for
+    any schedule. With "trailing" spacing s is the only step, and with `set_alpha_to_one` it returns x_0.
     """
     steps = backbone.start_timestep + 1
     return DDIMScheduler(

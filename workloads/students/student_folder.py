@@ -71,7 +71,7 @@ def _download(source: str) -> Path:
 
 
 def _index(family: Family, teacher: dict[str, Any], network: str, scheduler: str) -> dict[str, Any]:
-    """Return the student's model_index.json, given the teacher's and the classes of the student's own parts."""
+    """Return the student's model_index.json, given the teacher's and the classes of its own parts."""
     return {
         "_class_name": family.pipeline,
         "_diffusers_version": diffusers.__version__,
@@ -81,7 +81,7 @@ def _index(family: Family, teacher: dict[str, Any], network: str, scheduler: str
         "vae": ["diffusers", "AutoencoderKL"],
         **{name: ["transformers", kind] for name, kind in family.text_encoders},
         **{name: teacher[name] for name in family.tokenizers},
-        **dict.fromkeys(family.unused, [None, None]),
+        **{name: [None, None] for name in family.unused},
     }
 
 
@@ -96,7 +96,7 @@ def _copy_tokenizer(source: Path, folder: Path, part: str, tokens: int) -> None:
 
 
 def _copy_model(source: Path, folder: Path, part: str, entries: dict[str, str]) -> None:
-    """Copy a part's config, with other `entries`, and its weights, under the names that loaders open by default."""
+    """Copy a part's config, with other `entries`, and its weights, under the names that loaders expect."""
     (folder / part).mkdir(exist_ok=True)
     config = json.loads((source / part / "config.json").read_text(encoding="utf-8"))
     if entries:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -35,6 +36,15 @@ REAL = Path(os.environ.get("PROMPT_SETS", Path(__file__).parents[4] / "shared" /
 
 def encode(store: Store, settings: Prompts) -> ShardSet:
     return encode_prompts(prepare_prompts(settings, store), SOURCE, encoder_digest(SOURCE), store, False)
+
+
+def test_unreadable_encoder_is_one_line(local_ray: None, tmp_path: Path) -> None:
+    """The actors of the second pass hold it, and an error of theirs would be a traceback of Ray."""
+    source, store = str(shutil.copytree(SOURCE, tmp_path / "teacher")), Store(str(tmp_path / "results"))
+    prompts = prepare_prompts(Prompts(source="miniature:64"), store)
+    (tmp_path / "teacher/text_encoder/model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^backbone .*: its text_encoder cannot be read: [^\n]*$"):
+        encode_prompts(prompts, source, encoder_digest(source), store, False)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"the real prompt sets are not at {REAL}")

@@ -1,6 +1,7 @@
 """Damaged backbone folders: refused in one line before anything starts, and by workers too."""
 
 import json
+import os.path
 import shutil
 import struct
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from orchestrator.api import load_sweep, make_plan
+from orchestrator.planning.backbone_checks import check_backbones
 from tests.support.cli import SWEEP, refused, written
 from workloads.backbones.backbone import load_backbone
 from workloads.backbones.text_encoder import TextEncoder
@@ -181,6 +184,17 @@ def test_damaged_folder_is_refused_by_workers(spoil: Spoil, opens: Open, folder:
     with pytest.raises(ValueError) as caught:
         opens(str(folder))
     assert len(str(caught.value).splitlines()) == 1 and str(folder) in str(caught.value)
+
+
+def test_home_folder_is_written_as_tilde(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    sweep = written(tmp_path, SWEEP.replace("miniature/pixart", "~/teacher"))
+    plan = make_plan(load_sweep(sweep, ["train.start_from=~/teacher"]))
+    check_backbones(plan)
+    assert {trial.source for trial in plan.trials} == {os.path.realpath(folder)}
+    assert {trial.train.start_from for trial in plan.trials} == {str(folder)}
 
 
 @pytest.mark.usefixtures("no_ray")

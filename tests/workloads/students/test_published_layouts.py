@@ -1,4 +1,4 @@
-"""Students of teachers whose folders others published: each layout keeps every promise or is refused in a line."""
+"""Students of teachers in the layouts of published folders: each promise is kept, or one line refuses."""
 
 import json
 from collections.abc import Callable
@@ -39,7 +39,8 @@ SINGLE = "diffusion_pytorch_model.safetensors"
 CHECKER, TEXT = "safety_checker/model.safetensors", "text_encoder/model.safetensors"
 CLASSES = (
     "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler", "UniPCMultistepScheduler",
+    "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler",
+    "UniPCMultistepScheduler",
 )  # fmt: skip
 V = {"prediction_type": "v_prediction"}
 ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -207,21 +208,22 @@ def stock(folder: Path) -> Tensor:
 
 UNET, T5 = f"unet/{SINGLE}", "tokenizer/spiece.model"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 791656\n"
+COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 REFUSED: dict[str, tuple[Layout, str]] = {
     "zero-snr-at-999": (
         of("sd15", scheduler(**ZERO_SNR)), r"start_timestep 999 of .* alpha 0 there.*: set at most 996"
     ),
     "cosine-at-999": (
-        of("sd15", scheduler(beta_schedule="squaredcos_cap_v2")), r"alpha 5e-05 there.* set at most 998"
+        of("sd15", scheduler(**COSINE)), r"alpha 5e-05 there.* set at most 998"
     ),
-    "500-steps": (of("sd15", scheduler(num_train_timesteps=500)), r"start_timestep 999 is outside .* 1\.\.500"),
-    "edm": (of("sdxl", scheduler(timestep_type="continuous", **V)), r"v_prediction' and continuous timesteps"),
-    "flow": (of("sdxl", scheduler(prediction_type="flow_prediction")), r"'flow_prediction' .* is not supported"),
-    "no-schedule": (of("sdxl", scheduler(beta_schedule="warped")), r"its scheduler cannot be read: warped"),
+    "500-steps": (of("sd15", scheduler(num_train_timesteps=500)), r"999 is outside .* 1\.\.500"),
+    "edm": (of("sdxl", scheduler(timestep_type="continuous", **V)), r"continuous timesteps"),
+    "flow": (of("sdxl", scheduler(prediction_type="flow_prediction")), r"'flow_prediction' .* not supported"),
+    "no-schedule": (of("sdxl", scheduler(beta_schedule="warped")), r"cannot be read: warped"),
     "unknown-scheduler": (
-        of("sd15", index(scheduler=["diffusers", "OwnScheduler"])), r"its scheduler OwnScheduler is not one of"
+        of("sd15", index(scheduler=["diffusers", "OwnScheduler"])), r"scheduler OwnScheduler is not one of"
     ),
-    "pointer": (of("pixart", removed(T5), added(T5, POINTER)), r"its tokenizer .*spiece\.model is no sentencep"),
+    "pointer": (of("pixart", removed(T5), added(T5, POINTER)), r"spiece\.model is no sentencep"),
     "tokenizer-torn": (of("sd15", removed("tokenizer/merges.txt")), r"its tokenizer cannot be read"),
     "only-non-ema": (
         of("sd15", renamed(UNET, SINGLE.replace("model.", "model.non_ema."))),
@@ -231,8 +233,8 @@ REFUSED: dict[str, tuple[Layout, str]] = {
         of("sd15", in_float16("unet", True), removed(f"unet/{SINGLE}.index.fp16.json")),
         r"its unet has no .* but .*fp16-00001-of-\d+\.safetensors: .*save_pretrained",
     ),
-    "lcm": (of("sdxl", edited("unet/config.json", time_cond_proj_dim=256)), r"its unet has time_cond_proj_dim"),
-    "vae-of-means": (of("sdxl", edited("vae/config.json", latents_mean=[0.0] * 4)), r"its vae has latents_mean"),
+    "lcm": (of("sdxl", edited("unet/config.json", time_cond_proj_dim=256)), r"has time_cond_proj_dim"),
+    "vae-of-means": (of("sdxl", edited("vae/config.json", latents_mean=[0.0] * 4)), r"vae has latents_mean"),
 }  # fmt: skip
 """Folders of other kinds, and what the one line says."""
 
