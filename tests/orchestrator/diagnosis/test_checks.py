@@ -1,4 +1,4 @@
-"""Checks guard themselves, and leave nothing behind; the world beyond this process is faked at its edge alone."""
+"""Checks guard themselves, and leave nothing behind; only the world beyond this process is faked."""
 
 import os
 import resource
@@ -145,7 +145,8 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"{}")
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         return super().date_time_string(time.time() + 1200)
@@ -164,9 +165,7 @@ def server() -> Iterator[str]:
 
 def test_licences_on_the_hub(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server)
-    text = MINIMAL.replace("miniature/pixart}", "owner/open}\n  - {name: b, model: owner/gone}") + (
-        "  # the third\n"
-    )
+    text = MINIMAL.replace("miniature/pixart}", "owner/open}\n  - {name: b, model: owner/gone}")
     text = text.replace("owner/gone}", "owner/gone}\n  - {name: c, model: owner/closed}")
     plan = make_plan(load_sweep(written(tmp_path, text), []))
     found = {finding.text.partition(":")[0]: finding for finding in check_hub(Subject("r", plan=plan))}
