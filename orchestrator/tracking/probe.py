@@ -5,10 +5,10 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import mlflow
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.version import VERSION
 from sqlalchemy.engine import make_url
 
 from orchestrator.common.errors import UserError
@@ -39,10 +39,10 @@ def _server(uri: str, experiment: str) -> str:
     except MlflowException as error:
         raise UserError(f"{refusal(uri, error, experiment)}{_proxy(uri)}") from None
     version = _version(uri)
-    if version and version.split(".")[:2] != mlflow.__version__.split(".")[:2]:
+    if version and version.split(".")[:2] != VERSION.split(".")[:2]:
         raise UserError(
-            f"tracking {redact(uri)}: is MLflow {version}, and this environment has {mlflow.__version__}, "
-            f"which alone was tested: install mlflow=={mlflow.__version__} there, then run mlflow db upgrade"
+            f"tracking {redact(uri)}: is MLflow {version}, and this environment has {VERSION}, "
+            f"which alone was tested: install mlflow=={VERSION} there, then run mlflow db upgrade"
         )
     return f"{redact(uri)}: MLflow {version or 'of unknown version'} answers and accepts the login"
 
