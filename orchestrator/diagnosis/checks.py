@@ -113,7 +113,9 @@ def examine(check: Check, subject: Subject, limit_s: float = LIMIT_S) -> list[Fi
 def _run(check: Check, subject: Subject, found: list[Finding]) -> None:
     try:
         found.extend(check.run(subject))
-    except (UserError, ValueError) as error:
+    except UserError as error:
+        found.append(fail(str(error)))
+    except ValueError as error:
         found.append(fail(one_line(error)))
     except Exception as error:
         found.append(fail(f"could not be checked: {type(error).__name__}: {one_line(error)}"))
