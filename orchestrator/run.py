@@ -60,6 +60,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plan", action="store_true", help="print trials, resources, memory and time; start nothing"
     )
+    add_sweep_arguments(parser)
+    parser.add_argument(
+        "--cluster",
+        type=Path,
+        metavar="FILE",
+        help="manifest of the RayCluster: with --plan, print how many trials it holds; without, use its "
+        "groups instead of those that Kubernetes reports on the head",
+    )
+    return parser
+
+
+def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that change a sweep and say where it keeps its results."""
     parser.add_argument(
         "--set",
         action="append",
@@ -73,14 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--storage", metavar="PATH", help=f"folder or bucket of all results (storage, or {STORAGE_VARIABLE})"
     )
-    parser.add_argument(
-        "--cluster",
-        type=Path,
-        metavar="FILE",
-        help="manifest of the RayCluster: with --plan, print how many trials it holds; without, use its "
-        "groups instead of those that Kubernetes reports on the head",
-    )
-    return parser
+
+
+def storage_root(given: str | None, sweep: str | None) -> str:
+    """Return the storage that the command gives, else the sweep file, else the environment, else a folder."""
+    return given or sweep or os.environ.get(STORAGE_VARIABLE) or STORAGE
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -92,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
         plan = make_plan(load_sweep(options.sweep, options.overrides))
         check_memory(plan)
         check_budget(plan)
-    root = options.storage or plan.sweep.storage or os.environ.get(STORAGE_VARIABLE) or STORAGE
+    root = storage_root(options.storage, plan.sweep.storage)
     _check_root(root)
     uri = options.tracking_uri or plan.sweep.tracking.uri
     capacity = None

@@ -179,7 +179,10 @@ class EncodeShard:
             device = process_device()
             self._encoder = TextEncoder(source, device)
             self._makers = {column.name: column.open(source, device) for column in columns}
-        except (UserError, ValueError) as error:  # a row takes it to the driver, where Ray would show a traceback
+        except (
+            UserError,
+            ValueError,
+        ) as error:  # a row takes it to the driver, where Ray would show a traceback
             self._refused = str(error)
         self._store = Store(root)
         self._text_folder, self._folder = text_folder, folder

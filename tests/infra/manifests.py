@@ -15,7 +15,7 @@ import yaml
 REPOSITORY = Path(__file__).parents[2]
 KUBERNETES = REPOSITORY / "infra/kubernetes"
 CLOUDS = ("gke", "eks", "aks")
-OVERLAYS = (*CLOUDS, "single")
+OVERLAYS = (*CLOUDS, "single", "single-gpu")
 PARTS = ("tracking", "cluster", "sweep")
 ALL = tuple(f"{overlay}/{part}" for overlay in OVERLAYS for part in PARTS)
 COMPONENTS = (

@@ -16,7 +16,8 @@ ALLOWED = {
     ),
     "orchestrator": (
         "common", "config", "analysis", "data", "reporting", "planning", "tracking", "jobs", "evaluation",
-        "training", "results", "execution", "api", "run", "generate", "report", "relocate",
+        "training", "results", "execution", "diagnosis", "api", "run", "generate", "report", "relocate",
+        "doctor",
     ),
 }  # fmt: skip
 """Who may import whom: a package or top-level module imports itself and those before it in the list, and

@@ -59,6 +59,7 @@ NOT_RUN = {
     ".venv/bin/mlflow ui": "serves until it is ended",
     "python -m orchestrator.run sweeps/miniature.yaml --set": "minutes; test_run.py runs a smaller sweep",
     "python -m orchestrator.run sweeps/miniature.yaml --tracking-uri": "needs a server and a bucket",
+    "python -m orchestrator.doctor": "tests/orchestrator/test_doctor.py runs it on another sweep",
     "python -m workloads.scorers.inception": "needs published weights and pictures",
     "python -m workloads.scorers.teacher_gallery": "minutes, and it overwrites the shipped picture",
     "python -m tests.benchmarks.": SECONDS,
@@ -84,7 +85,7 @@ NOT_RUN = {
     "az ": CLUSTER,
 }
 """Beginnings of commands that no test runs as they are, each with the reason."""
-HELP = ("orchestrator.run", "orchestrator.generate", "orchestrator.report", "orchestrator.relocate")
+HELP = tuple(f"orchestrator.{name}" for name in ("run", "generate", "report", "relocate", "doctor"))
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:\.ci|\.github|infra|orchestrator|sweeps|tests|workloads)/[\w./-]+)`")

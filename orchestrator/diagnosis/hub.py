@@ -1,0 +1,92 @@
+"""Check of the hub: whether this machine's token may download the models of the sweep."""
+
+import os
+from collections.abc import Iterator
+
+from huggingface_hub import HfApi, get_token, try_to_load_from_cache
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from orchestrator.diagnosis.checks import Finding, Subject, fail, ok, one_line
+from orchestrator.planning.plan import Plan
+from workloads.scorers.catalogue import CLIP_MODEL
+from workloads.scorers.hpsv2_package import REPOSITORY
+
+INDEX_FILES = ("model_index.json", "config.json", "HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt")
+"""Files of which the hub's cache has one if it has the model."""
+
+
+def check_hub(subject: Subject) -> Iterator[Finding]:
+    """Ask the hub for each model of the sweep with this machine's token; download nothing."""
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    models = hub_models(subject.plan) if subject.plan else []
+    if not models:
+        wanted = "the sweep takes no model from the hub" if subject.plan else "no sweep is given"
+        yield ok(
+            f"{wanted}; {'a token is set' if get_token() else 'no token is set, so public models alone'}"
+        )
+    for model in models:
+        yield _look_at(api, model)
+
+
+def hub_models(plan: Plan) -> list[str]:
+    """Return the ids on the hub that a plan names: teachers, starts of students, CLIP models, scorers."""
+    names = [trial.source for trial in plan.trials]
+    names += [trial.train.start_from for trial in plan.trials if trial.train.start_from]
+    names += [trial.train.clip.model for trial in plan.trials if trial.train.clip]
+    scorers = [*plan.sweep.evaluate.scorers, *(plan.infer.infer.scorers if plan.infer else ())]
+    published = {"clip": CLIP_MODEL, "hpsv2": REPOSITORY}
+    names += [each.weights or published[each.name] for each in scorers if each.name in published]
+    return [name for name in dict.fromkeys(names) if is_hub_id(name)]
+
+
+def is_hub_id(name: str) -> bool:
+    """Return true for OWNER/NAME that is neither a path that exists nor a shipped miniature."""
+    return name.count("/") == 1 and not name.startswith(("miniature/", ".", "/")) and not os.path.exists(name)
+
+
+def _look_at(api: HfApi, model: str) -> Finding:
+    address = f"{api.endpoint}/{model}"
+    token = get_token()
+    try:
+        api.auth_check(model)
+    except GatedRepoError:
+        return fail(
+            f"{model}: its licence is not accepted: accept it at {address} with the token's account, and set "
+            f"HF_TOKEN (a fine-grained token needs the right to read gated repositories)"
+        )
+    except DisabledRepoError:
+        return fail(f"{model}: the hub has disabled it: name a copy of it in the sweep file")
+    except RepositoryNotFoundError:
+        why = "the hub does not know it" if token else "the hub does not show it without a token"
+        return fail(
+            f"{model}: {why}: it was deleted or renamed, or is private: look at {address}, and name a "
+            f"copy of it, or set HF_TOKEN"
+        )
+    except Exception as error:  # of the HTTP library, which changes between versions of the hub's client
+        return _without_hub(model, error)
+    return ok(f"{model}: may be downloaded")
+
+
+def _without_hub(model: str, error: Exception) -> Finding:
+    """Return the finding for a model about which the hub could not be asked, or did not answer well."""
+    if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
+        return fail(
+            f"{model}: the hub refuses the token: set HF_TOKEN to one of huggingface.co/settings/tokens"
+        )
+    cached = any(isinstance(try_to_load_from_cache(model, file), str) for file in INDEX_FILES)
+    reason = (
+        "the hub is turned off (HF_HUB_OFFLINE)"
+        if isinstance(error, OfflineModeIsEnabled)
+        else (f"the hub was not reached ({one_line(error)[:120]})")
+    )
+    if cached:
+        return ok(f"{model}: in the cache; {reason}")
+    return fail(
+        f"{model}: not in the cache, and {reason}: run `hf download {model}` where the hub is reached"
+    )
