@@ -95,6 +95,9 @@ class Stack:
         for source in spec.get("envFrom", []):
             found |= self.secrets[source["secretRef"]["name"]]
         for entry in spec.get("env", []):
+            secret = entry.get("valueFrom", {}).get("secretKeyRef", {})
+            if secret.get("optional") and secret["name"] not in self.secrets:
+                continue
             found[entry["name"]] = self._value(entry)
         return {key: self.here(value) for key, value in found.items()}
 
