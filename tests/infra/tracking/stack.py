@@ -67,9 +67,11 @@ class Stack:
         self._start_bucket()
         self._start_database()
         self._write_config()
-        migrate, serve = container(self._manifests, "migrate"), container(self._manifests, "mlflow")
-        migrated = self._process(self._mlflow(migrate), self.environment(migrate), "migrate")
-        assert migrated.wait(START_SECONDS) == 0, self.log("migrate").read_text()
+        serve = container(self._manifests, "mlflow")
+        for name in ("migrate", "migrate-logins"):
+            spec = container(self._manifests, name)
+            done = self._process(self._mlflow(spec), self.environment(spec), name).wait(START_SECONDS)
+            assert done == 0, self.log(name).read_text()
         self._server = self._process(self._mlflow(serve), self.environment(serve), "mlflow")
         wait_for(f"{self.uri}{serve['startupProbe']['httpGet']['path']}", self._server, self.log("mlflow"))
 
@@ -93,6 +95,9 @@ class Stack:
         for source in spec.get("envFrom", []):
             found |= self.secrets[source["secretRef"]["name"]]
         for entry in spec.get("env", []):
+            secret = entry.get("valueFrom", {}).get("secretKeyRef", {})
+            if secret.get("optional") and secret["name"] not in self.secrets:
+                continue
             found[entry["name"]] = self._value(entry)
         return {key: self.here(value) for key, value in found.items()}
 
@@ -158,7 +163,7 @@ class Stack:
         for flag, value in (("--host", "127.0.0.1"), ("--port", str(self.ports["mlflow"]))):
             if flag in words:
                 words[words.index(flag) + 1] = value
-        return [sys.executable, "-m", "mlflow", *words]
+        return [sys.executable, *spec.get("command", ["python", "-m", "mlflow"])[1:], *words]
 
     def _write_config(self) -> None:
         """The mounted files, and where they are here."""
