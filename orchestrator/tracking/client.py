@@ -103,7 +103,8 @@ class Tracker:
             The run's id, and the URI of its artifacts: a folder, a bucket or a server's proxy.
         """
         identity = {DIGEST_TAG: digest, PARENT_TAG: self.parent}
-        run = self._run(name, identity, params, {**tags, **identity}, self._trials.get(digest))[0]
+        known, given = self._trials.get(digest), {**tags, **identity}
+        run = self.ask(lambda: self._run(name, identity, params, given, known))[0]
         self._trials[digest] = run
         return str(run.info.run_id), str(run.info.artifact_uri)
 
@@ -262,7 +263,7 @@ class Tracker:
             made = found or [self.client.create_run(self.experiment, tags=given, run_name=name)]
             return made[0], bool(found)
 
-        found, resumed = (known, True) if known is not None else self.ask(find_or_make)
+        found, resumed = (known, True) if known is not None else self._retries.call(find_or_make)
         run, missing = str(found.info.run_id), params.keys() - found.data.params.keys()
         entries = [Param(key, str(params[key])[:PARAM_CHARACTERS]) for key in sorted(missing)]
         own = [RunTag(key, value) for key, value in tags.items() if not key.startswith("mlflow.")]
