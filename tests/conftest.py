@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,8 @@ PACKAGES = ("orchestrator", "workloads")
 ONE_AT_A_TIME = pytest.mark.xdist_group("cluster")
 VARIABLE = "MLFLOW_TRACKING_URI"
 os.environ.pop(VARIABLE, None)
+# A run in the background of a script ignores Ctrl-C, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Two processes test side by side, and sweeps of theirs train: threads that wait for one another by spinning
 # take the cores from those that compute. Before torch is loaded, and for all processes of a test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

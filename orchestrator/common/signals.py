@@ -22,9 +22,13 @@ def interrupt_on_signals() -> None:
 
 
 def interrupt_now() -> None:
-    """Raise KeyboardInterrupt in the main thread, as a second Ctrl-C does; called from other threads."""
+    """Raise KeyboardInterrupt in the main thread, as a second Ctrl-C does; called from other threads.
+
+    A command that a script starts in the background ignores Ctrl-C, so another signal may stand for it.
+    """
     _interrupted.set()
-    _thread.interrupt_main()
+    handled = [number for number in SIGNALS if callable(signal.getsignal(number))]
+    _thread.interrupt_main(handled[0] if handled else signal.SIGINT)
 
 
 @contextmanager

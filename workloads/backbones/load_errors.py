@@ -21,6 +21,8 @@ def describe(error: BaseException) -> str:
     The libraries' own messages also explain how to load the file in spite of the risk.
     """
     text = " ".join(str(error).split())
+    if text.startswith("backbone "):  # a refusal of this package, which says what to do
+        return text
     if isinstance(error, UnpicklingError) or "pickle" in text:
         return "it holds more than tensors, and a pickle of other objects could run code"
     if "custom code" in text:

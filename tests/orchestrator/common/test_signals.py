@@ -4,11 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from orchestrator.common.signals import defer_first_interrupt, handlers_kept, signals_ignored
+from orchestrator.common import signals
+from orchestrator.common.signals import (
+    defer_first_interrupt,
+    handlers_kept,
+    interrupt_now,
+    signals_ignored,
+)
 
 REPOSITORY = Path(__file__).parents[3]
 COMMAND = """
@@ -57,3 +64,17 @@ def test_a_library_that_sets_handlers_is_undone_and_an_ending_is_not_cut() -> No
     assert signal.getsignal(signal.SIGTERM) is before
     with signals_ignored():
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_command_that_ignores_ctrl_c_is_interrupted_from_within() -> None:
+    """Started in the background of a script, for example; a launch whose sweep was taken over must end."""
+    with handlers_kept():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                interrupt_now()
+                time.sleep(5)
+        finally:
+            signals._interrupted.clear()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
