@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[2]
 ALLOWED = {
     "workloads": (
         "settings", "torchvision_operators", "images", "backbones", "layers", "attention", "students",
-        "miniature", "objectives", "scorers", "training",
+        "miniature", "drawings", "objectives", "scorers", "training",
     ),
     "orchestrator": (
         "common", "config", "analysis", "data", "reporting", "planning", "tracking", "jobs", "evaluation",
