@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 
 from workloads.drawings import networks
 from workloads.drawings.latent_space import LatentSpace, fit_latent_space
-from workloads.drawings.losses import EMPTY_T5_TOKENS
+from workloads.drawings.losses import EMPTY_T5_TOKENS, encode_for_transformer
 from workloads.drawings.pictures import Drawings
 from workloads.drawings.pipeline import save_pipeline
 from workloads.drawings.sheet import write_sheet
@@ -118,3 +118,19 @@ def test_stock_diffusers_opens_the_saved_folder_and_draws(
     pictures = pipeline(["a bus, noto style"] * 2, num_inference_steps=2, height=32, width=32, **extra).images
     assert [picture.size for picture in pictures] == [(32, 32)] * 2
     assert "trained" in write_sheet(training, space, tmp_path / "sheet.png")
+
+
+def test_the_transformer_learns_from_the_text_states_that_its_pipeline_computes(
+    drawings: Drawings, space: LatentSpace
+) -> None:
+    training = Training("transformer", drawings, space, seed=0)
+    vae = networks.autoencoder()
+    pipeline = networks.assemble("transformer", training.average, training.words, vae)
+    captions = ["a bus, noto style", ""]
+    with torch.no_grad():
+        states, pooled = encode_for_transformer(training.average, training.tokenize(captions))
+        found = pipeline.encode_prompt(
+            captions, None, None, do_classifier_free_guidance=False, max_sequence_length=EMPTY_T5_TOKENS
+        )
+    assert torch.allclose(found[0], states, atol=1e-6)
+    assert torch.allclose(found[2], pooled, atol=1e-6)
