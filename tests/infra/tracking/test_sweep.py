@@ -38,7 +38,7 @@ evaluate:
   sheet_prompts: [a red circle]
 resources: {{workers: 2, cpus_per_worker: 0.4, checkpoint_every: 4}}
 """
-AWAY_SECONDS = 3
+AWAY_SECONDS = 20
 STORAGE = f"s3://{BUCKET}/sweeps"
 ORDINARY = {"student_loss", "fake_score_loss", "samples_per_second", "seconds_per_step"}
 
@@ -71,12 +71,14 @@ def submitted(stack: Stack, head: Head, *overrides: str) -> Job:
 
 
 def take_the_database_away(stack: Stack, job: Job) -> None:
-    """Once a step is recorded, until the driver has noticed, and for some seconds."""
+    """Once a step is recorded, for longer than the driver takes to notice.
+
+    Its lines say so too late: Ray has been seen to hand a job's output on only at the job's end.
+    """
     known = "select count(*) from metrics where key = 'student_loss'"
     wait_until(lambda: int(stack.postgres.execute(known, "mlflow")) > 0, job, 500)
     stack.postgres.stop()
     try:
-        wait_until(lambda: "tracking: does not answer" in job.output, job, 180)
         time.sleep(AWAY_SECONDS)
     finally:
         stack.postgres.start()
