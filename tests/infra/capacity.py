@@ -1,7 +1,7 @@
 """Whether a cluster's groups can hold what a sweep asks for: the project's planner against Ray's reading."""
 
 import math
-import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ Resources = dict[str, float]
 
 
 def plan_of_entrypoint(job: Manifest) -> Plan:
-    """The plan of the sweep that a RayJob runs, by its command line."""
-    words = shlex.split(job["spec"]["entrypoint"])
-    assert words[:3] == ["python", "-m", "orchestrator.run"], words
-    options = _parser().parse_args(words[3:])
+    """The plan of the sweep that a RayJob checks and runs, by the words that its shell hands to both."""
+    given, commands = job["spec"]["entrypoint"].split("\npython", 1)
+    assert commands == ' -m orchestrator.doctor "$@" && python -m orchestrator.run "$@"', commands
+    shown = subprocess.run(
+        ["sh", "-c", f"{given}\nprintf '%s\\n' \"$@\""], capture_output=True, text=True, check=True
+    )
+    options = _parser().parse_args(shown.stdout.splitlines())
     return make_plan(load_sweep(REPOSITORY / options.sweep.relative_to(IN_IMAGE), options.overrides))
 
 
