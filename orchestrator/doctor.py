@@ -1,4 +1,4 @@
-"""Checks this machine, and all that a sweep needs, before a GPU is taken. It changes nothing.
+"""Checks this machine, and all that a sweep needs, before a GPU is taken.
 
     python -m orchestrator.doctor
     python -m orchestrator.doctor sweeps/miniature.yaml
@@ -7,8 +7,9 @@
 One line for each finding: `ok`; `warn`: the sweep runs, but slowly or at a risk; `fail`: it would end with an
 error. Warnings and failures say what to do. Checked are: versions of Python and of the libraries, the sweep's
 own settings, processors, memory, shared memory, temporary folder and open files as Ray needs them, the GPU
-driver, GPUs as torch sees them, the storage (written, read and deleted), free disk, MLflow and its login, the
-clock, and the licences of the sweep's models on the hub. Without a sweep file a missing GPU is no failure.
+driver, GPUs as torch sees them, the storage (a file is written, read and deleted; in a new bucket the
+empty entry of its folder stays), free disk, MLflow and its login, the clock, and the licences of the sweep's
+models on the hub. Without a sweep file a missing GPU is no failure.
 Where RAY_ADDRESS is set, GPUs and processors are the cluster's, and are not checked here.
 """
 
