@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from workloads.backbones.families import family_of
+from workloads.backbones.hub import split_source
 from workloads.backbones.load_errors import one_line
 
 
@@ -47,9 +48,12 @@ def encoder_folder(source: str) -> Path:
     """
     if Path(source).exists():
         return Path(source)
-    wanted = [f"{name}/*" for name in _component_names(source)]
+    wanted = [f"{part}/*" for part in _component_names(source)]
+    name, revision = split_source(source)
     try:
-        return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=["*.bin"]))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*.bin"])
+        )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"backbone {source!r}: its text encoder cannot be downloaded: {one_line(error)}"
