@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from workloads.attention import AttentionGuidance
+from workloads.backbones.autoencoders import Autoencoder
 from workloads.backbones.backbone import Backbone, load_backbone, load_scheduler_config
 from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.text_encoder import TextEncoder
@@ -67,7 +67,7 @@ def draw_pairs(
 
 
 @lru_cache(maxsize=1)
-def _load_cached(folder: str, device: str) -> tuple[Backbone, AutoencoderKL]:
+def _load_cached(folder: str, device: str) -> tuple[Backbone, Autoencoder]:
     """Load a student once for the many guidance scales at which one process samples it."""
     return load_student(folder, device), load_autoencoder(folder, device)
 
