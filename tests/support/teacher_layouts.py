@@ -214,7 +214,7 @@ def saved_again(part: str, **options: Any) -> Change:
 
     def change(folder: Path) -> None:
         library, name = json.loads((folder / "model_index.json").read_text())[part]
-        kind = CLASSES.get(part) if name in LISTED_OTHERWISE else getattr(LIBRARIES[library], name)
+        kind = CLASSES[part] if name in LISTED_OTHERWISE else getattr(LIBRARIES[library], name)
         model = kind.from_pretrained(folder / part)
         for file in (folder / part).glob("*.safetensors*"):
             file.unlink()

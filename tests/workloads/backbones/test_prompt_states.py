@@ -102,6 +102,7 @@ def test_prompts_match_stock_pipeline(family: str, folder_of: Callable[[str], Pa
     assert (ours.mask is not None, ours.pooled is not None) == (encoder.family.masked, encoder.family.pooled)
     mine, theirs = COMPARED[family](stock(folder), ours, negative)
     for found, wanted in zip(mine, theirs, strict=True):
+        assert found is not None
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0, check_dtype=found.is_floating_point())
 
 
@@ -160,7 +161,7 @@ def test_short_tokenizers_of_sana_have_no_instruction(
     with torch.no_grad():
         theirs, mask, *_ = stock(folder).encode_prompt(PROMPTS, False, **arguments)
     torch.testing.assert_close(ours.embeddings, theirs, atol=1e-6, rtol=0)
-    assert torch.equal(ours.mask, mask)
+    assert ours.mask is not None and torch.equal(ours.mask, mask)
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2", "text_encoder_3"])
