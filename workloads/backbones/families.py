@@ -47,6 +47,8 @@ class Family:
     """Class of the component `vae`."""
     flow: bool = False
     """True if the pipeline samples by flow matching, false if it needs an alpha_bar schedule."""
+    joint: bool = False
+    """True if the tokens of text and image share their attention, false for cross-attention to the text."""
     lowercase: bool = False
     """True if the pipeline lowercases prompts before it encodes them."""
     masked: bool = False
@@ -64,6 +66,10 @@ class Family:
     def tokenizers(self) -> tuple[str, ...]:
         """Component of each text encoder's tokenizer."""
         return tuple(name.replace("text_encoder", "tokenizer") for name, _ in self.text_encoders)
+
+    def has_guidance(self, kind: str) -> bool:
+        """Return True if attention guidance of `kind` is defined here: NASA is for cross-attention alone."""
+        return not (self.joint and kind == "nasa")
 
     def options(self, index: dict[str, Any]) -> dict[str, Any]:
         """Return the pipeline's options, which are no components, given the teacher's model_index.json."""
@@ -135,6 +141,7 @@ FAMILIES = (
         tokens=256,
         start_timestep=999,
         flow=True,
+        joint=True,
         pooled=True,
         unused=("image_encoder", "feature_extractor"),
     ),
