@@ -69,7 +69,7 @@ class Backbone:
     @property
     def token_size(self) -> int:
         """Latents per side of one token of a transformer; 1 for a UNet."""
-        return int(self.config.get("patch_size") or 1)
+        return self.kind.token_size(self.config)
 
     @property
     def kind(self) -> NetworkKind:

@@ -42,6 +42,8 @@ class Family:
     has alpha_T = 0.006, which would amplify errors 157 times; PixArt-DMD uses 400. SDXL has the schedule
     of Stable Diffusion, but DMD2's one-step SDXL starts at 399. Flow matching amplifies nothing: 999.
     """
+    neutral_guidance: float = 1.0
+    """The stock pipeline's `guidance_scale` that means none, and below which it makes no second call."""
     autoencoder: str = "AutoencoderKL"
     """Class of the component `vae`."""
     flow: bool = False
@@ -143,6 +145,41 @@ FAMILIES = (
         joint=True,
         pooled=True,
         unused=("image_encoder", "feature_extractor"),
+    ),
+    Family(
+        pipeline="Flux2KleinPipeline",
+        network="transformer",
+        network_classes=("Flux2Transformer2DModel",),
+        text_encoders=(("text_encoder", "Qwen3ForCausalLM"),),
+        encoding="qwen3_layers",
+        tokens=512,
+        start_timestep=999,
+        autoencoder="AutoencoderKLFlux2",
+        flow=True,
+        kept_options=(("is_distilled", False),),
+    ),
+    Family(
+        pipeline="ZImagePipeline",
+        network="transformer",
+        network_classes=("ZImageTransformer2DModel",),
+        text_encoders=(("text_encoder", "Qwen3Model"),),
+        encoding="qwen3",
+        tokens=512,
+        start_timestep=999,
+        neutral_guidance=0.0,  # its pipeline adds scale (v - v of the empty prompt) to v
+        flow=True,
+        masked=True,
+    ),
+    Family(
+        pipeline="PixArtSigmaPipeline",
+        network="transformer",
+        network_classes=("PixArtTransformer2DModel", "Transformer2DModel"),
+        text_encoders=(("text_encoder", "T5EncoderModel"),),
+        encoding="t5",
+        tokens=300,
+        start_timestep=400,
+        lowercase=True,
+        masked=True,
     ),
 )
 

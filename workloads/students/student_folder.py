@@ -23,7 +23,7 @@ from workloads.layers.lora import merge_adapters
 
 DOCUMENTS = ("*.md", "*.txt", "LICENSE*", "LICENCE*", "NOTICE*")
 """Files at the top of a folder that say what the model is and what may be done with it."""
-TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
+TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 LONGEST = 10**6
 """Tokens; a tokenizer that states more, or nothing, has no length of its own."""
 
