@@ -166,6 +166,32 @@ def test_bfloat16(toy: Toy, settings: AttentionGuidanceSettings) -> None:
     assert (seen - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
+@pytest.mark.parametrize("name", ["sd3.5", "flux2", "z-image"])
+def test_blocks_may_be_compiled(name: str) -> None:
+    """Compiled blocks are guided and plain again afterwards; a new strength compiles nothing."""
+    toy, graphs = TOYS[name](), []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    prompts, negatives = texts(1, mask=masked(toy)), texts(2)
+    plain, expected = run(toy, prompts), guide(toy, negatives, NAG, prompts=prompts)
+    torch._dynamo.reset()
+    for module in toy.network.modules():
+        if type(module).__name__.endswith("TransformerBlock"):
+            module.compile(backend=count, dynamic=False, recompile_limit=64)
+    torch.testing.assert_close(run(toy, prompts), plain)
+    guidance = AttentionGuidance(toy.network, negatives, NAG)
+    with guidance:
+        torch.testing.assert_close(run(toy, prompts), expected)
+        compiled = len(graphs)
+        guidance.state.strength.fill_(0.1)
+        assert not torch.equal(run(toy, prompts), expected)
+    assert len(graphs) == compiled > 0
+    torch.testing.assert_close(run(toy, prompts), plain)
+
+
 def test_nasa_is_refused(toy: Toy) -> None:
     with pytest.raises(ValueError, match=r"NASA is not defined for joint attention.*nag or vsf"):
         AttentionGuidance(toy.network, texts(2), AttentionGuidanceSettings("nasa", 1.0))
