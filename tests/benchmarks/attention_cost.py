@@ -1,6 +1,6 @@
 """What attention guidance adds to a one-step picture: paired, interleaved runs, median ratios.
 
-    python -m tests.benchmarks.attention_cost [--batch 8] [--rounds 200] [--threads 1] [--shapes]
+    python -m tests.benchmarks.attention_cost [NAME ...] [--batch 8] [--rounds 200] [--threads 1] [--shapes]
 
 Each round runs the same batch once with each kernel, in a random order, and divides by the plain time in the
 same round. By default it draws pictures with the miniatures, from latents to pixels. With --shapes it calls
@@ -40,13 +40,14 @@ WARM_UP = 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", help="miniatures or shapes; by default all")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shapes", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for name in shapes.SHAPES if options.shapes else TEACHERS:
+    for name in options.names or (shapes.SHAPES if options.shapes else TEACHERS):
         measured = shape(name, options.batch) if options.shapes else picture(name, options.batch)
         times = measure(*measured, options.rounds)
         plain = times["plain"]

@@ -59,8 +59,9 @@ def random_weights(network: nn.Module, seed: int = 0) -> Any:
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            scale = 1 / parameter.shape[-1] ** 0.5 if parameter.dim() > 1 and "pad_token" not in name else 0.3
-            parameter.copy_(noise * scale + (1.0 if "norm" in name and parameter.dim() == 1 else 0.0))
+            matrix = parameter.dim() > 1 and "pad_token" not in name
+            noise *= parameter.shape[-1] ** -0.5 if matrix else 0.3
+            parameter.copy_(1 + noise if "norm" in name and not matrix else noise)
     return network.eval()
 
 

@@ -54,7 +54,8 @@ def projected(layer: Attention, name: str, states: Tensor) -> Tensor:
 
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     logits = q @ k.T / q.shape[-1] ** 0.5
-    return (logits.exp() / logits.exp().sum(-1, keepdim=True)) @ v
+    features: Tensor = (logits.exp() / logits.exp().sum(-1, keepdim=True)) @ v
+    return features
 
 
 def guided_by_hand(positive: Tensor, negative: Tensor, settings: AttentionGuidanceSettings) -> Tensor:
