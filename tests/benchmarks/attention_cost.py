@@ -3,19 +3,20 @@
     python -m tests.benchmarks.attention_cost [NAME ...] [--batch 8] [--rounds 200] [--threads 1] [--shapes]
 
 Each round runs the same batch once with each kernel, in a random order, and divides by the plain time in the
-same round. By default it draws pictures with the miniatures, from latents to pixels. With --shapes it calls
+same round: of the clock, and of the processor, which other work on the machine disturbs less. By default it draws pictures with the miniatures, from latents to pixels. With --shapes it calls
 networks with random weights, without a decoder: they have the shapes of SANA, SD3.5, FLUX.2 and Z-Image, but
-are 512 wide, and have 256 image tokens and 77 text tokens.
+are 512 wide, and have 256 image tokens and 77 text tokens. Their multiplications are counted as well.
 """
 
 import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import tests.benchmarks.attention_shapes as shapes
 from workloads.attention import AttentionGuidance
@@ -34,7 +35,8 @@ KERNELS = {
     "extrapolation": AttentionGuidanceSettings("nag", 1.0, clip=0, blend=1),
     "vsf": AttentionGuidanceSettings("vsf", 1.0),
 }
-WARM_UP = 3
+SHAPE_KERNELS = ("plain", "nasa", "nag", "vsf")
+WARM_UP = 2
 """Rounds that are not counted."""
 
 
@@ -49,13 +51,22 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     for name in options.names or (shapes.SHAPES if options.shapes else TEACHERS):
         measured = shape(name, options.batch) if options.shapes else picture(name, options.batch)
-        times = measure(*measured, options.rounds)
-        plain = times["plain"]
-        print(f"{name}: plain {1000 * statistics.median(plain):.1f} ms a batch of {options.batch}")
-        for kernel, seconds in times.items():
-            ratios = [own / base for own, base in zip(seconds, plain, strict=True)]
+        guidances = make(*measured[:2], SHAPE_KERNELS if options.shapes else KERNELS)
+        if options.shapes:
+            count(guidances, measured[2])
+        report(name, measure(guidances, measured[2], options.rounds), options.batch)
+
+
+def report(name: str, times: dict[str, list[tuple[float, float]]], batch: int) -> None:
+    plain = times["plain"]
+    print(f"{name}: plain {1000 * statistics.median(clock for clock, _ in plain):.1f} ms a batch of {batch}")
+    for kernel, seconds in times.items():
+        columns = []
+        for number, unit in enumerate(("clock", "processor")):
+            ratios = [own[number] / base[number] for own, base in zip(seconds, plain, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
-            print(f"  {kernel:<14} x {middle:.3f}   (quartiles {low:.3f} to {high:.3f})", flush=True)
+            columns.append(f"{unit} x {middle:.3f} (quartiles {low:.3f} to {high:.3f})")
+        print(f"  {kernel:<14} {'   '.join(columns)}", flush=True)
 
 
 Draw = Callable[[AttentionGuidance], object]
@@ -89,24 +100,39 @@ def shape(name: str, batch: int) -> tuple[nn.Module, Conditioning, Draw]:
 
 
 @torch.no_grad()
-def measure(
-    network: nn.Module, negative: Conditioning, draw: Draw, rounds: int
-) -> dict[str, Sequence[float]]:
-    """Seconds of each round, by kernel; what does not depend on the image is made once, before."""
-    guidances = {}
-    for name, settings in KERNELS.items():
+def make(network: nn.Module, negative: Conditioning, kernels: Iterable[str]) -> dict[str, AttentionGuidance]:
+    """Make what does not depend on the image once, before; leaves out NASA in joint attention."""
+    made = {}
+    for name in kernels:
         try:
-            guidances[name] = AttentionGuidance(network, negative, settings)
-        except ValueError as error:  # NASA in joint attention
+            made[name] = AttentionGuidance(network, negative, KERNELS[name])
+        except ValueError as error:
             print(f"  {name}: {error}")
-    times: dict[str, list[float]] = {name: [] for name in guidances}
+    return made
+
+
+def count(guidances: dict[str, AttentionGuidance], draw: Draw) -> None:
+    """Print how many times the plain network's multiplications each kernel takes."""
+    operations = {}
+    for name, guidance in guidances.items():
+        with FlopCounterMode(display=False) as counter:
+            draw(guidance)
+        operations[name] = counter.get_total_flops()
+        print(f"  {name:<14} multiplications x {operations[name] / operations['plain']:.3f}", flush=True)
+
+
+def measure(
+    guidances: dict[str, AttentionGuidance], draw: Draw, rounds: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Seconds of the clock and of the processor of each round, by kernel."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in guidances}
     for number in range(rounds + WARM_UP):
         for name in random.sample(list(guidances), len(guidances)):
-            began = time.perf_counter()
+            clock, processor = time.perf_counter(), time.process_time()
             draw(guidances[name])
             if number >= WARM_UP:
-                times[name].append(time.perf_counter() - began)
-    return dict(times)
+                times[name].append((time.perf_counter() - clock, time.process_time() - processor))
+    return times
 
 
 if __name__ == "__main__":
