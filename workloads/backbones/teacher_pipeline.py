@@ -8,7 +8,13 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    SanaPipeline,
+    SchedulerMixin,
+    StableDiffusion3Pipeline,
+)
 from torch import Tensor
 
 from workloads.backbones.backbone import load_model, load_network, load_scheduler_config
@@ -96,7 +102,14 @@ def call_arguments(pipeline: DiffusionPipeline) -> dict[str, Any]:
     size: dict[str, Any] = {"height": pixels, "width": pixels}
     if not hasattr(pipeline, "transformer"):
         return size
-    # PixArt's caption cleaning needs more packages, and its resolution bins suit its own sizes only.
-    extra: dict[str, Any] = {"clean_caption": False, "use_resolution_binning": pixels >= 256}
+    if isinstance(pipeline, StableDiffusion3Pipeline):
+        return {**size, "max_sequence_length": min(256, pipeline.tokenizer_3.model_max_length)}
+    # The caption cleaning of PixArt and SANA needs more packages, and their resolution bins suit their own
+    # sizes only.
+    extra: dict[str, Any] = {"clean_caption": False, "use_resolution_binning": False}
+    if isinstance(pipeline, SanaPipeline):
+        tokens = min(300, pipeline.tokenizer.model_max_length)
+        return {**size, **extra, "max_sequence_length": tokens, "complex_human_instruction": None}
+    extra["use_resolution_binning"] = pixels >= 256
     tokens = min(120, pipeline.tokenizer.model_max_length)
     return {**size, **extra, "max_sequence_length": tokens}

@@ -1,0 +1,197 @@
+"""Trains the two miniature teachers of flow matching, and saves them to `weights/`.
+
+    python -m workloads.miniature.flow_recipe STAGE ... [--out DIR] [--threads N]
+
+Every stage is deterministic in its seed. `sana-vae` trains the autoencoder of `sana`; `sd3` uses that of the
+other miniatures.
+
+Shapes: B batch, N pictures, P pixels a side, C latent channels, H latent size.
+"""
+
+import argparse
+import copy
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline
+from torch import Tensor, nn
+
+from workloads.miniature import WEIGHTS, flow_networks
+from workloads.miniature.flow_networks import SANA_PIXELS, SHIFT
+from workloads.miniature.networks import TOKENS
+from workloads.miniature.recipe import report, save
+from workloads.miniature.recipe_tools import batches, update, write_digests
+from workloads.miniature.world import PIXELS, dataset, random_caption
+
+PICTURES = 12_000
+BATCH = 32
+CAPTION_DROPOUT = 0.1
+EMA_DECAY = 0.999
+LATENT_NOISE = 0.1
+"""Noise on the latents in the autoencoder's training, relative to their standard deviation."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """How one teacher is trained: its parts, the size of its pictures, and its optimiser."""
+
+    assemble: Callable[[Any], DiffusionPipeline]
+    predict: Callable[[DiffusionPipeline, Tensor, Tensor, list[str]], Tensor]
+    """Output (B, C, H, H) for noisy latents (B, C, H, H), timesteps (B,) in (0, 1000] and B captions."""
+    pixels: int
+    steps: int
+    learning_rate: float
+
+
+def train_autoencoder(steps: int = 1_600, seed: int = 6) -> AutoencoderDC:
+    """Train by reconstruction from noisy latents; the scaling factor gives latents unit variance."""
+    torch.manual_seed(seed)
+    images = torch.from_numpy(dataset(PICTURES, seed, SANA_PIXELS)[0])
+    vae = flow_networks.deep_compression_autoencoder()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3)
+    started = time.monotonic()
+    for step, rows in enumerate(batches(len(images), BATCH, steps, optimizer), 1):
+        latents = vae.encode(images[rows]).latent
+        noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
+        loss = F.mse_loss(vae.decode(noisy).sample, images[rows])
+        update(optimizer, loss, vae)
+        if step % 250 == 0:
+            print(
+                f"sana-vae: step {step}, {time.monotonic() - started:.0f} s, loss {loss.item():.5f}",
+                flush=True,
+            )
+    latents = _encode(vae, images)
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    with torch.no_grad():
+        error = (vae.decode(latents[:500]).sample - images[:500]).square().mean().sqrt() / 2
+    print(f"sana-vae: rmse {error:.4f} of the pixel range, channel std {latents.std((0, 2, 3))}")
+    return vae
+
+
+def autoencoder_with_shift(seed: int = 3) -> AutoencoderKL:
+    """Return the miniatures' autoencoder; its shift and scale give latents mean 0 and variance 1."""
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae", use_safetensors=True)
+    latents = _encode(vae, torch.from_numpy(dataset(PICTURES, seed)[0]))
+    vae.register_to_config(shift_factor=latents.mean().item(), scaling_factor=1 / latents.std().item())
+    return vae
+
+
+def train_teacher(name: str, vae: Any, out: Path, seed: int = 3) -> DiffusionPipeline:
+    """Train by flow matching with caption dropout and return the pipeline with averaged weights.
+
+    The loss is ||v(x_t, t) - (e - x_0)||^2 with x_t = (1 - t) x_0 + t e (Liu et al. 2023, equation 1). Texts
+    are encoded by the stock pipeline's own method. Every 1,000 steps it writes the averaged weights to `out`.
+    """
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    teacher = TEACHERS[name]
+    pictures, scenes, _ = dataset(PICTURES, seed, teacher.pixels)
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    latents = (_encode(vae, torch.from_numpy(pictures)) - shift) * vae.config.scaling_factor
+    pipeline = teacher.assemble(vae)
+    averaged = _copy(pipeline)
+    parts, average = _trained(pipeline).train(), _trained(averaged).eval()
+    optimizer = torch.optim.AdamW(parts.parameters(), lr=teacher.learning_rate, betas=(0.9, 0.99), fused=True)
+    started = time.monotonic()
+    for step, rows in enumerate(batches(len(latents), BATCH, teacher.steps, optimizer), 1):
+        texts = [
+            "" if rng.random() < CAPTION_DROPOUT else random_caption(scenes[row], rng)
+            for row in rows.tolist()
+        ]
+        loss = flow_loss(teacher, pipeline, latents[rows], texts)
+        update(optimizer, loss, parts)
+        with torch.no_grad():
+            decay = min(EMA_DECAY, step / (step + 10))
+            torch._foreach_lerp_(list(average.parameters()), list(parts.parameters()), 1 - decay)
+        if step % 500 == 0:
+            print(
+                f"{name}: step {step} of {teacher.steps}, {time.monotonic() - started:.0f} s, "
+                f"loss {loss.item():.3f}, {report(averaged, 192)}",
+                flush=True,
+            )
+        if step % 1_000 == 0:
+            save(_copy(averaged), out / name)
+    return averaged
+
+
+def flow_loss(teacher: Teacher, pipeline: DiffusionPipeline, latents: Tensor, texts: list[str]) -> Tensor:
+    """Return the mean squared error (scalar) for latents (B, C, H, H) and B captions."""
+    noise, u = torch.randn_like(latents), torch.randint(1, 1_001, (len(latents),)) / 1_000
+    t = SHIFT * u / (1 + (SHIFT - 1) * u)
+    noisy = torch.lerp(latents, noise, t.view(-1, 1, 1, 1))
+    return F.mse_loss(teacher.predict(pipeline, noisy, 1_000 * t, texts), noise - latents)
+
+
+def _sana(pipeline: DiffusionPipeline, noisy: Tensor, timestep: Tensor, texts: list[str]) -> Tensor:
+    states, mask, _, _ = pipeline.encode_prompt(texts, False, max_sequence_length=TOKENS)
+    out: Tensor = pipeline.transformer(noisy, states, timestep, encoder_attention_mask=mask).sample
+    return out
+
+
+def _sd3(pipeline: DiffusionPipeline, noisy: Tensor, timestep: Tensor, texts: list[str]) -> Tensor:
+    states, _, pooled, _ = pipeline.encode_prompt(
+        texts, None, None, do_classifier_free_guidance=False, max_sequence_length=TOKENS
+    )
+    out: Tensor = pipeline.transformer(noisy, states, pooled, timestep).sample
+    return out
+
+
+TEACHERS = {
+    "sana": Teacher(flow_networks.assemble_sana, _sana, SANA_PIXELS, 12_000, 1.2e-3),
+    "sd3": Teacher(flow_networks.assemble_sd3, _sd3, PIXELS, 12_000, 1.2e-3),
+}
+
+
+def _trained(pipeline: DiffusionPipeline) -> nn.ModuleDict:
+    """Return the pipeline's networks except for the autoencoder."""
+    parts = pipeline.components.items()
+    return nn.ModuleDict(
+        {name: part for name, part in parts if isinstance(part, nn.Module) and name != "vae"}
+    )
+
+
+def _copy(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """Return a pipeline of copies of all networks."""
+    copied: DiffusionPipeline = type(pipeline)(**copy.deepcopy(pipeline.components))
+    return copied
+
+
+@torch.no_grad()
+def _encode(vae: Any, images: Tensor) -> Tensor:
+    """Return the unscaled latents (N, C, H, H), or their posterior means, of `images` in [-1, 1]."""
+    coded = [vae.encode(chunk) for chunk in torch.split(images, 500)]
+    return torch.cat([each.latent if hasattr(each, "latent") else each.latent_dist.mean for each in coded])
+
+
+def _autoencoder(teacher: str, out: Path) -> AutoencoderDC | AutoencoderKL:
+    if teacher == "sd3":
+        return autoencoder_with_shift()
+    return AutoencoderDC.from_pretrained(out / teacher / "vae", dtype=torch.float32, use_safetensors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stages", nargs="+", choices=("sana-vae", *TEACHERS), help="in order")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for stage in arguments.stages:
+        if stage == "sana-vae":
+            train_autoencoder().save_pretrained(arguments.out / "sana" / "vae")
+            continue
+        pipeline = train_teacher(stage, _autoencoder(stage, arguments.out), arguments.out)
+        print(f"{stage}: finished, {report(pipeline, 768, seed=5)}")
+        save(pipeline, arguments.out / stage)
+    write_digests(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
