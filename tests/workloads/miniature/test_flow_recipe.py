@@ -31,14 +31,14 @@ def test_loss_of_the_exact_velocity_is_zero(teacher: tuple[str, DiffusionPipelin
     latents = torch.randn(64, 4, 2, 2)
 
     def exact(_: DiffusionPipeline, noisy: Tensor, timestep: Tensor, texts: list[str]) -> Tensor:
-        assert len(texts) == 64 and 0 < timestep.min() and timestep.max() <= 1_000
+        assert len(texts) == 64 and timestep.min() > 0 and timestep.max() <= 1_000
         return (noisy - latents) / (timestep.view(-1, 1, 1, 1) / 1_000)
 
     known = replace(TEACHERS[teacher[0]], predict=exact)
     assert flow_loss(known, teacher[1], latents, [""] * 64) < 1e-6
 
 
-def test_training_calls_the_network_as_the_stock_pipeline_does(teacher: tuple[str, DiffusionPipeline]) -> None:
+def test_training_calls_the_network_as_stock_does(teacher: tuple[str, DiffusionPipeline]) -> None:
     """The stock pipeline's first call, at guidance scale 1, is the network's output in training."""
     name, pipeline = teacher
     prompts, seen = captions(3, seed=1), []
