@@ -41,16 +41,22 @@ CLIP_SPECIAL = ("<pad>", "<unknown>", "<start>", "<end>")
 """Order of the special tokens: with the end token's id 2, transformers would pool another position."""
 
 
-def deep_compression_autoencoder() -> AutoencoderDC:
+def deep_compression_autoencoder(large_decoder: bool = False) -> AutoencoderDC:
     """Return an untrained autoencoder of pictures (3, 32, 32) and latents (16, 4, 4)."""
-    shape = {
-        "block_types": ("ResBlock", "ResBlock", "ResBlock", "EfficientViTBlock"),
-        "block_out_channels": (16, 16, 32, 64),
-        "layers_per_block": (0, 1, 1, 1),
-        "qkv_multiscales": ((), (), (), (5,)),
-    }
-    sides = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in shape.items()}
-    return AutoencoderDC(latent_channels=16, attention_head_dim=32, **sides)
+    types, scales = ("ResBlock", "ResBlock", "ResBlock", "EfficientViTBlock"), ((), (), (), (5,))
+    channels, layers = (16, 16, 32, 64), (0, 1, 1, 1)
+    return AutoencoderDC(
+        latent_channels=16,
+        attention_head_dim=32,
+        encoder_block_types=types,
+        encoder_block_out_channels=channels,
+        encoder_layers_per_block=layers,
+        encoder_qkv_multiscales=scales,
+        decoder_block_types=types,
+        decoder_block_out_channels=(32, 32, 64, 64) if large_decoder else channels,
+        decoder_layers_per_block=(0, 2, 2, 1) if large_decoder else layers,
+        decoder_qkv_multiscales=scales,
+    )
 
 
 def gemma() -> Gemma2Model:

@@ -49,29 +49,44 @@ class Teacher:
     learning_rate: float
 
 
-def train_autoencoder(steps: int = 1_600, seed: int = 6) -> AutoencoderDC:
+def train_autoencoder(seed: int = 6) -> AutoencoderDC:
     """Train by reconstruction from noisy latents; the scaling factor gives latents unit variance."""
     torch.manual_seed(seed)
     images = torch.from_numpy(dataset(PICTURES, seed, SANA_PIXELS)[0])
     vae = flow_networks.deep_compression_autoencoder()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3)
+    _reconstruct(vae, vae, images, 1_600, 3e-3)
+    vae.register_to_config(scaling_factor=1 / _encode(vae, images).std().item())
+    return vae
+
+
+def train_decoder(encoder: AutoencoderDC, seed: int = 7) -> AutoencoderDC:
+    """Return an autoencoder of this encoder, unchanged, and a newly trained, larger decoder."""
+    torch.manual_seed(seed)
+    vae = flow_networks.deep_compression_autoencoder(large_decoder=True)
+    vae.register_to_config(scaling_factor=encoder.config.scaling_factor)
+    vae.encoder.load_state_dict(encoder.encoder.state_dict())
+    vae.encoder.requires_grad_(False)
+    _reconstruct(vae, vae.decoder, torch.from_numpy(dataset(PICTURES, seed, SANA_PIXELS)[0]), 2_500, 2e-3)
+    return vae
+
+
+def _reconstruct(
+    vae: AutoencoderDC, trained: nn.Module, images: Tensor, steps: int, learning_rate: float
+) -> None:
+    """Train the part `trained` of the autoencoder on `images` (N, 3, P, P), and print the error."""
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=learning_rate)
     started = time.monotonic()
     for step, rows in enumerate(batches(len(images), BATCH, steps, optimizer), 1):
         latents = vae.encode(images[rows]).latent
         noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
         loss = F.mse_loss(vae.decode(noisy).sample, images[rows])
-        update(optimizer, loss, vae)
+        update(optimizer, loss, trained)
         if step % 250 == 0:
-            print(
-                f"sana-vae: step {step}, {time.monotonic() - started:.0f} s, loss {loss.item():.5f}",
-                flush=True,
-            )
-    latents = _encode(vae, images)
-    vae.register_to_config(scaling_factor=1 / latents.std().item())
+            elapsed = time.monotonic() - started
+            print(f"sana-vae: step {step}, {elapsed:.0f} s, loss {loss.item():.5f}", flush=True)
     with torch.no_grad():
-        error = (vae.decode(latents[:500]).sample - images[:500]).square().mean().sqrt() / 2
-    print(f"sana-vae: rmse {error:.4f} of the pixel range, channel std {latents.std((0, 2, 3))}")
-    return vae
+        error = (vae(images[:500]).sample - images[:500]).square().mean().sqrt() / 2
+    print(f"sana-vae: rmse {error:.4f} of the pixel range")
 
 
 def autoencoder_with_shift(seed: int = 3) -> AutoencoderKL:
@@ -177,7 +192,7 @@ def _autoencoder(teacher: str, out: Path) -> AutoencoderDC | AutoencoderKL:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stages", nargs="+", choices=("sana-vae", *TEACHERS), help="in order")
+    parser.add_argument("stages", nargs="+", choices=("sana-vae", "sana-decoder", *TEACHERS), help="in order")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     arguments = parser.parse_args()
@@ -186,6 +201,10 @@ def main() -> None:
     for stage in arguments.stages:
         if stage == "sana-vae":
             train_autoencoder().save_pretrained(arguments.out / "sana" / "vae")
+            continue
+        if stage == "sana-decoder":
+            vae = train_decoder(_autoencoder("sana", arguments.out))
+            vae.save_pretrained(arguments.out / "sana" / "vae")
             continue
         pipeline = train_teacher(stage, _autoencoder(stage, arguments.out), arguments.out)
         print(f"{stage}: finished, {report(pipeline, 768, seed=5)}")
