@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from workloads.miniature import WEIGHTS, flow_networks
 from workloads.miniature.flow_networks import SANA_PIXELS, SHIFT
 from workloads.miniature.networks import TOKENS
-from workloads.miniature.recipe import report, save
+from workloads.miniature.recipe import POSITION_SCENE, report, rows_of_scene, save
 from workloads.miniature.recipe_tools import batches, update, write_digests
 from workloads.miniature.world import PIXELS, dataset, random_caption
 
@@ -47,6 +47,8 @@ class Teacher:
     pixels: int
     steps: int
     learning_rate: float
+    position_steps: int = 0
+    """First steps, on pictures that differ in position alone; see `recipe.Stage`."""
 
 
 def train_autoencoder(seed: int = 6) -> AutoencoderDC:
@@ -113,8 +115,10 @@ def train_teacher(name: str, vae: Any, out: Path, seed: int = 3) -> DiffusionPip
     averaged = _copy(pipeline)
     parts, average = _trained(pipeline).train(), _trained(averaged).eval()
     optimizer = torch.optim.AdamW(parts.parameters(), lr=teacher.learning_rate, betas=(0.9, 0.99), fused=True)
+    same_scene = rows_of_scene(scenes, POSITION_SCENE)
     started = time.monotonic()
     for step, rows in enumerate(batches(len(latents), BATCH, teacher.steps, optimizer), 1):
+        rows = same_scene[rows % len(same_scene)] if step <= teacher.position_steps else rows
         texts = [
             "" if rng.random() < CAPTION_DROPOUT else random_caption(scenes[row], rng)
             for row in rows.tolist()
@@ -158,7 +162,7 @@ def _sd3(pipeline: DiffusionPipeline, noisy: Tensor, timestep: Tensor, texts: li
 
 
 TEACHERS = {
-    "sana": Teacher(flow_networks.assemble_sana, _sana, SANA_PIXELS, 12_000, 1.2e-3),
+    "sana": Teacher(flow_networks.assemble_sana, _sana, SANA_PIXELS, 12_000, 1.2e-3, position_steps=300),
     "sd3": Teacher(flow_networks.assemble_sd3, _sd3, PIXELS, 12_000, 1.2e-3),
 }
 
