@@ -40,6 +40,7 @@ def _check(plan: Plan) -> None:
         check_files(folder)
     for start, source in starts:
         check_start(start, source)
+    _check_attention(plan)
     for column in dict.fromkeys(column for trial in plan.trials for column in columns_of(trial.train)):
         column.digest()
     # The shipped miniatures fit, and skipping them spares their sweeps the import of diffusers.
@@ -48,6 +49,24 @@ def _check(plan: Plan) -> None:
         _check_shapes(own, starts)
     called = {(trial.source, trial.backbone.start_timestep) for trial in plan.trials}
     _check_timesteps({(source, at) for source, at in called if source in own or (at or 0) >= TIMESTEPS})
+
+
+def _check_attention(plan: Plan) -> None:
+    """Refuse NASA where text and image share their attention, if nothing else would be left to do."""
+    for trial in plan.trials:
+        name = trial.backbone.name
+        if family_of(trial.source).has_guidance("nasa"):
+            continue
+        if trial.train.nasa_interval is not None:
+            raise ValueError(
+                f"backbone {name}: nasa_interval needs cross-attention, and this backbone has joint "
+                f"attention: leave it out for this backbone"
+            )
+        if plan.infer is not None and len(plan.infer.arms_of(trial.source)) == 1:
+            raise ValueError(
+                f"backbone {name}: infer.attention_guidance has nasa alone, which is not defined for joint "
+                f"attention: add nag or vsf"
+            )
 
 
 def _check_shapes(folders: list[str], starts: set[tuple[str, str]]) -> None:

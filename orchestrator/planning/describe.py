@@ -119,6 +119,7 @@ def _infer_lines(plan: Plan) -> list[str]:
     if plan.infer is None:
         return []
     infer, arms, trainings = plan.infer.infer, plan.infer.arms, len(plan.trials)
+    count = sum(len(plan.infer_trials(trial)) for trial in plan.trials)
     tried: dict[str, list[str]] = {}
     for arm in arms[1:]:
         tried.setdefault(arm.label, []).append(f"{arm.strength:g}")
@@ -129,9 +130,25 @@ def _infer_lines(plan: Plan) -> list[str]:
     this = "" if total is None else f" and about {total:.2f} h"
     return [
         f"infer: each student is sampled at {len(arms)} strengths (none; {kinds}), {images} images each: "
-        f"{trainings * len(arms)} inference trials of {DRIVER_CPUS:g} CPU and {infer.gpus:g} GPU",
+        f"{count} inference trials of {DRIVER_CPUS:g} CPU and {infer.gpus:g} GPU",
+        *_left_out_lines(plan),
         f"trainings: {trainings}{this}; the full grid of settings and strengths would be "
         f"{trainings * len(arms)} trainings{full}",
+    ]
+
+
+def _left_out_lines(plan: Plan) -> list[str]:
+    """Return a line that names the backbones whose students are not sampled with every kernel."""
+    assert plan.infer is not None
+    every = {arm.kind for arm in plan.infer.arms}
+    missing = {
+        trial.backbone.name: every - {each.guidance.kind for each in plan.infer_trials(trial)}
+        for trial in plan.trials
+    }
+    return [
+        f"infer: {name} is sampled without {', '.join(sorted(kinds))}, not defined for its joint attention"
+        for name, kinds in missing.items()
+        if kinds
     ]
 
 

@@ -21,6 +21,7 @@ from orchestrator.config.evaluation_schema import AttentionGuidance, Infer, Pair
 from orchestrator.config.schema import Range, Values, draw
 from orchestrator.config.sweep_file import SweepFile
 from orchestrator.config.validation_messages import explain
+from workloads.backbones.architectures import architecture_of
 from workloads.settings.train import AttentionGuidanceSettings
 
 MAX_STRENGTHS = 1000
@@ -35,6 +36,13 @@ class InferencePlan:
     pairs: tuple[Pair, ...]
     infer: Infer
     seed: int
+
+    def arms_of(self, source: str) -> tuple[AttentionGuidanceSettings, ...]:
+        """Return the arms whose kernels are defined for the attention of the backbone `source`."""
+        architecture = architecture_of(source)
+        if architecture is None:  # a hub id that is not downloaded yet
+            return self.arms
+        return tuple(arm for arm in self.arms if architecture.family.has_guidance(arm.kind))
 
     @property
     def digest(self) -> str:

@@ -77,11 +77,14 @@ class Plan:
     """Plan of the second search; None if the file has no section `infer`."""
 
     def infer_trials(self, trial: Trial) -> tuple[InferenceTrial, ...]:
-        """Return the second search of one trial's student, the plain student first."""
+        """Return the second search of one trial's student, the plain student first.
+
+        Kernels that are not defined for the backbone's attention are left out.
+        """
         if self.infer is None:
             return ()
-        protocol = self.infer.digest
-        return tuple(InferenceTrial(trial.digest, trial.name, arm, protocol) for arm in self.infer.arms)
+        protocol, arms = self.infer.digest, self.infer.arms_of(trial.source)
+        return tuple(InferenceTrial(trial.digest, trial.name, arm, protocol) for arm in arms)
 
     @property
     def digest(self) -> str:

@@ -15,7 +15,8 @@ from workloads.layers.lora import SEPARATOR
 from workloads.miniature import WEIGHTS
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
-from workloads.objectives.pgsb import FAKE_SCORE, PGSB, PGSBDraws
+from workloads.objectives.pgsb import FAKE_SCORE, PGSB
+from workloads.objectives.pgsb_draws import PGSBDraws
 from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
 from workloads.students.student import new_student
 from workloads.training.step import apply_settings, make_engines, train_step

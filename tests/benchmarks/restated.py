@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.conditioning import Conditioning
-from workloads.objectives.pgsb import PGSBDraws
+from workloads.objectives.pgsb_draws import PGSBDraws
 from workloads.settings.train import TrainSettings
 
 

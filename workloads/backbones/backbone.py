@@ -6,28 +6,24 @@ same architecture (a student, an engine around one, the fake score), with latent
 Shapes: B batch, C latent channels, H latent size, P pooled width.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers import DDPMScheduler
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
+from workloads.backbones.autoencoders import AUTOENCODERS, latent_size
 from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.load_errors import one_line
+from workloads.backbones.network_calls import NETWORKS, Inputs, Network, NetworkKind
 from workloads.backbones.noise_schedule import NoiseSchedule
 from workloads.backbones.weight_files import find_weights
 
-Network = Callable[..., Any]
-"""A diffusers network, or a DeepSpeed engine or DDP module around one."""
-
 Model = TypeVar("Model", bound=nn.Module)
-
-NETWORK_CLASSES = {"unet": UNet2DConditionModel, "transformer": PixArtTransformer2DModel}
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,8 @@ class Backbone:
     """Timestep at which the one-step student is called with pure noise."""
     latent_scale: int = 8
     """Pixels per side of one latent."""
+    latent_size: int | None = None
+    """Latent size H of a network whose config has no `sample_size`."""
 
     @property
     def config(self) -> FrozenDict:
@@ -64,8 +62,30 @@ class Backbone:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape (C, H, H) of one sample's latents."""
-        size = self.config["sample_size"]
+        size = self.latent_size or self.config["sample_size"]
         return (self.config["in_channels"], size, size)
+
+    @property
+    def token_size(self) -> int:
+        """Latents per side of one token of a transformer; 1 for a UNet."""
+        return int(self.config.get("patch_size") or 1)
+
+    @property
+    def kind(self) -> NetworkKind:
+        """How networks of this architecture are called."""
+        return network_kind(self.family)
+
+    def with_flow_shift(self, shift: float | None) -> "Backbone":
+        """Return this backbone with another shift of its flow-matching timesteps; None: its own.
+
+        Raises:
+            ValueError: The backbone is not of flow matching.
+        """
+        if shift is None:
+            return self
+        if not self.schedule.is_flow:
+            raise ValueError(f"flow_shift is for flow matching, but {self.source!r} is not: leave it out")
+        return replace(self, schedule=self.schedule.shifted(shift))
 
     def predict(
         self, network: Network, latents: Tensor, timestep: Tensor, conditioning: Conditioning
@@ -78,44 +98,14 @@ class Backbone:
             timestep: (B,), integers below 1000.
             conditioning: Conditioning of B prompts.
         """
-        latents, embeddings = latents.to(self.dtype), conditioning.embeddings.to(self.dtype)
-        if self.family.network == "unet":
-            added = self._added_conditions(latents, conditioning)
-            output = network(latents, timestep, embeddings, return_dict=False, **added)[0]
-        else:
-            output = network(
-                latents,
-                encoder_hidden_states=embeddings,
-                timestep=timestep,
-                encoder_attention_mask=conditioning.mask,
-                added_cond_kwargs=self._resolution(latents),
-                return_dict=False,
-            )[0]
+        pixels = self.latent_shape[-1] * self.latent_scale
+        text = conditioning.to(latents.device, self.dtype)
+        inputs = Inputs(latents.to(self.dtype), self.schedule.time[timestep], text, pixels)
+        output = self.kind.call(network, self.network, inputs)
         channels = self.latent_shape[0]
         widened = torch.promote_types(output.dtype, torch.float32)
         prediction: Tensor = output[:, :channels].to(widened)
         return prediction
-
-    def _resolution(self, latents: Tensor) -> dict[str, Tensor | None]:
-        """Return PixArt's conditions at 1024 px: height and width in pixels (B, 2), their ratio (B, 1)."""
-        if not self.network.use_additional_conditions:
-            return {"resolution": None, "aspect_ratio": None}
-        pixels = latents.new_full((len(latents), 2), self.latent_shape[-1] * self.latent_scale)
-        return {"resolution": pixels, "aspect_ratio": latents.new_ones((len(latents), 1))}
-
-    def _added_conditions(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """Return SDXL's added conditions: pooled embeddings (B, P), and sizes in pixels (B, 6).
-
-        The sizes are original height and width, top and left of the crop, target height and width. As in
-        the stock pipeline, they are those of an uncropped image at the backbone's own resolution.
-        """
-        if conditioning.pooled is None:
-            return {}
-        # Filled on the device, because a copy from the host would make the host wait.
-        sizes = latents.new_full((len(latents), 6), self.latent_shape[-1] * self.latent_scale)
-        sizes[:, 2:4] = 0
-        added = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes}
-        return {"added_cond_kwargs": added}
 
     def epsilon(
         self, network: Network, latents: Tensor, timestep: Tensor, conditioning: Conditioning
@@ -128,7 +118,7 @@ class Backbone:
         """Return the student's latents x_0 (B, C, H, H) for pure `noise` (B, C, H, H), in one call.
 
         x_0 = (z - sigma_s epsilon) / alpha_s at the start timestep s (SwiftBrush, arXiv 2312.05239,
-        sec. 3). `conditioning` is of B prompts.
+        sec. 3); in flow matching x_0 = z - v(z, t = 1). `conditioning` is of B prompts.
         """
         timestep = torch.full((len(noise),), self.start_timestep, device=noise.device)
         output = self.predict(network, noise, timestep, conditioning)
@@ -154,7 +144,13 @@ def load_backbone(
     schedule = load_schedule(source)
     start = resolve_start(source, schedule, start_timestep)
     schedule = schedule.to(torch.device(device))
-    return Backbone(source, family, network, schedule, start, load_latent_scale(source))
+    scale, size = load_latent_sizes(source, family, network.config)
+    return Backbone(source, family, network, schedule, start, scale, size)
+
+
+def network_kind(family: Family) -> NetworkKind:
+    """Return how networks of `family` are made and called."""
+    return NETWORKS[family.network_classes[0]]
 
 
 def load_network(source: str, family: Family, dtype: torch.dtype) -> nn.Module:
@@ -163,7 +159,7 @@ def load_network(source: str, family: Family, dtype: torch.dtype) -> nn.Module:
     Raises:
         ValueError: The weights are missing, are not safetensors, or do not fit the config.
     """
-    network: nn.Module = load_model(NETWORK_CLASSES[family.network], source, family.network, dtype)
+    network: nn.Module = load_model(network_kind(family).model, source, family.network, dtype)
     return network
 
 
@@ -214,11 +210,18 @@ def load_schedule(source: str) -> NoiseSchedule:
     Raises:
         ValueError: The scheduler's config is missing, or its schedule is not supported.
     """
-    config = load_scheduler_config(source)
+    config, family = load_scheduler_config(source), family_of(source)
     try:
-        return NoiseSchedule.from_config(config)
+        schedule = NoiseSchedule.from_config(config)
     except Exception as error:  # as above
         raise _unreadable(source, "scheduler", error) from None
+    if schedule.is_flow != family.flow:
+        wanted = "flow matching" if family.flow else "an alpha_bar schedule"
+        raise ValueError(
+            f"backbone {source!r}: its scheduler {config.get('_class_name')} does not suit "
+            f"{family.pipeline}, which needs {wanted}"
+        )
+    return schedule
 
 
 def resolve_start(source: str, schedule: NoiseSchedule, start: int | None) -> int:
@@ -228,29 +231,35 @@ def resolve_start(source: str, schedule: NoiseSchedule, start: int | None) -> in
         ValueError: It is not in the schedule, or x_0 cannot be computed from the noise predicted there.
     """
     start = family_of(source).start_timestep if start is None else start
-    steps = len(schedule.alpha_bar)
+    steps = len(schedule)
     if not 0 < start < steps:
         raise ValueError(f"start_timestep {start} is outside the schedule of {source!r}, 1..{steps}")
     if start > schedule.last_start:
         raise ValueError(
             f"start_timestep {start} of {source!r}: its scheduler has alpha "
-            f"{schedule.alpha_bar[start].sqrt():.1g} there, too little to compute x_0 from predicted noise: "
+            f"{schedule.alpha[start]:.1g} there, too little to compute x_0 from predicted noise: "
             f"set at most {schedule.last_start}"
         )
     return start
 
 
-def load_latent_scale(source: str) -> int:
-    """Return the pixels per side of one latent, from the autoencoder's config of a folder or hub id.
+def load_latent_sizes(source: str, family: Family, network: Any) -> tuple[int, int]:
+    """Return the pixels per side of one latent, and the latents per side of a picture.
+
+    Args:
+        source: Folder or hub id, whose autoencoder's config is read.
+        family: The family of `source`.
+        network: Config of the network.
 
     Raises:
         ValueError: The config is missing, or is not one of an autoencoder.
     """
+    kind: Any = AUTOENCODERS[family.autoencoder]
     try:
-        levels: int = len(AutoencoderKL.load_config(source, subfolder="vae")["block_out_channels"])
+        config = kind.model.load_config(source, subfolder="vae")
+        return kind.scale(config), latent_size(network, config, kind)
     except Exception as error:  # as above
         raise _unreadable(source, "vae", error) from None
-    return 1 << (levels - 1)
 
 
 def _unreadable(source: str, part: str, error: Exception) -> ValueError:

@@ -1,19 +1,8 @@
-"""Supported backbone families, and the components of their pipeline folders.
+"""Supported backbone families, and the components of their pipeline folders. Imports no torch.
 
-To add a family, add an entry to `FAMILIES`, and a branch to `Backbone.predict` if its network takes its
-conditioning in a new way.
-
-SD3 and Flux (flow matching, joint attention) are not supported. They would need:
-
-- In `NoiseSchedule`: two tables, alpha = 1 - t and sigma = t, instead of alpha_bar, and the prediction
-  "flow", v = epsilon - x_0, for which `to_epsilon` is x_t + alpha v and `to_latents` is x_t - sigma v. The
-  objectives use epsilon only and stay as they are. The saved scheduler is FlowMatchEulerDiscreteScheduler.
-- In `Backbone.predict`: a branch for the call, which also packs Flux's latents. `Conditioning` already
-  has all inputs: T5's hidden states (for SD3 together with CLIP's) and a pooled embedding.
-- In `attention.guidance`: a second processor. There text is a stream of its own that every block changes,
-  so negative keys and values cannot be computed beforehand: the negative text runs beside the prompt's,
-  image queries attend to each of the two, and the kernel combines the rows of the image. The kernel
-  should be NAG, because NASA is unbounded and fails there even at low strength (arXiv 2505.21179).
+To add a family, add an entry to `FAMILIES`. If its classes are new, add its network to `network_calls`, its
+autoencoder to `autoencoders`, its text encoders to `text_encoder`, and the way from prompts to conditioning
+to `prompt_states`; attention guidance of a new kind of block goes into `workloads/attention`.
 """
 
 import json
@@ -24,6 +13,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from workloads.backbones.load_errors import one_line
+from workloads.backbones.scheduler_configs import prediction_of
 
 
 @dataclass(frozen=True)
@@ -35,42 +25,55 @@ class Family:
     network: str
     """Component that is distilled: `unet` or `transformer`."""
     network_classes: tuple[str, ...]
-    """Accepted classes of that component, as model_index.json and its config name them."""
+    """Accepted classes of that component, as model_index.json and its config name them.
+
+    The first is the one that is opened."""
     text_encoders: tuple[tuple[str, str], ...]
-    """Text encoders as (component, class); their embeddings are concatenated along the width."""
+    """Text encoders as (component, class)."""
+    encoding: str
+    """Way from prompts to conditioning: an entry of `prompt_states.ENCODINGS`."""
     tokens: int
     """Length to which prompts are padded and truncated; capped by the tokenizer's model_max_length."""
-    lowercase: bool
-    """True if the pipeline lowercases prompts before it encodes them."""
-    masked: bool
-    """True if the network takes an attention mask over padding tokens."""
-    pooled: bool
-    """True if the network also takes a pooled embedding, from the last text encoder, and image sizes
-    (SDXL). The token embeddings then come from the encoders' penultimate layer."""
-    unused: tuple[str, ...]
-    """Components that the pipeline may have and nothing here uses; a student has none of them."""
     start_timestep: int
     """Timestep, of 1000, at which the student is called with pure noise.
 
     999 for the scaled-linear schedule of Stable Diffusion (alpha_T = 0.068). PixArt's linear schedule
     has alpha_T = 0.006, which would amplify errors 157 times; PixArt-DMD uses 400. SDXL has the schedule
-    of Stable Diffusion, but DMD2's one-step SDXL starts at 399.
+    of Stable Diffusion, but DMD2's one-step SDXL starts at 399. Flow matching amplifies nothing: 999.
     """
+    autoencoder: str = "AutoencoderKL"
+    """Class of the component `vae`."""
+    flow: bool = False
+    """True if the pipeline samples by flow matching, false if it needs an alpha_bar schedule."""
+    joint: bool = False
+    """True if the tokens of text and image share their attention, false for cross-attention to the text."""
+    lowercase: bool = False
+    """True if the pipeline lowercases prompts before it encodes them."""
+    masked: bool = False
+    """True if the network takes an attention mask over padding tokens."""
+    pooled: bool = False
+    """True if the network also takes an embedding of the whole prompt."""
+    unused: tuple[str, ...] = ()
+    """Components that the pipeline may have and nothing here uses; a student has none of them."""
+    kept_options: tuple[tuple[str, Any], ...] = ()
+    """Options of the pipeline that a student takes over from its teacher's index, with their defaults."""
+    fixed_options: tuple[tuple[str, Any], ...] = ()
+    """Options of the pipeline that every student has: nothing here filters or marks pictures."""
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
         """Component of each text encoder's tokenizer."""
         return tuple(name.replace("text_encoder", "tokenizer") for name, _ in self.text_encoders)
 
-    def options(self, index: dict[str, Any]) -> dict[str, Any]:
-        """Return the pipeline's options, which are no components, given the teacher's model_index.json.
+    def has_guidance(self, kind: str) -> bool:
+        """Return True if attention guidance of `kind` is defined here: NASA is for cross-attention alone."""
+        return not (self.joint and kind == "nasa")
 
-        Nothing here filters or marks pictures, so stock pipelines must not do so either.
-        """
-        if self.pooled:
-            zeros = index.get("force_zeros_for_empty_prompt", True)
-            return {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
-        return {"requires_safety_checker": False} if "safety_checker" in self.unused else {}
+    def options(self, index: dict[str, Any]) -> dict[str, Any]:
+        """Return the pipeline's options, which are no components, given the teacher's model_index.json."""
+        return {name: index.get(name, default) for name, default in self.kept_options} | dict(
+            self.fixed_options
+        )
 
 
 FAMILIES = (
@@ -79,24 +82,24 @@ FAMILIES = (
         network="unet",
         network_classes=("UNet2DConditionModel",),
         text_encoders=(("text_encoder", "CLIPTextModel"),),
+        encoding="clip",
         tokens=77,
-        lowercase=False,
-        masked=False,
-        pooled=False,
-        unused=("safety_checker", "feature_extractor", "image_encoder"),
         start_timestep=999,
+        unused=("safety_checker", "feature_extractor", "image_encoder"),
+        fixed_options=(("requires_safety_checker", False),),
     ),
     Family(
         pipeline="StableDiffusionXLPipeline",
         network="unet",
         network_classes=("UNet2DConditionModel",),
         text_encoders=(("text_encoder", "CLIPTextModel"), ("text_encoder_2", "CLIPTextModelWithProjection")),
+        encoding="sdxl",
         tokens=77,
-        lowercase=False,
-        masked=False,
+        start_timestep=399,
         pooled=True,
         unused=("feature_extractor", "image_encoder"),
-        start_timestep=399,
+        kept_options=(("force_zeros_for_empty_prompt", True),),
+        fixed_options=(("add_watermarker", False),),
     ),
     Family(
         pipeline="PixArtAlphaPipeline",
@@ -104,12 +107,41 @@ FAMILIES = (
         # The published folders still name the second, older class.
         network_classes=("PixArtTransformer2DModel", "Transformer2DModel"),
         text_encoders=(("text_encoder", "T5EncoderModel"),),
+        encoding="t5",
         tokens=120,
+        start_timestep=400,
         lowercase=True,
         masked=True,
-        pooled=False,
-        unused=(),
-        start_timestep=400,
+    ),
+    Family(
+        pipeline="SanaPipeline",
+        network="transformer",
+        network_classes=("SanaTransformer2DModel",),
+        text_encoders=(("text_encoder", "Gemma2Model"),),
+        encoding="gemma",
+        tokens=300,
+        start_timestep=999,
+        autoencoder="AutoencoderDC",
+        flow=True,
+        lowercase=True,
+        masked=True,
+    ),
+    Family(
+        pipeline="StableDiffusion3Pipeline",
+        network="transformer",
+        network_classes=("SD3Transformer2DModel",),
+        text_encoders=(
+            ("text_encoder", "CLIPTextModelWithProjection"),
+            ("text_encoder_2", "CLIPTextModelWithProjection"),
+            ("text_encoder_3", "T5EncoderModel"),
+        ),
+        encoding="sd3",
+        tokens=256,
+        start_timestep=999,
+        flow=True,
+        joint=True,
+        pooled=True,
+        unused=("image_encoder", "feature_extractor"),
     ),
 )
 
@@ -167,7 +199,7 @@ def check_start(start_from: str, source: str) -> None:
 
 def _prediction(source: str) -> Any:
     try:
-        return _read(source, "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+        return prediction_of(_read(source, "scheduler/scheduler_config.json"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"backbone {source!r}: its scheduler cannot be read: {one_line(error)}") from None
 

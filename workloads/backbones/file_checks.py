@@ -41,7 +41,7 @@ def _component_classes(family: Family) -> dict[str, tuple[str, ...]]:
     return {
         family.network: family.network_classes,
         **{part: (kind,) for part, kind in family.text_encoders},
-        "vae": ("AutoencoderKL",),
+        "vae": (family.autoencoder,),
         "scheduler": (),
         **dict.fromkeys(family.tokenizers, ()),
     }

@@ -4,14 +4,14 @@ Networks are built on the meta device and compared with the headers of the files
 diffusers and transformers (seconds), so it runs after `file_checks`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 
-from workloads.backbones.backbone import NETWORK_CLASSES, load_schedule
+from workloads.backbones.autoencoders import AUTOENCODERS, latent_size
+from workloads.backbones.backbone import load_schedule, network_kind
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.file_checks import config_name, read_json
 from workloads.backbones.load_errors import one_line
@@ -23,6 +23,20 @@ _UNSUPPORTED = (("unet", "time_cond_proj_dim"), ("vae", "latents_mean"), ("vae",
 """Entries of configs by which stock pipelines compute more than is computed here: an embedding of the
 guidance scale (LCM), and latents that are normalised per channel (Playground v2.5)."""
 
+TEXT_WIDTHS: dict[str, Callable[[Sequence[Any]], int]] = {
+    "clip": lambda encoders: encoders[0].hidden_size,
+    "sdxl": lambda encoders: sum(encoder.hidden_size for encoder in encoders),
+    "t5": lambda encoders: encoders[0].hidden_size,
+    "gemma": lambda encoders: encoders[0].hidden_size,
+    "sd3": lambda encoders: encoders[-1].hidden_size,
+}
+"""Width of the embeddings that each encoding makes, given the configs of its text encoders."""
+POOLED_WIDTHS: dict[str, Callable[[Sequence[Any]], int]] = {
+    "sdxl": lambda encoders: encoders[-1].projection_dim,
+    "sd3": lambda encoders: sum(encoder.projection_dim for encoder in encoders[:-1]),
+}
+"""Width of the pooled embedding, as above."""
+
 
 def check_shapes(source: str) -> Shapes:
     """Check the weights and configs of the folder `source`; return the shapes of the distilled network.
@@ -32,9 +46,11 @@ def check_shapes(source: str) -> Shapes:
             or the scheduler does not open.
     """
     family = family_of(source)
+    network: Any = network_kind(family).model
+    autoencoder: Any = AUTOENCODERS[family.autoencoder].model
     makers: dict[str, Callable[[Any], Any]] = {
-        family.network: NETWORK_CLASSES[family.network].from_config,
-        "vae": AutoencoderKL.from_config,
+        family.network: network.from_config,
+        "vae": autoencoder.from_config,
         **{part: encoder_constructor(kind) for part, kind in family.text_encoders},
     }
     networks = {part: _build(source, part, make) for part, make in makers.items()}
@@ -93,21 +109,22 @@ def _check_weights(source: str, part: str, wanted: Shapes, found: Shapes) -> Non
 
 def _check_interfaces(source: str, family: Family, configs: dict[str, Any]) -> None:
     """Check the sizes on which the network and the other components must agree."""
-    network = configs[family.network]
-    width = network.cross_attention_dim if family.network == "unet" else network.caption_channels
+    network, autoencoder, kind = configs[family.network], configs["vae"], network_kind(family)
     encoders = [configs[part] for part, _ in family.text_encoders]
+    latents = AUTOENCODERS[family.autoencoder]
     sizes = {
-        "text width": (width, sum(encoder.hidden_size for encoder in encoders)),
-        "latent channels": (network.in_channels, configs["vae"].latent_channels),
+        "text width": (kind.text_width(network), TEXT_WIDTHS[family.encoding](encoders)),
+        "latent channels": (network.in_channels, latents.channels(autoencoder)),
     }
     if family.pooled:
-        added = encoders[-1].projection_dim + 6 * network.addition_time_embed_dim
-        sizes["pooled width"] = (network.projection_class_embeddings_input_dim, added)
+        sizes["pooled width"] = (kind.pooled_width(network), POOLED_WIDTHS[family.encoding](encoders))
     for name, (wanted, found) in sizes.items():
         if wanted != found:
             raise ValueError(
                 f"backbone {source!r}: its {family.network} has {name} {wanted}, but its other components "
                 f"have {found}"
             )
-    if not isinstance(network.sample_size, int):
-        raise ValueError(f"backbone {source!r}: sample_size of its {family.network} is not an integer")
+    try:
+        latent_size(network, autoencoder, latents)
+    except ValueError as error:
+        raise ValueError(f"backbone {source!r}: {error} in the config of its {family.network}") from None

@@ -8,15 +8,10 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DiffusionPipeline,
-    SanaPipeline,
-    SchedulerMixin,
-    StableDiffusion3Pipeline,
-)
+from diffusers import DiffusionPipeline, SanaPipeline, SchedulerMixin, StableDiffusion3Pipeline
 from torch import Tensor
 
+from workloads.backbones.autoencoders import AUTOENCODERS
 from workloads.backbones.backbone import load_model, load_network, load_scheduler_config
 from workloads.backbones.families import family_of, model_index
 from workloads.backbones.load_errors import one_line
@@ -39,7 +34,7 @@ def open_pipeline(source: str, device: str = "cpu") -> DiffusionPipeline:
     dtype = torch.float16 if device == "cuda" else torch.float32
     parts: dict[str, Any] = {
         family.network: load_network(source, family, dtype),
-        "vae": load_model(AutoencoderKL, source, "vae", dtype),
+        "vae": load_model(AUTOENCODERS[family.autoencoder].model, source, "vae", dtype),
         "scheduler": load_scheduler(source),
         **{part: load_text_encoder(source, part, kind, dtype) for part, kind in family.text_encoders},
         **{part: load_tokenizer(source, part) for part in family.tokenizers},

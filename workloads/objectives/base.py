@@ -17,7 +17,8 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 
-from workloads.backbones.backbone import Backbone, Network
+from workloads.backbones.backbone import Backbone
+from workloads.backbones.network_calls import Network
 from workloads.layers.transformer_blocks import recompute
 from workloads.objectives.batch import Batch
 

@@ -15,7 +15,8 @@ t = s + delta, where delta is a share of the schedule (so that the residual over
       + beta mean (y(z, T) - f(z, T))^2                                           boundary loss
 
 with x_t = alpha_t y(z, t) + sigma_t z and a guided f. For any prediction type f is x_0:
-(x_t - sigma_t e) / alpha_t for an epsilon prediction e, alpha_t x_t - sigma_t v for a v prediction.
+(x_t - sigma_t e) / alpha_t for an epsilon prediction e, alpha_t x_t - sigma_t v for a v prediction,
+x_t - sigma_t v in flow matching.
 
 The student's network sees t as a timestep of its own (`network_timestep`): the start timestep at the
 trajectory's end, where the student is then the usual one-step generator, and 0 at its start. The
@@ -31,8 +32,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workloads.backbones.backbone import Backbone, Network
+from workloads.backbones.backbone import Backbone
 from workloads.backbones.conditioning import Conditioning, concatenate
+from workloads.backbones.network_calls import Network
 from workloads.objectives.base import SPREAD, STUDENT, Objective, Update
 from workloads.objectives.batch import Batch
 from workloads.objectives.classifier_free_guidance import draw_scale, guide
@@ -67,7 +69,7 @@ class BOOT(Objective[BootDraws]):
         """
         super().__init__(backbone)
         self.null, self.settings = null, settings
-        timesteps = len(backbone.schedule.alpha_bar)
+        timesteps = len(backbone.schedule)
         self.t_min, last = (round(share * timesteps) for share in settings.timestep_range)
         self.t_max = last - 1
         self.stride = max(1, round(settings.boot.step_size * timesteps))
@@ -137,9 +139,8 @@ class BOOT(Objective[BootDraws]):
         """
         backbone, null = self.backbone, self.null.expand(len(noisy))
         conditional, unconditional = (
-            backbone.schedule.to_latents(
-                backbone.predict(backbone.network, noisy, timestep, text), noisy, timestep
-            )
-            for text in (prompts, null)
+            backbone.predict(backbone.network, noisy, timestep, text) for text in (prompts, null)
         )
-        return guide(unconditional, conditional, scale)
+        token_size = backbone.token_size if self.settings.norm_rescaled_guidance else None
+        output = guide(unconditional, conditional, scale, token_size)
+        return backbone.schedule.to_latents(output, noisy, timestep)

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from diffusers import AutoencoderKL
-
+from workloads.backbones.autoencoders import Autoencoder
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.conditioning import Conditioning
 from workloads.objectives.base import Objective
@@ -20,7 +19,7 @@ def make_objective(
     null: Conditioning,
     train: TrainSettings,
     step: StepSettings = StepSettings(),  # noqa: B008  (frozen)
-    autoencoder: Callable[[], AutoencoderKL] | None = None,
+    autoencoder: Callable[[], Autoencoder] | None = None,
 ) -> Objective[Any]:
     """Return the objective that `train.objective` names, with a CLIP loss if `train.clip` is set.
 
@@ -34,6 +33,7 @@ def make_objective(
     Raises:
         ValueError: a model that the objective needs is not on this machine.
     """
+    backbone = backbone.with_flow_shift(train.flow_shift)
     if train.objective == "boot":
         return BOOT(backbone, null, train)
     objective = PGSB(backbone, null, train, step.score_batch)

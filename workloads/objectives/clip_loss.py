@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel
 
-from workloads.backbones.backbone import Network
+from workloads.backbones.autoencoders import Autoencoder, decode_latents
 from workloads.backbones.load_errors import NOT_LOADED
+from workloads.backbones.network_calls import Network
 from workloads.miniature import clip_folder
 from workloads.objectives.base import STUDENT, Objective, Update
 from workloads.objectives.batch import Batch
@@ -41,7 +41,7 @@ class ClipLoss:
         self,
         model: CLIPModel,
         processor: CLIPImageProcessorPil,
-        autoencoder: AutoencoderKL,
+        autoencoder: Autoencoder,
         settings: ClipLossSettings,
         steps: int,
     ) -> None:
@@ -57,7 +57,6 @@ class ClipLoss:
             torch.tensor(values, device=device).view(1, 3, 1, 1)
             for values in (processor.image_mean, processor.image_std)
         )
-        self._scaling = float(autoencoder.config["scaling_factor"])
 
     @property
     def width(self) -> int:
@@ -77,8 +76,7 @@ class ClipLoss:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (B, C, H, H) to float32 images (B, 3, P, P), about in [-1, 1]."""
-        images: Tensor = self._autoencoder.decode(latents.float() / self._scaling).sample
-        return images
+        return decode_latents(self._autoencoder, latents.float())
 
     def embed(self, images: Tensor) -> Tensor:
         """Return unit-norm embeddings (B, D) of images (B, 3, P, P), about in [-1, 1].
@@ -128,7 +126,7 @@ class WithClipLoss(Objective[Any]):
 
 
 def load_clip_loss(
-    settings: ClipLossSettings, steps: int, device: torch.device, autoencoder: Callable[[], AutoencoderKL]
+    settings: ClipLossSettings, steps: int, device: torch.device, autoencoder: Callable[[], Autoencoder]
 ) -> ClipLoss:
     """Load the CLIP model and the autoencoder; on the device "meta" without weights, to estimate memory.
 

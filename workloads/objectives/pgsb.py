@@ -28,57 +28,19 @@ import torch
 from torch import Tensor
 
 from workloads.attention import nasa_guidance
-from workloads.backbones.backbone import Backbone, Network
+from workloads.backbones.backbone import Backbone
 from workloads.backbones.conditioning import Conditioning, concatenate
+from workloads.backbones.network_calls import Network
 from workloads.layers.lora import FakeScore, Role
 from workloads.objectives.base import SPREAD, STUDENT, Auxiliary, Objective, Update
 from workloads.objectives.batch import Batch
-from workloads.objectives.classifier_free_guidance import draw_scale, guide
-from workloads.settings.train import ScoreBatch, TrainSettings
+from workloads.objectives.classifier_free_guidance import draw_scale, draw_timesteps, guide
+from workloads.objectives.pgsb_draws import FakeScoreDraws, PGSBDraws
+from workloads.settings.train import Distribution, ScoreBatch, TrainSettings
 
 FAKE_SCORE = "fake_score"
 Branch = tuple[bool, Conditioning]
-"""One epsilon prediction: true for the fake score, false for the teacher; and its B prompts."""
-
-
-@dataclass(frozen=True)
-class FakeScoreDraws:
-    """Random numbers of one update of the fake score."""
-
-    timestep: Tensor
-    """Timestep of the denoising loss, (B,)."""
-    noise: Tensor
-    """Noise of the denoising loss, (B, C, H, H)."""
-    drop_prompt: Tensor
-    """Samples whose prompt is replaced by the empty prompt, bool (B,)."""
-
-    def __getitem__(self, rows: slice) -> "FakeScoreDraws":
-        return FakeScoreDraws(self.timestep[rows], self.noise[rows], self.drop_prompt[rows])
-
-
-@dataclass(frozen=True)
-class PGSBDraws:
-    """Random numbers of one step, for the global batch or for one worker's rows of it."""
-
-    start_noise: Tensor
-    """The student's input z, (B, C, H, H)."""
-    timestep: Tensor
-    """Timestep t at which teacher and fake score are compared, (B,)."""
-    noise: Tensor
-    """Noise that is added to the student's latents at that timestep, (B, C, H, H)."""
-    scale: Tensor
-    """Guidance scale k of the teacher, (B,)."""
-    strength: Tensor
-    """Strength alpha of NASA in the student, a scalar; 0 without negative prompts."""
-    fake_score: tuple[FakeScoreDraws, ...]
-    """Random numbers of each update of the fake score."""
-    fake_score_scale: Tensor
-    """Guidance scale of the fake score, (B,); the teacher's k unless `fake_score_interval` is set."""
-
-    def __getitem__(self, rows: slice) -> "PGSBDraws":
-        fake_score = tuple(update[rows] for update in self.fake_score)
-        per_row = (self.start_noise[rows], self.timestep[rows], self.noise[rows], self.scale[rows])
-        return PGSBDraws(*per_row, self.strength, fake_score, self.fake_score_scale[rows])
+"""One prediction: true for the fake score, false for the teacher; and its B prompts."""
 
 
 @dataclass(frozen=True)
@@ -118,27 +80,33 @@ class PGSB(Objective[PGSBDraws]):
         self.fake_score = FakeScore(backbone.network, settings.lora)
         self.auxiliary = {FAKE_SCORE: Auxiliary(self.fake_score, settings.fake_score_learning_rate)}
 
+    @property
+    def fake_score_timesteps(self) -> Distribution:
+        """Distribution of the timesteps that the fake score trains on."""
+        default: Distribution = "logit_normal" if self.backbone.schedule.is_flow else "uniform"
+        return self.settings.fake_score_timesteps or default
+
     def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return self.fake_score.recompute(module, *args, **kwargs)
 
     def draw(self, batch: int, generator: torch.Generator) -> PGSBDraws:
         shape = (batch, *self.backbone.latent_shape)
         device, settings = generator.device, self.settings
-        steps = len(self.backbone.schedule.alpha_bar)
+        steps = len(self.backbone.schedule)
         first, last = (round(share * steps) for share in settings.timestep_range)
 
         def noise() -> Tensor:
             return torch.randn(shape, generator=generator, device=device)
 
-        def timestep(low: int, high: int) -> Tensor:
-            return torch.randint(low, high, (batch,), generator=generator, device=device)
+        def timestep(distribution: Distribution, low: int, high: int) -> Tensor:
+            return draw_timesteps(distribution, low, high, batch, generator)
 
         def fake_score() -> FakeScoreDraws:
             drop_prompt = torch.rand(batch, generator=generator, device=device) < settings.null_rate
-            return FakeScoreDraws(timestep(0, steps), noise(), drop_prompt)
+            return FakeScoreDraws(timestep(self.fake_score_timesteps, 0, steps), noise(), drop_prompt)
 
         per_sample = settings.guidance_per == "sample"
-        start_noise, at, added = noise(), timestep(first, last), noise()
+        start_noise, at, added = noise(), timestep(settings.timesteps, first, last), noise()
         scale = draw_scale(settings.guidance_interval, batch, per_sample, generator)
         strength = self._draw_strength(generator)
         updates = tuple(fake_score() for _ in range(settings.fake_score_updates))
@@ -195,9 +163,10 @@ class PGSB(Objective[PGSBDraws]):
     def fake_score_loss(
         self, fake_score: Network, latents: Tensor, prompts: Conditioning, draws: FakeScoreDraws
     ) -> Tensor:
-        """Return the scalar denoising loss mean alpha_bar_t (e_fake(x_t, t, y) - e)^2.
+        """Return the scalar denoising loss of the fake score.
 
-        Prediction and target are both multiplied by alpha_t, as in SwiftBrush's code.
+        It is mean alpha_bar_t (e_fake(x_t, t, y) - e)^2, as in SwiftBrush's code, or in flow matching
+        mean (v_fake(x_t, t, y) - (e - x_0))^2.
 
         Args:
             fake_score: the fake score, or an engine around it.
@@ -208,9 +177,9 @@ class PGSB(Objective[PGSBDraws]):
         schedule = self.backbone.schedule
         noisy = schedule.add_noise(latents, draws.noise, draws.timestep)
         prompts = prompts.replace(draws.drop_prompt, self.null)
-        epsilon = self.backbone.epsilon(fake_score, noisy, draws.timestep, prompts)
-        alpha, _ = schedule.alpha_sigma(draws.timestep)
-        return (alpha * (epsilon - draws.noise)).square().mean()
+        output = self.backbone.predict(fake_score, noisy, draws.timestep, prompts)
+        error = schedule.denoising_error(output, noisy, latents, draws.noise, draws.timestep)
+        return error.square().mean()
 
     @torch.no_grad()
     def scores(
@@ -236,10 +205,28 @@ class PGSB(Objective[PGSBDraws]):
         teacher = [prompts, null if negatives is None else negatives][: 1 + (guided != "fake_score")]
         fake = [prompts, null][: 1 + (guided != "teacher")]
         branches = [(False, text) for text in teacher] + [(True, text) for text in fake]
-        epsilon: list[Tensor] = []
+        outputs: list[Tensor] = []
         for group in self._group_branches(branches):
-            epsilon += self._predict(noisy, timestep, group)
-        return _guided(epsilon[: len(teacher)], scales[0]), _guided(epsilon[len(teacher) :], scales[1])
+            outputs += self._predict(noisy, timestep, group)
+        guided_outputs = (
+            self._guided(outputs[: len(teacher)], scales[0]),
+            self._guided(outputs[len(teacher) :], scales[1]),
+        )
+        real, generated = (
+            self.backbone.schedule.to_epsilon(output, noisy, timestep) for output in guided_outputs
+        )
+        return real, generated
+
+    def _guided(self, outputs: Sequence[Tensor], scale: Tensor) -> Tensor:
+        """Guide a conditional output against the unconditional or negative one that follows it, if any.
+
+        Args:
+            outputs: one or two raw outputs (B, C, H, H).
+            scale: guidance scales, (B,).
+        """
+        conditional, *against = outputs
+        token_size = self.backbone.token_size if self.settings.norm_rescaled_guidance else None
+        return guide(against[0], conditional, scale, token_size) if against else conditional
 
     def _group_branches(self, branches: list[Branch]) -> list[list[Branch]]:
         """Group predictions that share a forward pass."""
@@ -250,19 +237,19 @@ class PGSB(Objective[PGSBDraws]):
         return [[b for b in branches if b[0] is role] for role in (False, True)]
 
     def _predict(self, noisy: Tensor, timestep: Tensor, branches: list[Branch]) -> Sequence[Tensor]:
-        """Return the epsilon (B, C, H, H) of each branch from one forward pass."""
+        """Return the raw output (B, C, H, H) of each branch from one forward pass."""
         count, fakes = len(branches), sum(role for role, _ in branches)
         role: Role = fakes == count
         if 0 < fakes < count:
             row = torch.arange(count * len(noisy), device=noisy.device)
             role = row >= (count - fakes) * len(noisy)  # the fake score's branches come last
-        epsilon = self.backbone.epsilon(
+        output = self.backbone.predict(
             partial(self.fake_score.call_in_role, role),
             noisy.repeat(count, 1, 1, 1),
             timestep.repeat(count),
             concatenate([text for _, text in branches]),
         )
-        return epsilon.chunk(count)
+        return output.chunk(count)
 
     def _weight(self, timestep: Tensor, latents: Tensor, noisy: Tensor, teacher: Tensor) -> Tensor:
         """Return w, (B, 1, 1, 1).
@@ -281,14 +268,3 @@ class PGSB(Objective[PGSBDraws]):
         # The factor sigma / alpha converts a difference of epsilons to one of x_0 = (x_t - sigma e) / alpha.
         teacher_latents = (noisy - sigma * teacher) / alpha
         return sigma / alpha / (latents - teacher_latents).abs().mean((1, 2, 3), keepdim=True)
-
-
-def _guided(predictions: Sequence[Tensor], scale: Tensor) -> Tensor:
-    """Guide a conditional prediction against the unconditional or negative one that follows it, if any.
-
-    Args:
-        predictions: one or two epsilons (B, C, H, H).
-        scale: guidance scales, (B,).
-    """
-    conditional, *against = predictions
-    return guide(against[0], conditional, scale) if against else conditional

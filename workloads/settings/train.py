@@ -15,6 +15,9 @@ from workloads.settings.validation import STRICT, check_positive, check_ranges
 ADDED_LATER: dict[str, bool] = {"added_later": True}
 """Metadata of settings that `TrainSettings.identity` leaves out at their defaults."""
 ScoreBatch = Literal["all", "role", "prediction"]
+Distribution = Literal["uniform", "logit_normal"]
+"""Distribution of timesteps."""
+MAX_FLOW_SHIFT = 100
 MAX_GUIDANCE_SCALE = 1000
 """Largest guidance scale, and largest NASA strength, of an interval."""
 RANGES: dict[str, tuple[float, float]] = {
@@ -112,6 +115,17 @@ class PGSBSettings:
     and is normalised to the same magnitude at every timestep (DMD, arXiv 2311.18828)."""
     timestep_range: tuple[float, float] = (0.02, 0.981)
     """Range of t for the student's loss, as fractions of the schedule: [20, 981) of 1000."""
+    timesteps: Distribution = field(default="uniform", metadata=ADDED_LATER)
+    """Distribution of t for the student's loss, over that range."""
+    fake_score_timesteps: Distribution | None = field(default=None, metadata=ADDED_LATER)
+    """Distribution of t for the fake score's loss, over the whole schedule. None: uniform (SwiftBrush's
+    code), but logit_normal for flow matching, as in today's tools (RTDMD, Model-Optimizer)."""
+    flow_shift: float | None = field(default=None, metadata=ADDED_LATER)
+    """Shift s of flow matching, t = s u / (1 + (s - 1) u); above 1, t is drawn nearer to noise. None: that of
+    the teacher's scheduler."""
+    norm_rescaled_guidance: bool = field(default=False, metadata=ADDED_LATER)
+    """True if each token of a guided prediction is scaled back to the norm of the conditional one, as the
+    pipeline of Qwen-Image does. The result is not linear in the scale."""
     null_rate: float = 0.1
     """Fraction of samples on which the fake score trains without a prompt, which guiding it needs."""
     nasa_interval: tuple[float, float] | None = None
@@ -138,6 +152,9 @@ class PGSBSettings:
         if not 0 <= first < last <= 1:
             raise ValueError(f"timestep_range [{first}, {last}]: needs 0 <= first < last <= 1")
         check_ranges(self, {"null_rate": (0, 1), "fake_score_updates": (1, 1000)})
+        if self.flow_shift is not None:
+            check_positive(self, ("flow_shift",))
+            check_ranges(self, {"flow_shift": (0, MAX_FLOW_SHIFT)})
         if self.fake_score_interval is not None and self.guided != "both":
             raise ValueError(f"fake_score_interval needs guided: both, but guided is {self.guided}")
         if self.nasa_interval is not None and self.guided == "fake_score":
@@ -160,7 +177,16 @@ class StepSettings:
     """True if torch.compile compiles the networks' transformer blocks; delays the first step by minutes."""
 
 
-BOOT_IGNORES = ("guided", "weighting", "null_rate", "fake_score_updates", "lora", "fake_score_learning_rate")
+BOOT_IGNORES = (
+    "guided",
+    "weighting",
+    "timesteps",
+    "null_rate",
+    "fake_score_updates",
+    "fake_score_timesteps",
+    "lora",
+    "fake_score_learning_rate",
+)
 """Settings of PG-SB that BOOT ignores; it accepts them, because a sweep may share them between objectives."""
 
 

@@ -13,12 +13,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from workloads.attention import AttentionGuidance
+from workloads.backbones.autoencoders import Autoencoder
 from workloads.backbones.backbone import Backbone, load_backbone, load_scheduler_config
 from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.families import Family
 from workloads.backbones.text_encoder import TextEncoder
 from workloads.images import to_image
 from workloads.settings.train import AttentionGuidanceSettings
@@ -67,7 +68,7 @@ def draw_pairs(
 
 
 @lru_cache(maxsize=1)
-def _load_cached(folder: str, device: str) -> tuple[Backbone, AutoencoderKL]:
+def _load_cached(folder: str, device: str) -> tuple[Backbone, Autoencoder]:
     """Load a student once for the many guidance scales at which one process samples it."""
     return load_student(folder, device), load_autoencoder(folder, device)
 
@@ -95,8 +96,9 @@ class Generator:
         `strength` is the guidance scale of the negative prompt; None stands for the student's default.
         Without a negative prompt it has no effect.
         """
-        settings = self.defaults if strength is None else with_strength(self.defaults, strength)
-        student = self._student
+        student, settings = self._student, self.defaults
+        if strength is not None:
+            settings = with_strength(self.defaults, strength, student.family)
         shape = (1, *student.latent_shape)
         noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
         prompts = self._encode(prompt).expand(len(seeds))
@@ -128,8 +130,13 @@ class Generator:
         return self._encoder.encode([prompt]).to(self._student.device, self._student.dtype)
 
 
-def with_strength(defaults: AttentionGuidanceSettings, strength: float) -> AttentionGuidanceSettings:
-    """Return `defaults` with another guidance scale; NASA if the student has no default."""
+def with_strength(
+    defaults: AttentionGuidanceSettings, strength: float, family: Family
+) -> AttentionGuidanceSettings:
+    """Return `defaults` with another guidance scale.
+
+    A student without a default is guided by NASA, or by NAG where its family has no NASA.
+    """
     if defaults.kind == "none":
-        return AttentionGuidanceSettings("nasa", strength)
+        return AttentionGuidanceSettings("nasa" if family.has_guidance("nasa") else "nag", strength)
     return AttentionGuidanceSettings(defaults.kind, strength, defaults.clip, defaults.blend)

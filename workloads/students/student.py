@@ -9,16 +9,19 @@ Shapes: B batch, C latent channels, H latent size, P pixels a side.
 import copy
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from workloads.attention import AttentionGuidance
-from workloads.backbones.backbone import Backbone, Network, load_model, load_network, load_scheduler_config
+from workloads.backbones.autoencoders import AUTOENCODERS, Autoencoder, decode_latents
+from workloads.backbones.backbone import Backbone, load_model, load_network, load_scheduler_config
 from workloads.backbones.conditioning import Conditioning
-from workloads.backbones.families import check_start
-from workloads.backbones.noise_schedule import betas_of
+from workloads.backbones.families import check_start, family_of
+from workloads.backbones.network_calls import Network
+from workloads.backbones.noise_schedule import betas_of, flow_shift
 from workloads.layers.lora import adapt_student
 from workloads.settings.train import LoraSettings
 from workloads.students.student_folder import write_student_folder
@@ -58,14 +61,14 @@ def _initial_network(backbone: Backbone, start_from: str | None) -> nn.Module:
     return student
 
 
-def load_autoencoder(source: str, device: torch.device | str = "cpu") -> AutoencoderKL:
+def load_autoencoder(source: str, device: torch.device | str = "cpu") -> Autoencoder:
     """Return the frozen autoencoder of a pipeline, in float32: half precision overflows in some.
 
     Raises:
         ValueError: the weights are missing, are not safetensors, or do not match the config.
     """
-    vae = load_model(AutoencoderKL, source, "vae", torch.float32)
-    frozen: AutoencoderKL = vae.to(device).requires_grad_(False).eval()
+    vae: Any = load_model(AUTOENCODERS[family_of(source).autoencoder].model, source, "vae", torch.float32)
+    frozen: Autoencoder = vae.to(device).requires_grad_(False).eval()
     return frozen
 
 
@@ -75,11 +78,10 @@ def decode_batch_size(latent_size: int) -> int:
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+def decode(vae: Autoencoder, latents: Tensor) -> Tensor:
     """Decode latents (B, C, H, H) to pictures (B, 3, P, P) in [-1, 1], on the CPU."""
-    scaled = latents.float() / vae.config["scaling_factor"]
-    parts = scaled.split(decode_batch_size(latents.shape[-1]))
-    return torch.cat([vae.decode(part).sample.clamp(-1, 1).cpu() for part in parts])
+    parts = torch.split(latents.float(), decode_batch_size(latents.shape[-1]))
+    return torch.cat([decode_latents(vae, part).clamp(-1, 1).cpu() for part in parts])
 
 
 @torch.no_grad()
@@ -105,16 +107,19 @@ def generate(
     return torch.cat(parts)
 
 
-def one_step_scheduler(backbone: Backbone) -> DDIMScheduler:
+def one_step_scheduler(backbone: Backbone) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
     """Return a stock scheduler whose single step is x_0 = (z - sigma_s e) / alpha_s at the start timestep s.
 
-    Its table holds the betas of the backbone's own schedule up to s, so that alpha_s is the same number for
-    any schedule. With "trailing" spacing s is the only step, and with `set_alpha_to_one` it returns x_0.
+    DDIM's table holds the betas of the backbone's own schedule up to s, so that alpha_s is the same number
+    for any schedule. With "trailing" spacing s is the only step, and with `set_alpha_to_one` it returns x_0.
+    In flow matching the single Euler step starts at t = 1 and is x_0 = z - v, whatever the shift.
     """
-    steps = backbone.start_timestep + 1
+    steps, config = backbone.start_timestep + 1, load_scheduler_config(backbone.source)
+    if backbone.schedule.is_flow:
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=steps, shift=flow_shift(config))
     return DDIMScheduler(
         num_train_timesteps=steps,
-        trained_betas=betas_of(load_scheduler_config(backbone.source))[:steps].tolist(),
+        trained_betas=betas_of(config)[:steps].tolist(),
         prediction_type=backbone.schedule.prediction,
         timestep_spacing="trailing",
         set_alpha_to_one=True,

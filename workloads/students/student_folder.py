@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from diffusers import DDIMScheduler
+from diffusers import ConfigMixin
 from huggingface_hub import snapshot_download
 from torch import nn
 
@@ -27,7 +27,7 @@ LONGEST = 10**6
 """Tokens; a tokenizer that states more, or nothing, has no length of its own."""
 
 
-def write_student_folder(source: str, network: nn.Module, scheduler: DDIMScheduler, folder: Path) -> None:
+def write_student_folder(source: str, network: nn.Module, scheduler: ConfigMixin, folder: Path) -> None:
     """Write a student of the pipeline `source` as a folder that stock diffusers loads.
 
     Args:
@@ -78,7 +78,7 @@ def _index(family: Family, teacher: dict[str, Any], network: str, scheduler: str
         **family.options(teacher),
         family.network: ["diffusers", network],
         "scheduler": ["diffusers", scheduler],
-        "vae": ["diffusers", "AutoencoderKL"],
+        "vae": ["diffusers", family.autoencoder],
         **{name: ["transformers", kind] for name, kind in family.text_encoders},
         **{name: teacher[name] for name in family.tokenizers},
         **{name: [None, None] for name in family.unused},

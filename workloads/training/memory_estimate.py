@@ -18,11 +18,11 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from workloads.backbones.architectures import Architecture
-from workloads.backbones.backbone import NETWORK_CLASSES, Backbone
+from workloads.backbones.autoencoders import AUTOENCODERS, decode_latents, latent_size
+from workloads.backbones.backbone import Backbone, network_kind
 from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.noise_schedule import NoiseSchedule
 from workloads.layers.transformer_blocks import checkpoint_blocks
@@ -148,7 +148,7 @@ class _Worker:
         noise = torch.empty((count, *self.backbone.latent_shape), device=META)
         latents = generate(self.backbone, student, noise, self.texts(count))
         with torch.no_grad():
-            autoencoder.decode(latents[: decode_batch_size(latents.shape[-1])]).sample.clamp(-1, 1)
+            decode_latents(autoencoder, latents[: decode_batch_size(latents.shape[-1])]).clamp(-1, 1)
 
     def texts(self, rows: int) -> Conditioning:
         """Return the conditioning of `rows` prompts."""
@@ -170,11 +170,14 @@ def step_needs(task: StepTask) -> StepNeeds:
 def _backbone(task: StepTask) -> Backbone:
     family, dtype = task.architecture.family, torch.bfloat16 if task.half else torch.float32
     with META:
-        network = NETWORK_CLASSES[family.network].from_config(json.loads(task.architecture.network))
+        kind: Any = network_kind(family).model
+        network = kind.from_config(json.loads(task.architecture.network))
         # v prediction takes the most arithmetic; the tables of the schedule are negligible.
-        schedule = NoiseSchedule(torch.empty(1000), "v_prediction")
+        schedule = NoiseSchedule.variance_preserving(torch.empty(1000), "v_prediction")
     nn.Module.to(network, dtype).requires_grad_(False).eval()
-    return Backbone("", family, network, schedule, family.start_timestep)
+    config = json.loads(task.architecture.autoencoder)
+    size = latent_size(network.config, config, AUTOENCODERS[family.autoencoder])
+    return Backbone("", family, network, schedule, family.start_timestep, latent_size=size)
 
 
 def _sampler(task: StepTask, student: nn.Module) -> tuple[Any, Any]:
@@ -184,21 +187,19 @@ def _sampler(task: StepTask, student: nn.Module) -> tuple[Any, Any]:
 
 def _autoencoder(task: StepTask) -> Any:
     with META:
-        autoencoder = AutoencoderKL.from_config(json.loads(task.architecture.autoencoder))
+        kind: Any = AUTOENCODERS[task.architecture.family.autoencoder].model
+        autoencoder = kind.from_config(json.loads(task.architecture.autoencoder))
     return autoencoder.requires_grad_(False).eval()
 
 
 def _texts(architecture: Architecture, backbone: Backbone, rows: int) -> Conditioning:
     """Return embeddings (rows, T, D) without content, with the mask or pooled text that the family takes."""
-    family, config = architecture.family, backbone.config
-    width = config["cross_attention_dim" if family.network == "unet" else "caption_channels"]
-    embeddings = torch.empty((rows, family.tokens, width), dtype=backbone.dtype, device=META)
-    mask = torch.empty((rows, family.tokens), dtype=torch.int64, device=META) if family.masked else None
-    if not family.pooled:
-        return Conditioning(embeddings, mask)
-    # Beside the pooled text the network takes the embeddings of the six sizes.
-    pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-    return Conditioning(embeddings, mask, embeddings.new_empty((rows, pooled)))
+    family, kind, config = architecture.family, backbone.kind, backbone.config
+    shape, dtype = (rows, family.tokens), backbone.dtype
+    embeddings = torch.empty((*shape, kind.text_width(config)), dtype=dtype, device=META)
+    mask = torch.empty(shape, dtype=torch.int64, device=META) if family.masked else None
+    pooled = embeddings.new_empty((rows, kind.pooled_width(config))) if family.pooled else None
+    return Conditioning(embeddings, mask, pooled)
 
 
 def _rows(drawn: Any, count: int) -> Any:

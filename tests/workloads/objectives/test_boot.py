@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.workloads.objectives.test_pgsb import BATCH, PREDICTIONS, tiny_unet
+from tests.support.schedules import PREDICTIONS, ByHand
+from tests.workloads.objectives.test_pgsb import BATCH, tiny_unet
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import FAMILIES
-from workloads.backbones.noise_schedule import NoiseSchedule, Prediction
+from workloads.backbones.noise_schedule import Prediction
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
 from workloads.objectives.boot import BOOT, BootDraws
@@ -27,9 +28,10 @@ class Bench:
 
     def __init__(self, prediction: Prediction) -> None:
         self.teacher, self.student = tiny_unet(0).requires_grad_(False).eval(), tiny_unet(1)
-        self.alpha_bar = torch.linspace(0.999, 0.01, 1000, dtype=torch.float64)
-        schedule = NoiseSchedule(self.alpha_bar, prediction)
-        self.backbone = Backbone("tiny", FAMILIES[0], self.teacher, schedule, START)
+        self.by_hand = ByHand(prediction)
+        self.start = 999 if self.by_hand.flow else START
+        schedule = self.by_hand.schedule()
+        self.backbone = Backbone("tiny", FAMILIES[0], self.teacher, schedule, self.start)
         torch.manual_seed(2)
         self.prompts = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
         self.null = Conditioning(torch.randn(1, 3, 6, dtype=torch.float64))
@@ -44,19 +46,15 @@ class Bench:
 
     def pair(self, network: nn.Module, x: Tensor, t: int, shown: int, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_0 and epsilon of one sample; the network sees the timestep `shown`."""
-        out: Tensor = network(x[None], torch.tensor([shown]), text[None]).sample[0]
-        a, s = self.alpha_bar[t].sqrt(), (1 - self.alpha_bar[t]).sqrt()
-        kind = self.backbone.schedule.prediction
-        if kind == "epsilon":
-            return (x - s * out) / a, out
-        x0 = out if kind == "sample" else a * x - s * out
-        return x0, (x - a * x0) / s
+        out: Tensor = network(x[None], self.by_hand.shown[[shown]], text[None]).sample
+        x0, epsilon = self.by_hand.both(out, x[None], torch.tensor([t]))
+        return x0[0], epsilon[0]
 
     def signal(self, row: int, t: int) -> Tensor:
-        """Return the student's signal; its timestep runs from 0 at T_MAX to START at T_MIN."""
-        shown = round(START * (T_MAX - t) / (T_MAX - T_MIN))
+        """Return the student's signal; its timestep runs from 0 at T_MAX to the start timestep at T_MIN."""
+        shown = round(self.start * (T_MAX - t) / (T_MAX - T_MIN))
         text = self.prompts.embeddings[row]
-        return self.pair(self.student, self.draws.noise[row], START, shown, text)[0]
+        return self.pair(self.student, self.draws.noise[row], self.start, shown, text)[0]
 
     def guided(self, row: int, x: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Return the teacher's guided x_0 and epsilon."""
@@ -70,9 +68,7 @@ class Bench:
         bootstrap, boundary = [], []
         for row, s in enumerate(self.draws.timestep.tolist()):
             z, t = self.draws.noise[row], min(s + STRIDE, T_MAX)
-            (a_t, s_t), (a_s, s_s) = (
-                (b.sqrt(), (1 - b).sqrt()) for b in (self.alpha_bar[t], self.alpha_bar[s])
-            )
+            (a_t, a_s), (s_t, s_s) = self.by_hand.a[[t, s]], self.by_hand.s[[t, s]]
             with torch.no_grad():
                 noisy = a_t * self.signal(row, t) + s_t * z
                 x0, epsilon = self.guided(row, noisy, t)

@@ -6,6 +6,7 @@ score difference with the student's Jacobian.
 """
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from tests.support.schedules import PREDICTIONS, ByHand
 from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import FAMILIES
-from workloads.backbones.noise_schedule import NoiseSchedule, Prediction
+from workloads.backbones.noise_schedule import Prediction
 from workloads.layers.lora import AdaptedLayer
+from workloads.objectives.classifier_free_guidance import rescale_norm
 from workloads.objectives.pgsb import PGSB
 from workloads.settings.train import LoraSettings, TrainSettings
 
@@ -47,8 +50,9 @@ class Bench:
     def __init__(self, prediction: Prediction, **settings: object) -> None:
         teacher = tiny_unet(0).requires_grad_(False).eval()
         self.teacher = copy.deepcopy(teacher)
-        schedule = NoiseSchedule(torch.linspace(0.999, 0.01, 1000, dtype=torch.float64), prediction)
-        self.backbone = Backbone("tiny", FAMILIES[0], teacher, schedule, start_timestep=700)
+        self.by_hand = ByHand(prediction)
+        self.start = 999 if self.by_hand.flow else 700
+        self.backbone = Backbone("tiny", FAMILIES[0], teacher, self.by_hand.schedule(), self.start)
         self.student = tiny_unet(1)
         torch.manual_seed(2)
         self.prompts = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
@@ -73,30 +77,20 @@ class Bench:
                 weight.data += product.view_as(weight) * 5.0 / 3
         return network
 
+    def output(self, network: nn.Module, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        out: Tensor = network(x, self.by_hand.shown[t], text).sample
+        return out
+
     def epsilon(self, network: nn.Module, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        out: Tensor = network(x, t, text).sample
-        a = self.backbone.schedule.alpha_bar[t][:, None, None, None]
-        if self.backbone.schedule.prediction == "epsilon":
-            return out
-        if self.backbone.schedule.prediction == "v_prediction":
-            x0 = a.sqrt() * x - (1 - a).sqrt() * out
-        else:
-            x0 = out
-        noise: Tensor = (x - a.sqrt() * x0) / (1 - a).sqrt()
-        return noise
+        return self.by_hand.both(self.output(network, x, t, text), x, t)[1]
 
-    def sampled_by_hand(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the student's latents x_0, detached x_t, and alpha_bar at t."""
-        draws, a = self.draws, self.backbone.schedule.alpha_bar
-        eps = self.epsilon(
-            self.student, draws.start_noise, torch.full((BATCH,), 700), self.prompts.embeddings
-        )
-        x0 = (draws.start_noise - (1 - a[700]).sqrt() * eps) / a[700].sqrt()
-        at = a[draws.timestep][:, None, None, None]
-        return x0, (at.sqrt() * x0 + (1 - at).sqrt() * draws.noise).detach(), at
-
-
-PREDICTIONS: list[Prediction] = ["epsilon", "v_prediction", "sample"]
+    def sampled_by_hand(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the student's latents x_0, detached x_t, and alpha and sigma at t."""
+        draws, start = self.draws, torch.full((BATCH,), self.start)
+        output = self.output(self.student, draws.start_noise, start, self.prompts.embeddings)
+        x0 = self.by_hand.both(output, draws.start_noise, start)[0]
+        a, s = (table[draws.timestep][:, None, None, None] for table in (self.by_hand.a, self.by_hand.s))
+        return x0, (a * x0 + s * draws.noise).detach(), a, s
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -104,6 +98,11 @@ PREDICTIONS: list[Prediction] = ["epsilon", "v_prediction", "sample"]
 @pytest.mark.parametrize("weighting", ["sigma_squared", "uniform", "dmd"])
 def test_student_gradient(prediction: Prediction, guided: str, weighting: str) -> None:
     check_student_gradient(Bench(prediction, guided=guided, weighting=weighting))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_norm_rescaled_guidance(prediction: Prediction) -> None:
+    check_student_gradient(Bench(prediction, norm_rescaled_guidance=True, guidance_interval=(2.0, 6.0)))
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -121,26 +120,29 @@ def check_student_gradient(bench: Bench) -> None:
     ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
 
     draws = bench.draws
-    x0, xt, at = bench.sampled_by_hand()
+    x0, xt, a, s = bench.sampled_by_hand()
     null = bench.null.embeddings.expand(BATCH, -1, -1)
 
     def guided_score(network: nn.Module, on: bool, scale: Tensor) -> Tensor:
         k = scale[:, None, None, None]
-        conditional = bench.epsilon(network, xt, draws.timestep, bench.prompts.embeddings)
-        unconditional = bench.epsilon(network, xt, draws.timestep, null)
-        return (1 - k) * unconditional + k * conditional if on else conditional
+        conditional = bench.output(network, xt, draws.timestep, bench.prompts.embeddings)
+        unconditional = bench.output(network, xt, draws.timestep, null)
+        out = (1 - k) * unconditional + k * conditional if on else conditional
+        if settings.norm_rescaled_guidance:
+            out = out * conditional.norm(dim=1, keepdim=True) / out.norm(dim=1, keepdim=True)
+        return bench.by_hand.both(out, xt, draws.timestep)[1]
 
     with torch.no_grad():
         teacher = guided_score(bench.teacher, settings.guided != "fake_score", draws.scale)
         fake = guided_score(bench.merged(), settings.guided != "teacher", draws.fake_score_scale)
         if settings.weighting == "dmd":
             # As in DMD2's code: from both predictions of x_0, sample by sample.
-            real, fakes = ((xt - (1 - at).sqrt() * e) / at.sqrt() for e in (teacher, fake))
+            real, fakes = ((xt - s * e) / a for e in (teacher, fake))
             gradient = torch.stack(
                 [(d - r) / (x - r).abs().mean() for x, r, d in zip(x0, real, fakes, strict=True)]
             )
         else:
-            gradient = (1 - at if settings.weighting == "sigma_squared" else 1) * (teacher - fake)
+            gradient = (s**2 if settings.weighting == "sigma_squared" else 1) * (teacher - fake)
     expected = torch.autograd.grad((gradient * x0).sum() / x0.numel(), list(bench.student.parameters()))
     for got, want in zip(ours, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
@@ -157,10 +159,13 @@ def test_fake_score_loss(prediction: Prediction) -> None:
     ours = bench.objective.fake_score_loss(bench.fake_score, latents, bench.prompts, draws)
     text = bench.prompts.embeddings.clone()
     text[draws.drop_prompt] = bench.null.embeddings[0]
-    a = bench.backbone.schedule.alpha_bar[draws.timestep][:, None, None, None]
-    xt = a.sqrt() * latents + (1 - a).sqrt() * draws.noise
-    error = bench.epsilon(bench.merged(), xt, draws.timestep, text) - draws.noise
-    torch.testing.assert_close(ours, (a * error**2).mean(), rtol=1e-10, atol=0)
+    a, sigma = (table[draws.timestep][:, None, None, None] for table in (bench.by_hand.a, bench.by_hand.s))
+    xt = a * latents + sigma * draws.noise
+    if bench.by_hand.flow:
+        error = bench.output(bench.merged(), xt, draws.timestep, text) - (draws.noise - latents)
+    else:
+        error = a * (bench.epsilon(bench.merged(), xt, draws.timestep, text) - draws.noise)
+    torch.testing.assert_close(ours, (error**2).mean(), rtol=1e-10, atol=0)
 
 
 def test_fake_score_updates_keep_the_teacher() -> None:
@@ -190,6 +195,46 @@ def test_expected_gradient_is_linear_in_the_scale() -> None:
         return teacher - fake
 
     torch.testing.assert_close((gap(1.0) + gap(5.0)) / 2, gap(3.0), rtol=1e-9, atol=1e-12)
+
+
+def test_the_rescaled_gradient_is_not_linear_in_the_scale() -> None:
+    bench = Bench("flow_prediction", norm_rescaled_guidance=True)
+    x, t = bench.draws.start_noise, bench.draws.timestep
+
+    def teacher(scale: float) -> Tensor:
+        k = torch.full((BATCH,), scale, dtype=torch.float64)
+        return bench.objective.scores(x, bench.prompts, t, (k, k))[0]
+
+    assert not torch.allclose((teacher(1.0) + teacher(9.0)) / 2, teacher(5.0), rtol=1e-3)
+
+
+def test_norms_are_rescaled_token_by_token() -> None:
+    guided, conditional = torch.randn(2, 3, 5, 4, 4, dtype=torch.float64)
+    rescaled = rescale_norm(guided, conditional, token_size=2)
+    for b, i, j in itertools.product(range(3), (0, 2), (0, 2)):
+        one, other = (part[b, :, i : i + 2, j : j + 2] for part in (guided, conditional))
+        expected = one * other.norm() / one.norm()
+        torch.testing.assert_close(rescaled[b, :, i : i + 2, j : j + 2], expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"), [("epsilon", "uniform"), ("flow_prediction", "logit_normal")]
+)
+def test_timesteps_of_the_fake_score(prediction: Prediction, expected: str) -> None:
+    objective = Bench(prediction).objective
+    assert objective.fake_score_timesteps == expected
+    timestep = objective.draw(4096, torch.Generator().manual_seed(0)).fake_score[0].timestep
+    logits = torch.logit((timestep.double() + 0.5) / 1000)
+    # The logit of a uniform number has the standard deviation pi / sqrt 3.
+    assert logits.std().item() == pytest.approx(1.0 if expected == "logit_normal" else 1.81, rel=0.05)
+    assert abs(logits.mean().item()) < 0.1 and timestep.min() >= 0 and timestep.max() <= 999
+
+
+def test_timesteps_of_the_student() -> None:
+    objective = Bench("flow_prediction", timesteps="logit_normal", timestep_range=(0.5, 0.9)).objective
+    timestep = objective.draw(4096, torch.Generator().manual_seed(0)).timestep
+    assert timestep.min() >= 500 and timestep.max() < 900
+    assert timestep.double().std().item() == pytest.approx(400 * 0.208, rel=0.05)
 
 
 def test_worker_draws_are_rows_of_the_global_draws() -> None:
@@ -225,10 +270,11 @@ class ReferenceNasa:
         return out
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "flow_prediction"])
 @pytest.mark.parametrize("guided", ["both", "teacher"])
-def test_nasa_t_gradient(guided: str) -> None:
+def test_nasa_t_gradient(guided: str, prediction: Prediction) -> None:
     """SNOOPI v3, sec. 5.3: no negatives for the fake score; gradients pass through the negative branch."""
-    bench = Bench("epsilon", guided=guided, nasa_interval=(0.2, 0.9))
+    bench = Bench(prediction, guided=guided, nasa_interval=(0.2, 0.9))
     negatives = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
     draws = bench.draws
     assert 0.2 <= draws.strength <= 0.9
@@ -242,7 +288,7 @@ def test_nasa_t_gradient(guided: str) -> None:
         for k, p in plain.items()
     }
     bench.student.set_attn_processor(by_hand)
-    x0, xt, at = bench.sampled_by_hand()
+    x0, xt, _, s = bench.sampled_by_hand()
     k = draws.scale[:, None, None, None]
     null = bench.null.embeddings.expand(BATCH, -1, -1)
 
@@ -255,6 +301,6 @@ def test_nasa_t_gradient(guided: str) -> None:
     with torch.no_grad():
         fake = score(bench.merged(), null if guided == "both" else None)
         gap = score(bench.teacher, negatives.embeddings) - fake
-    expected = torch.autograd.grad(((1 - at) * gap * x0).sum() / x0.numel(), list(bench.student.parameters()))
+    expected = torch.autograd.grad((s**2 * gap * x0).sum() / x0.numel(), list(bench.student.parameters()))
     for got, want in zip(ours, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)

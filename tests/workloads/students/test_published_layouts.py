@@ -167,7 +167,7 @@ def test_schedule_and_prompts_are_kept(name: str, student_of: Callable[[str], St
     student = load_student(str(folder))
     assert student.start_timestep == teacher.start_timestep
     assert student.schedule.prediction == teacher.schedule.prediction
-    assert torch.equal(student.schedule.alpha_bar, teacher.schedule.alpha_bar[: teacher.start_timestep + 1])
+    assert torch.equal(student.schedule.alpha, teacher.schedule.alpha[: teacher.start_timestep + 1])
     ours, theirs = (
         TextEncoder(source).encode([PROMPT, ""]).parts for source in (str(folder), teacher.source)
     )
@@ -219,6 +219,7 @@ REFUSED: dict[str, tuple[Layout, str]] = {
     "500-steps": (of("sd15", scheduler(num_train_timesteps=500)), r"999 is outside .* 1\.\.500"),
     "edm": (of("sdxl", scheduler(timestep_type="continuous", **V)), r"continuous timesteps"),
     "flow": (of("sdxl", scheduler(prediction_type="flow_prediction")), r"'flow_prediction' .* not supported"),
+    "flow-sigmas": (of("sdxl", scheduler(use_flow_sigmas=True)), r"does not suit StableDiffusionXLPipeline"),
     "no-schedule": (of("sdxl", scheduler(beta_schedule="warped")), r"cannot be read: warped"),
     "unknown-scheduler": (
         of("sd15", index(scheduler=["diffusers", "OwnScheduler"])), r"scheduler OwnScheduler is not one of"

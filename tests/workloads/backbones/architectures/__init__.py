@@ -4,12 +4,13 @@ The configs contain the values that define the architecture, as published by run
 (SD2.1-base, SDXL-base-1.0) and PixArt-alpha (PixArt-XL-2-512x512).
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from workloads.backbones.architectures import SHIPPED
-from workloads.backbones.backbone import NETWORK_CLASSES, Backbone, load_latent_scale, load_schedule
+from workloads.backbones.backbone import Backbone, load_latent_sizes, load_schedule, network_kind
 from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import family_of
 from workloads.backbones.file_checks import read_json
@@ -22,12 +23,12 @@ def build(name: str, device: str = "meta") -> Backbone:
     """Build the backbone with random weights; without weights on the meta device."""
     source = str(ROOT / name)
     family = family_of(source)
-    network_class: Any = NETWORK_CLASSES[family.network]
+    network_class: Any = network_kind(family).model
     with torch.device(device):
         network = network_class.from_config(config(name, family.network))
     network.requires_grad_(False).eval()
-    schedule, scale = load_schedule(source), load_latent_scale(source)
-    return Backbone(source, family, network, schedule, family.start_timestep, scale)
+    schedule, sizes = load_schedule(source), load_latent_sizes(source, family, network.config)
+    return Backbone(source, family, network, schedule, family.start_timestep, *sizes)
 
 
 def config(name: str, part: str) -> dict[str, Any]:
@@ -37,10 +38,20 @@ def config(name: str, part: str) -> dict[str, Any]:
 
 def conditioning(backbone: Backbone, batch: int, device: str = "meta") -> Conditioning:
     """Return random embeddings in the shapes of the family's text encoders."""
-    family, settings = backbone.family, backbone.config
-    width = settings["cross_attention_dim" if family.network == "unet" else "caption_channels"]
+    family, width = backbone.family, backbone.kind.text_width(backbone.config)
     return Conditioning(
         torch.randn(batch, family.tokens, width, device=device),
         torch.ones(batch, family.tokens, dtype=torch.long, device=device) if family.masked else None,
-        torch.randn(batch, 1280, device=device) if family.pooled else None,
+        torch.randn(batch, backbone.kind.pooled_width(backbone.config), device=device)
+        if family.pooled
+        else None,
     )
+
+
+def called_on_meta(backbone: Backbone, batch: int = 2) -> torch.Tensor:
+    """Call the network of a backbone on the meta device; return the prediction."""
+    device = torch.device("meta")
+    latents = torch.empty(batch, *backbone.latent_shape, device=device)
+    timestep = torch.empty(batch, dtype=torch.int64, device=device)
+    placed = replace(backbone, schedule=backbone.schedule.to(device))
+    return placed.predict(backbone.network, latents, timestep, conditioning(backbone, batch))

@@ -1,0 +1,135 @@
+"""How a network of each diffusers class is called, as the stock pipeline of its family calls it.
+
+`NETWORKS` has an entry for each class. Packing, position ids, the form of the time and the sign of the output
+are decided here and nowhere else.
+
+Shapes: B batch, C latent channels, H latent size, P pooled width.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers import (
+    PixArtTransformer2DModel,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from torch import Tensor, nn
+
+from workloads.backbones.conditioning import Conditioning
+
+Network = Callable[..., Any]
+"""A diffusers network, or a DeepSpeed engine or DDP module around one."""
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of one call, in the precision of the network."""
+
+    latents: Tensor
+    """(B, C, H, H), noisy."""
+    time: Tensor
+    """Timesteps as the schedulers of diffusers count them, (B,): 0 to 999, or 1000 t in flow matching."""
+    text: Conditioning
+    """Conditioning of B prompts."""
+    pixels: int
+    """Side of the picture in pixels."""
+
+
+@dataclass(frozen=True)
+class NetworkKind:
+    """One diffusers class of networks."""
+
+    model: type[nn.Module]
+    call: Callable[[Network, nn.Module, Inputs], Tensor]
+    """Calls a network, given the module whose config it has; returns (B, C or more, H, H)."""
+    text_width: Callable[[Config], int]
+    """Width of the prompt's embeddings."""
+    pooled_width: Callable[[Config], int] = lambda config: 0
+    """Width of the pooled embedding; 0 if the network takes none."""
+
+
+def _call_unet(network: Network, model: nn.Module, inputs: Inputs) -> Tensor:
+    """Call a UNet of Stable Diffusion; with a pooled embedding, one of SDXL.
+
+    SDXL's added conditions are pooled embeddings (B, P), and sizes in pixels (B, 6): original height and
+    width, top and left of the crop, target height and width. As in the stock pipeline, they are those of an
+    uncropped image at the backbone's own resolution.
+    """
+    text, added = inputs.text, dict[str, Any]()
+    if text.pooled is not None:
+        # Filled on the device, because a copy from the host would make the host wait.
+        sizes = inputs.latents.new_full((len(text), 6), inputs.pixels)
+        sizes[:, 2:4] = 0
+        added = {"added_cond_kwargs": {"text_embeds": text.pooled, "time_ids": sizes}}
+    output: Tensor = network(inputs.latents, inputs.time, text.embeddings, return_dict=False, **added)[0]
+    return output
+
+
+def _call_pixart(network: Network, model: nn.Module, inputs: Inputs) -> Tensor:
+    """Call PixArt; at 1024 px PixArt-alpha also takes the size in pixels (B, 2) and its ratio (B, 1)."""
+    size: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+    if model.use_additional_conditions:
+        latents = inputs.latents
+        pixels = latents.new_full((len(latents), 2), inputs.pixels)
+        size = {"resolution": pixels, "aspect_ratio": latents.new_ones((len(latents), 1))}
+    output: Tensor = network(
+        inputs.latents,
+        encoder_hidden_states=inputs.text.embeddings,
+        timestep=inputs.time,
+        encoder_attention_mask=inputs.text.mask,
+        added_cond_kwargs=size,
+        return_dict=False,
+    )[0]
+    return output
+
+
+def _call_sana(network: Network, model: Any, inputs: Inputs) -> Tensor:
+    output: Tensor = network(
+        inputs.latents,
+        encoder_hidden_states=inputs.text.embeddings,
+        timestep=inputs.time * model.config["timestep_scale"],
+        encoder_attention_mask=inputs.text.mask,
+        return_dict=False,
+    )[0]
+    return output
+
+
+def _call_sd3(network: Network, model: nn.Module, inputs: Inputs) -> Tensor:
+    output: Tensor = network(
+        inputs.latents,
+        encoder_hidden_states=inputs.text.embeddings,
+        pooled_projections=inputs.text.pooled,
+        timestep=inputs.time,
+        return_dict=False,
+    )[0]
+    return output
+
+
+def _unet_pooled_width(config: Config) -> int:
+    """Return the width of SDXL's pooled embedding, which the network joins with those of six sizes."""
+    width = config.get("projection_class_embeddings_input_dim") or 0
+    return int(width and width - 6 * config["addition_time_embed_dim"])
+
+
+NETWORKS = {
+    "UNet2DConditionModel": NetworkKind(
+        UNet2DConditionModel, _call_unet, lambda config: config["cross_attention_dim"], _unet_pooled_width
+    ),
+    "PixArtTransformer2DModel": NetworkKind(
+        PixArtTransformer2DModel, _call_pixart, lambda config: config["caption_channels"]
+    ),
+    "SanaTransformer2DModel": NetworkKind(
+        SanaTransformer2DModel, _call_sana, lambda config: config["caption_channels"]
+    ),
+    "SD3Transformer2DModel": NetworkKind(
+        SD3Transformer2DModel,
+        _call_sd3,
+        lambda config: config["joint_attention_dim"],
+        lambda config: config["pooled_projection_dim"],
+    ),
+}
+"""Kinds of networks by the name of their class."""
