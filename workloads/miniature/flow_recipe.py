@@ -10,6 +10,7 @@ Shapes: B batch, N pictures, P pixels a side, C latent channels, H latent size.
 
 import argparse
 import copy
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -39,16 +40,28 @@ LATENT_NOISE = 0.1
 
 @dataclass(frozen=True)
 class Teacher:
-    """How one teacher is trained: its parts, the size of its pictures, and its optimiser."""
+    """One teacher: its parts, how its network is called, and the size of its pictures."""
 
     assemble: Callable[[Any], DiffusionPipeline]
     predict: Callable[[DiffusionPipeline, Tensor, Tensor, list[str]], Tensor]
     """Output (B, C, H, H) for noisy latents (B, C, H, H), timesteps (B,) in (0, 1000] and B captions."""
     pixels: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run of a teacher, with one cosine schedule of the learning rate."""
+
+    teacher: str
+    schedule: int
+    """Steps in which the learning rate falls to zero."""
     steps: int
+    """Steps that are trained; at most `schedule`."""
     learning_rate: float
     position_steps: int = 0
     """First steps, on pictures that differ in position alone; see `recipe.Stage`."""
+    polish: bool = False
+    """True if the run starts from the teacher in the output folder."""
 
 
 def train_autoencoder(seed: int = 6) -> AutoencoderDC:
@@ -99,7 +112,7 @@ def autoencoder_with_shift(seed: int = 3) -> AutoencoderKL:
     return vae
 
 
-def train_teacher(name: str, vae: Any, out: Path, seed: int = 3) -> DiffusionPipeline:
+def train_teacher(stage: Stage, out: Path, seed: int = 3) -> DiffusionPipeline:
     """Train by flow matching with caption dropout and return the pipeline with averaged weights.
 
     The loss is ||v(x_t, t) - (e - x_0)||^2 with x_t = (1 - t) x_0 + t e (Liu et al. 2023, equation 1). Texts
@@ -107,18 +120,19 @@ def train_teacher(name: str, vae: Any, out: Path, seed: int = 3) -> DiffusionPip
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    teacher = TEACHERS[name]
+    teacher, vae = TEACHERS[stage.teacher], _autoencoder(stage.teacher, out)
     pictures, scenes, _ = dataset(PICTURES, seed, teacher.pixels)
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     latents = (_encode(vae, torch.from_numpy(pictures)) - shift) * vae.config.scaling_factor
-    pipeline = teacher.assemble(vae)
+    pipeline = _opened(out / stage.teacher, vae) if stage.polish else teacher.assemble(vae)
     averaged = _copy(pipeline)
     parts, average = _trained(pipeline).train(), _trained(averaged).eval()
-    optimizer = torch.optim.AdamW(parts.parameters(), lr=teacher.learning_rate, betas=(0.9, 0.99), fused=True)
+    optimizer = torch.optim.AdamW(parts.parameters(), lr=stage.learning_rate, betas=(0.9, 0.99), fused=True)
     same_scene = rows_of_scene(scenes, POSITION_SCENE)
     started = time.monotonic()
-    for step, rows in enumerate(batches(len(latents), BATCH, teacher.steps, optimizer), 1):
-        rows = same_scene[rows % len(same_scene)] if step <= teacher.position_steps else rows
+    schedule = batches(len(latents), BATCH, stage.schedule, optimizer)
+    for step, rows in enumerate(itertools.islice(schedule, stage.steps), 1):
+        rows = same_scene[rows % len(same_scene)] if step <= stage.position_steps else rows
         texts = [
             "" if rng.random() < CAPTION_DROPOUT else random_caption(scenes[row], rng)
             for row in rows.tolist()
@@ -130,12 +144,12 @@ def train_teacher(name: str, vae: Any, out: Path, seed: int = 3) -> DiffusionPip
             torch._foreach_lerp_(list(average.parameters()), list(parts.parameters()), 1 - decay)
         if step % 500 == 0:
             print(
-                f"{name}: step {step} of {teacher.steps}, {time.monotonic() - started:.0f} s, "
+                f"{stage.teacher}: step {step} of {stage.steps}, {time.monotonic() - started:.0f} s, "
                 f"loss {loss.item():.3f}, {report(averaged, 192)}",
                 flush=True,
             )
         if step % 1_000 == 0:
-            save(_copy(averaged), out / name)
+            save(_copy(averaged), out / stage.teacher)
     return averaged
 
 
@@ -162,8 +176,14 @@ def _sd3(pipeline: DiffusionPipeline, noisy: Tensor, timestep: Tensor, texts: li
 
 
 TEACHERS = {
-    "sana": Teacher(flow_networks.assemble_sana, _sana, SANA_PIXELS, 12_000, 1.2e-3, position_steps=300),
-    "sd3": Teacher(flow_networks.assemble_sd3, _sd3, PIXELS, 12_000, 1.2e-3),
+    "sana": Teacher(flow_networks.assemble_sana, _sana, SANA_PIXELS),
+    "sd3": Teacher(flow_networks.assemble_sd3, _sd3, PIXELS),
+}
+STAGES = {
+    "sana": Stage("sana", 12_000, 12_000, 1.2e-3, position_steps=300),
+    "sana-polish": Stage("sana", 2_000, 2_000, 6e-4, polish=True),
+    "sd3": Stage("sd3", 12_000, 4_000, 1.2e-3),
+    "sd3-polish": Stage("sd3", 2_000, 2_000, 6e-4, polish=True),
 }
 
 
@@ -173,6 +193,14 @@ def _trained(pipeline: DiffusionPipeline) -> nn.ModuleDict:
     return nn.ModuleDict(
         {name: part for name, part in parts if isinstance(part, nn.Module) and name != "vae"}
     )
+
+
+def _opened(folder: Path, vae: Any) -> DiffusionPipeline:
+    """Return the trained pipeline of a folder, in float32, with this autoencoder."""
+    opened: DiffusionPipeline = DiffusionPipeline.from_pretrained(
+        folder, vae=vae, dtype=torch.float32, use_safetensors=True
+    )
+    return opened
 
 
 def _copy(pipeline: DiffusionPipeline) -> DiffusionPipeline:
@@ -196,7 +224,7 @@ def _autoencoder(teacher: str, out: Path) -> AutoencoderDC | AutoencoderKL:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stages", nargs="+", choices=("sana-vae", "sana-decoder", *TEACHERS), help="in order")
+    parser.add_argument("stages", nargs="+", choices=("sana-vae", "sana-decoder", *STAGES), help="in order")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     arguments = parser.parse_args()
@@ -210,9 +238,9 @@ def main() -> None:
             vae = train_decoder(_autoencoder("sana", arguments.out))
             vae.save_pretrained(arguments.out / "sana" / "vae")
             continue
-        pipeline = train_teacher(stage, _autoencoder(stage, arguments.out), arguments.out)
+        pipeline = train_teacher(STAGES[stage], arguments.out)
         print(f"{stage}: finished, {report(pipeline, 768, seed=5)}")
-        save(pipeline, arguments.out / stage)
+        save(pipeline, arguments.out / STAGES[stage].teacher)
     write_digests(arguments.out)
 
 
