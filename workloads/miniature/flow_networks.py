@@ -60,7 +60,7 @@ def deep_compression_autoencoder(large_decoder: bool = False) -> AutoencoderDC:
 
 
 def gemma() -> Gemma2Model:
-    """Return the untrained text encoder of `sana`."""
+    """Return the untrained text encoder of `sana`, whose embeddings have unit variance."""
     config = Gemma2Config(
         vocab_size=len(SPECIAL) + len(vocabulary()),
         hidden_size=64,
@@ -78,15 +78,19 @@ def gemma() -> Gemma2Model:
         use_cache=False,
         attn_implementation="eager",
     )
-    return Gemma2Model(config)
+    encoder = Gemma2Model(config)
+    # Its states are multiplied by the root of the width.
+    nn.init.normal_(encoder.embed_tokens.weight, std=config.hidden_size**-0.5)
+    return encoder
 
 
 def sana_transformer() -> SanaTransformer2DModel:
     """Return an untrained transformer of 1.8 M parameters.
 
-    It has positional embeddings, as SANA has for 4096 px. Without, it learned no position in 1,000 steps.
+    It has positional embeddings, as SANA has for 4096 px. Without, it learned no position in 1,000 steps. The
+    gates of its layers are open at first: with diffusers' small random ones, it learned none in 1,000 steps.
     """
-    return SanaTransformer2DModel(
+    network = SanaTransformer2DModel(
         sample_size=4,
         patch_size=1,
         in_channels=16,
@@ -100,6 +104,9 @@ def sana_transformer() -> SanaTransformer2DModel:
         num_layers=6,
         interpolation_scale=1,
     )
+    for block in network.transformer_blocks:
+        block.scale_shift_table.data[[2, 5]] = 1.0
+    return network
 
 
 def clip_tokenizer() -> PreTrainedTokenizerFast:

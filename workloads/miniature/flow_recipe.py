@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from workloads.miniature import WEIGHTS, flow_networks
 from workloads.miniature.flow_networks import SANA_PIXELS, SHIFT
 from workloads.miniature.networks import TOKENS
-from workloads.miniature.recipe import POSITION_SCENE, report, rows_of_scene, save
+from workloads.miniature.recipe import LAYOUT_SHARE, POSITION_SCENE, report, rows_of_scene, save
 from workloads.miniature.recipe_tools import batches, update, write_digests
 from workloads.miniature.world import PIXELS, dataset, random_caption
 
@@ -60,6 +60,8 @@ class Stage:
     learning_rate: float
     position_steps: int = 0
     """First steps, on pictures that differ in position alone; see `recipe.Stage`."""
+    layout_steps: int = 0
+    """First steps, `position_steps` included, that see mostly high noise, where the layout is decided."""
     polish: bool = False
     """True if the run starts from the teacher in the output folder."""
 
@@ -137,7 +139,7 @@ def train_teacher(stage: Stage, out: Path, seed: int = 3) -> DiffusionPipeline:
             "" if rng.random() < CAPTION_DROPOUT else random_caption(scenes[row], rng)
             for row in rows.tolist()
         ]
-        loss = flow_loss(teacher, pipeline, latents[rows], texts)
+        loss = flow_loss(teacher, pipeline, latents[rows], texts, high_noise=step <= stage.layout_steps)
         update(optimizer, loss, parts)
         with torch.no_grad():
             decay = min(EMA_DECAY, step / (step + 10))
@@ -153,9 +155,21 @@ def train_teacher(stage: Stage, out: Path, seed: int = 3) -> DiffusionPipeline:
     return averaged
 
 
-def flow_loss(teacher: Teacher, pipeline: DiffusionPipeline, latents: Tensor, texts: list[str]) -> Tensor:
-    """Return the mean squared error (scalar) for latents (B, C, H, H) and B captions."""
+def flow_loss(
+    teacher: Teacher,
+    pipeline: DiffusionPipeline,
+    latents: Tensor,
+    texts: list[str],
+    high_noise: bool = False,
+) -> Tensor:
+    """Return the mean squared error (scalar) for latents (B, C, H, H) and B captions.
+
+    With `high_noise` most of the timesteps are from the last quarter of the schedule.
+    """
     noise, u = torch.randn_like(latents), torch.randint(1, 1_001, (len(latents),)) / 1_000
+    if high_noise:
+        high = torch.randint(750, 1_001, (len(latents),)) / 1_000
+        u = torch.where(torch.rand(len(latents)) < LAYOUT_SHARE, high, u)
     t = SHIFT * u / (1 + (SHIFT - 1) * u)
     noisy = torch.lerp(latents, noise, t.view(-1, 1, 1, 1))
     return F.mse_loss(teacher.predict(pipeline, noisy, 1_000 * t, texts), noise - latents)
@@ -180,10 +194,10 @@ TEACHERS = {
     "sd3": Teacher(flow_networks.assemble_sd3, _sd3, PIXELS),
 }
 STAGES = {
-    "sana": Stage("sana", 12_000, 12_000, 1.2e-3, position_steps=300),
+    "sana": Stage("sana", 12_000, 12_000, 1.2e-3, position_steps=150, layout_steps=600),
     "sana-polish": Stage("sana", 2_000, 2_000, 6e-4, polish=True),
     "sd3": Stage("sd3", 12_000, 4_000, 1.2e-3),
-    "sd3-polish": Stage("sd3", 2_000, 2_000, 6e-4, polish=True),
+    "sd3-polish": Stage("sd3", 1_500, 1_500, 6e-4, polish=True),
 }
 
 
