@@ -172,7 +172,7 @@ class EncodeShard:
         self, source: str, root: str, text_folder: str, folder: str, columns: Sequence[Column]
     ) -> None:
         from orchestrator.common.devices import process_device
-        from workloads.backbones.text_encoder import TextEncoder
+        from workloads.backbones.prompts.text_encoder import TextEncoder
 
         self._refused = ""
         try:
@@ -195,7 +195,7 @@ class EncodeShard:
 
     def _encode(self, shard: int) -> None:
         """Encode a shard; its note is written last and marks it as finished."""
-        from workloads.backbones.conditioning import concatenate
+        from workloads.backbones.prompts.conditioning import concatenate
 
         name = f"{shard:06d}"
         table = pq.read_table(io.BytesIO(self._store.read(f"{self._text_folder}/text/{name}.parquet")))

@@ -19,8 +19,8 @@ from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate, Pair
 from orchestrator.evaluation.reference import reference_name, score_pictures, scored_prompts
 from orchestrator.planning.inference import InferencePlan
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.backbones.teacher_pipeline import generate_images, open_pipeline
-from workloads.backbones.text_encoder import TextEncoder
 from workloads.scorers.catalogue import make_scorer
 from workloads.scorers.score import Score
 from workloads.scorers.scorer import Request

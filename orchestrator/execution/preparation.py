@@ -14,7 +14,7 @@ from orchestrator.data.prompt_encoding import PromptSet, encode_prompts, prepare
 from orchestrator.data.shard_order import ShardSet
 from orchestrator.planning.inference import InferencePlan
 from orchestrator.planning.plan import Plan, Trial
-from workloads.backbones.text_encoder_files import encoder_digest
+from workloads.backbones.prompts.text_encoder_files import encoder_digest
 from workloads.objectives.columns import Column, columns_of
 
 logger = logging.getLogger(__name__)

@@ -3,9 +3,10 @@
     python -m tests.benchmarks.attention_cost [NAME ...] [--batch 8] [--rounds 200] [--threads 1] [--shapes]
 
 Each round runs the same batch once with each kernel, in a random order, and divides by the plain time in the
-same round: of the clock, and of the processor, which other work on the machine disturbs less. By default it draws pictures with the miniatures, from latents to pixels. With --shapes it calls
-networks with random weights, without a decoder: they have the shapes of SANA, SD3.5, FLUX.2 and Z-Image, but
-are 512 wide, and have 256 image tokens and 77 text tokens. Their multiplications are counted as well.
+same round: of the clock, and of the processor, which other work on the machine disturbs less. By default it
+draws pictures with the miniatures, from latents to pixels. With --shapes it calls networks with random weights,
+without a decoder: they have the shapes of SANA, SD3.5, FLUX.2 and Z-Image, but are 512 wide, and have 256 image
+tokens and 77 text tokens. Their multiplications are counted as well.
 """
 
 import argparse
@@ -21,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import tests.benchmarks.attention_shapes as shapes
 from workloads.attention import AttentionGuidance
 from workloads.backbones.backbone import load_backbone
-from workloads.backbones.conditioning import Conditioning
-from workloads.backbones.text_encoder import TextEncoder
+from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.student import decode, generate, load_autoencoder

@@ -11,7 +11,7 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 
 TEXT_WIDTH, POOLED_WIDTH, TOKENS = 768, 512, 77
 Call = Callable[[Any, Conditioning], object]

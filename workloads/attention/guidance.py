@@ -26,7 +26,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from workloads.attention.state import GuidanceState, Plan
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.settings.train import AttentionGuidanceSettings
 
 JOINT = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from workloads.attention.joint import NegativeText, Stream, attend, named_inputs
 from workloads.attention.state import GuidanceState, Plan
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 
 Rotary = tuple[Tensor, Tensor]
 """Cosine and sine of each position, (P + N + I, d) each."""

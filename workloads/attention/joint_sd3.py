@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from workloads.attention.joint import NegativeText, Stream, attend, named_inputs
 from workloads.attention.state import GuidanceState, Plan
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 
 
 def plan(network: Any, negative: Conditioning, state: GuidanceState) -> Plan:

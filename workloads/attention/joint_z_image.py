@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from workloads.attention.joint import Stream, attend, named_inputs, needed, used_tokens
 from workloads.attention.state import GuidanceState, Plan
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 
 PADDING = 32
 """Multiple of tokens that image and text are padded to, `SEQ_MULTI_OF` of the network's module."""

@@ -16,12 +16,12 @@ from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 from workloads.backbones.autoencoders import AUTOENCODERS, latent_size
-from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.hub import split_source
 from workloads.backbones.load_errors import one_line
 from workloads.backbones.network_calls import NETWORKS, Inputs, Network, NetworkKind
 from workloads.backbones.noise_schedule import NoiseSchedule
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.backbones.weight_files import find_weights
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -18,9 +18,9 @@ from torch import Tensor
 from workloads.attention import AttentionGuidance
 from workloads.backbones.autoencoders import Autoencoder
 from workloads.backbones.backbone import Backbone, load_backbone, load_scheduler_config
-from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import Family
-from workloads.backbones.text_encoder import TextEncoder
+from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.images import to_image
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.defaults import load_defaults

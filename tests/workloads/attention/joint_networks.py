@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import tests.workloads.attention.references.flux2 as flux2
 import tests.workloads.attention.references.sd3 as sd3
 import tests.workloads.attention.references.z_image as z_image
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 
 WIDTH, POOLED, TOKENS, LENGTHS = 12, 10, 36, (36, 33, 5)
 """Text width, pooled width, tokens of a prompt; tokens of each prompt where they may differ."""

@@ -13,8 +13,8 @@ from workloads.attention import AttentionGuidance
 from workloads.attention.guidance import cross_attention_layers
 from workloads.attention.kernels import nag, nasa
 from workloads.backbones.backbone import Backbone, load_backbone
-from workloads.backbones.conditioning import Conditioning
-from workloads.backbones.text_encoder import TextEncoder
+from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.defaults import save_defaults

@@ -13,8 +13,8 @@ from tests.workloads.attention.joint_networks import random_weights
 from workloads.attention import AttentionGuidance
 from workloads.attention.guidance import cross_attention_layers
 from workloads.backbones.backbone import load_backbone
-from workloads.backbones.conditioning import Conditioning
-from workloads.backbones.text_encoder import TextEncoder
+from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.miniature import WEIGHTS
 from workloads.settings.train import AttentionGuidanceSettings
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.workloads.attention.joint_networks import LENGTHS, TOYS, Toy, row, texts
 from workloads.attention import AttentionGuidance
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.settings.train import AttentionGuidanceSettings
 
 NAG = AttentionGuidanceSettings("nag", 3.0)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tests.workloads.attention.joint_networks import TOYS, Toy, texts
 from workloads.attention import AttentionGuidance
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.settings.train import AttentionGuidanceSettings
 
 NOISE = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))

@@ -18,7 +18,7 @@ OPEN = """
 import sys
 from workloads.backbones.backbone import load_backbone
 from workloads.backbones.architectures import architecture_of
-from workloads.backbones.text_encoder import TextEncoder
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.students.student import load_autoencoder, new_student, save_student
 source, folder = sys.argv[1:]
 backbone = load_backbone(source)

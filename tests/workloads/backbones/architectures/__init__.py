@@ -11,9 +11,9 @@ import torch
 
 from workloads.backbones.architectures import SHIPPED
 from workloads.backbones.backbone import Backbone, load_latent_sizes, load_schedule, network_kind
-from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import family_of
 from workloads.backbones.file_checks import read_json
+from workloads.backbones.prompts.conditioning import Conditioning
 
 NAMES = ("sd15", "sd21-base", "sdxl", "pixart-512")
 ROOT = SHIPPED
