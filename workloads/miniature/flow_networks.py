@@ -60,7 +60,7 @@ def deep_compression_autoencoder(large_decoder: bool = False) -> AutoencoderDC:
 
 
 def gemma() -> Gemma2Model:
-    """Return the untrained text encoder of `sana`, whose embeddings have unit variance."""
+    """Return the untrained text encoder of `sana`; its embeddings enter the layers with unit variance."""
     config = Gemma2Config(
         vocab_size=len(SPECIAL) + len(vocabulary()),
         hidden_size=64,
@@ -79,7 +79,7 @@ def gemma() -> Gemma2Model:
         attn_implementation="eager",
     )
     encoder = Gemma2Model(config)
-    # Its states are multiplied by the root of the width.
+    # The model multiplies them by the root of the width.
     nn.init.normal_(encoder.embed_tokens.weight, std=config.hidden_size**-0.5)
     return encoder
 
@@ -87,8 +87,8 @@ def gemma() -> Gemma2Model:
 def sana_transformer() -> SanaTransformer2DModel:
     """Return an untrained transformer of 1.8 M parameters.
 
-    It has positional embeddings, as SANA has for 4096 px. Without, it learned no position in 1,000 steps. The
-    gates of its layers are open at first: with diffusers' small random ones, it learned none in 1,000 steps.
+    It has positional embeddings, as SANA has for 4096 px, and the gates of its layers are open at first. With
+    diffusers' small random gates and small text embeddings it learned no position in 1,000 steps.
     """
     network = SanaTransformer2DModel(
         sample_size=4,
