@@ -5,8 +5,8 @@
 Each round runs the same batch once with each kernel, in a random order, and divides by the plain time in the
 same round: of the clock, and of the processor, which other work on the machine disturbs less. By default it
 draws pictures with the miniatures, from latents to pixels. With --shapes it calls networks with random
-weights, without a decoder: they have the shapes of SANA, SD3.5, FLUX.2 and Z-Image, but are 512 wide, and have
-256 image tokens and 77 text tokens. Their multiplications are counted as well.
+weights, without a decoder: they have the shapes of SANA, SD3.5, FLUX.2 and Z-Image, but are 512 wide, and
+have 256 image tokens and 77 text tokens. Their multiplications are counted as well.
 """
 
 import argparse
