@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orchestrator.planning.plan import MINIATURE
 from orchestrator.results.record import TrialRecord
+from workloads.backbones.hub import split_source
 from workloads.scorers.score import Score
 from workloads.settings.objectives import DESCRIPTIONS
 
@@ -66,7 +67,7 @@ def model_card(
     more += ", clean_caption=False, use_resolution_binning=False" if transformer and more else ""
     more += ", max_sequence_length=16" if transformer and more else ""
     lines = [
-        FRONT.format(base=trial.backbone.model, licence=licence(trial.backbone.model, base)),
+        FRONT.format(base=split_source(trial.backbone.model)[0], licence=licence(trial.backbone.model, base)),
         f"# {trial.name}: one network call a picture\n",
         f"A one-step student of `{trial.backbone.model}`, distilled by {DESCRIPTIONS[train.objective]} under "
         f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, PixArtTransformer2DModel, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import (
@@ -39,12 +41,14 @@ CLASSES: dict[str, Any] = {
     "text_encoder": CLIPTextModel,
     "text_encoder_2": CLIPTextModelWithProjection,
 }
-"""Class of each part that `saved_again` opens."""
+"""Class of each part of the older families."""
+LISTED_OTHERWISE = ("Transformer2DModel", "StableDiffusionSafetyChecker")
+LIBRARIES: dict[str, Any] = {"diffusers": diffusers, "transformers": transformers}
 
 
 def _sd15(folder: Path) -> None:
     _miniature(folder, "unet-epsilon", "sd15", _diffusers_version="0.6.0")
-    _clip(folder, "", pad="<|endoftext|>")
+    save_clip(folder, "", pad="<|endoftext|>")
     _save_safety_checker(folder)
 
 
@@ -52,7 +56,7 @@ def _sd21(folder: Path) -> None:
     entries = {"safety_checker": [None, None], "requires_safety_checker": False}
     extractor = ["transformers", "CLIPFeatureExtractor"]  # a class that transformers no longer has
     _miniature(folder, "unet-epsilon", "sd21-base", feature_extractor=extractor, **entries)
-    _clip(folder, "", pad="!")
+    save_clip(folder, "", pad="!")
     CLIPImageProcessor().save_pretrained(folder / "feature_extractor")
 
 
@@ -60,9 +64,9 @@ def _sdxl(folder: Path) -> None:
     torch.manual_seed(0)
     tiny_sdxl.network().save_pretrained(folder / "unet")
     shutil.copytree(WEIGHTS / "unet-epsilon/vae", folder / "vae")
-    _published(folder, "sdxl", add_watermarker=None)
-    _clip(folder, "", pad="<|endoftext|>")
-    _clip(folder, "_2", pad="!", hidden_size=32, projection_dim=tiny_sdxl.POOLED, num_hidden_layers=3)
+    published(folder, "sdxl", add_watermarker=None)
+    save_clip(folder, "", pad="<|endoftext|>")
+    save_clip(folder, "_2", pad="!", hidden_size=32, projection_dim=tiny_sdxl.POOLED, num_hidden_layers=3)
     for part in ("text_encoder", "text_encoder_2"):  # as published, although the plain weights are in float32
         edited(f"{part}/config.json", torch_dtype="float16")(folder)
         without(f"{part}/config.json", "dtype")(folder)
@@ -71,9 +75,32 @@ def _sdxl(folder: Path) -> None:
 def _pixart(folder: Path) -> None:
     _miniature(folder, "pixart", "pixart-512", _diffusers_version="0.22.0.dev0")
     edited("transformer/config.json", _class_name="Transformer2DModel", norm_type="ada_norm_single")(folder)
-    words = published_tokenizers.save_t5(folder / "tokenizer")
+    save_t5_encoder(folder, "")
+
+
+FAMILIES: dict[str, Change] = {"sd15": _sd15, "sd21": _sd21, "sdxl": _sdxl, "pixart": _pixart}
+"""Writes the folder of each family, as published."""
+
+
+def _miniature(folder: Path, teacher: str, name: str, **entries: Any) -> None:
+    """Copy network and autoencoder of a miniature, and write the published index and scheduler."""
+    ignored = shutil.ignore_patterns("text_encoder", "tokenizer")
+    shutil.copytree(WEIGHTS / teacher, folder, ignore=ignored, dirs_exist_ok=True)
+    published(folder, name, **entries)
+
+
+def published(folder: Path, name: str, **entries: Any) -> None:
+    """Write the index and scheduler of the shipped folder `name`, and set `entries` of the index."""
+    for file in ("model_index.json", "scheduler/scheduler_config.json"):
+        (folder / file).parent.mkdir(exist_ok=True)
+        shutil.copyfile(SHIPPED / name / file, folder / file)
+    index(**entries)(folder)
+
+
+def save_t5_encoder(folder: Path, suffix: str) -> None:
+    """Write a tokenizer of spiece.model, and a random text encoder for it."""
     config = T5Config(
-        vocab_size=words,
+        vocab_size=published_tokenizers.save_t5(folder / f"tokenizer{suffix}"),
         d_model=TEXT_WIDTH,
         d_kv=32,
         d_ff=64,
@@ -82,29 +109,14 @@ def _pixart(folder: Path) -> None:
         feed_forward_proj="gated-gelu",
     )
     torch.manual_seed(0)
-    T5EncoderModel(config).save_pretrained(folder / "text_encoder")
+    T5EncoderModel(config).save_pretrained(folder / f"text_encoder{suffix}")
 
 
-FAMILIES: dict[str, Change] = {"sd15": _sd15, "sd21": _sd21, "sdxl": _sdxl, "pixart": _pixart}
-"""Writes the folder of each family, as published."""
+def save_clip(folder: Path, suffix: str, pad: str, kind: str = "", **sizes: int) -> None:
+    """Write a tokenizer of vocab.json and merges.txt, and a random text encoder for it.
 
-
-def _miniature(folder: Path, teacher: str, published: str, **entries: Any) -> None:
-    """Copy network and autoencoder of a miniature, and write the published index and scheduler."""
-    ignored = shutil.ignore_patterns("text_encoder", "tokenizer")
-    shutil.copytree(WEIGHTS / teacher, folder, ignore=ignored, dirs_exist_ok=True)
-    _published(folder, published, **entries)
-
-
-def _published(folder: Path, name: str, **entries: Any) -> None:
-    for file in ("model_index.json", "scheduler/scheduler_config.json"):
-        (folder / file).parent.mkdir(exist_ok=True)
-        shutil.copyfile(SHIPPED / name / file, folder / file)
-    index(**entries)(folder)
-
-
-def _clip(folder: Path, suffix: str, pad: str, **sizes: int) -> None:
-    """Write a tokenizer of vocab.json and merges.txt, and a random text encoder for it."""
+    `kind` is the class of the encoder if it is not that of Stable Diffusion or SDXL.
+    """
     words = published_tokenizers.save_clip(folder / f"tokenizer{suffix}", pad)
     config = CLIPTextConfig(
         **{
@@ -122,7 +134,8 @@ def _clip(folder: Path, suffix: str, pad: str, **sizes: int) -> None:
         eos_token_id=2,  # as published: the last token is then the one with the greatest id
     )
     torch.manual_seed(0)
-    CLASSES[f"text_encoder{suffix}"](config).save_pretrained(folder / f"text_encoder{suffix}")
+    encoder = getattr(transformers, kind) if kind else CLASSES[f"text_encoder{suffix}"]
+    encoder(config).save_pretrained(folder / f"text_encoder{suffix}")
 
 
 def _save_safety_checker(folder: Path) -> None:
@@ -200,9 +213,8 @@ def saved_again(part: str, **options: Any) -> Change:
     """Save a part's weights by its library with other `options`, such as `variant` and `max_shard_size`."""
 
     def change(folder: Path) -> None:
-        kind = (
-            T5EncoderModel if (folder / "transformer").exists() and part == "text_encoder" else CLASSES[part]
-        )
+        library, name = json.loads((folder / "model_index.json").read_text())[part]
+        kind = CLASSES[part] if name in LISTED_OTHERWISE else getattr(LIBRARIES[library], name)
         model = kind.from_pretrained(folder / part)
         for file in (folder / part).glob("*.safetensors*"):
             file.unlink()

@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
+from workloads.backbones.hub import split_source
 from workloads.backbones.load_errors import one_line
 from workloads.backbones.scheduler_configs import prediction_of
 
@@ -41,6 +42,8 @@ class Family:
     has alpha_T = 0.006, which would amplify errors 157 times; PixArt-DMD uses 400. SDXL has the schedule
     of Stable Diffusion, but DMD2's one-step SDXL starts at 399. Flow matching amplifies nothing: 999.
     """
+    neutral_guidance: float = 1.0
+    """The stock pipeline's `guidance_scale` that means none, and below which it makes no second call."""
     autoencoder: str = "AutoencoderKL"
     """Class of the component `vae`."""
     flow: bool = False
@@ -143,6 +146,41 @@ FAMILIES = (
         pooled=True,
         unused=("image_encoder", "feature_extractor"),
     ),
+    Family(
+        pipeline="Flux2KleinPipeline",
+        network="transformer",
+        network_classes=("Flux2Transformer2DModel",),
+        text_encoders=(("text_encoder", "Qwen3ForCausalLM"),),
+        encoding="qwen3_layers",
+        tokens=512,
+        start_timestep=999,
+        autoencoder="AutoencoderKLFlux2",
+        flow=True,
+        kept_options=(("is_distilled", False),),
+    ),
+    Family(
+        pipeline="ZImagePipeline",
+        network="transformer",
+        network_classes=("ZImageTransformer2DModel",),
+        text_encoders=(("text_encoder", "Qwen3Model"),),
+        encoding="qwen3",
+        tokens=512,
+        start_timestep=999,
+        neutral_guidance=0.0,  # its pipeline adds scale (v - v of the empty prompt) to v
+        flow=True,
+        masked=True,
+    ),
+    Family(
+        pipeline="PixArtSigmaPipeline",
+        network="transformer",
+        network_classes=("PixArtTransformer2DModel", "Transformer2DModel"),
+        text_encoders=(("text_encoder", "T5EncoderModel"),),
+        encoding="t5",
+        tokens=300,
+        start_timestep=400,
+        lowercase=True,
+        masked=True,
+    ),
 )
 
 
@@ -206,6 +244,8 @@ def _prediction(source: str) -> Any:
 
 def _read(source: str, file: str) -> dict[str, Any]:
     """Read a JSON file of a folder or hub id; return an empty dict if it is not a JSON object."""
-    path = Path(source) / file if Path(source).exists() else hf_hub_download(source, file)
+    name, revision = split_source(source)
+    local = Path(source).exists()
+    path = Path(source) / file if local else hf_hub_download(name, file, revision=revision)
     content = json.loads(Path(path).read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else {}

@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from diffusers import (
+    Flux2Transformer2DModel,
     PixArtTransformer2DModel,
     SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
+    ZImageTransformer2DModel,
 )
 from torch import Tensor, nn
 
@@ -50,6 +53,8 @@ class NetworkKind:
     """Width of the prompt's embeddings."""
     pooled_width: Callable[[Config], int] = lambda config: 0
     """Width of the pooled embedding; 0 if the network takes none."""
+    token_size: Callable[[Config], int] = lambda config: int(config.get("patch_size") or 1)
+    """Latents per side of one token of a transformer; 1 for a UNet."""
 
 
 def _call_unet(network: Network, model: nn.Module, inputs: Inputs) -> Tensor:
@@ -109,6 +114,36 @@ def _call_sd3(network: Network, model: nn.Module, inputs: Inputs) -> Tensor:
     return output
 
 
+def _call_flux2(network: Network, model: nn.Module, inputs: Inputs) -> Tensor:
+    """Call FLUX.2 with latents as tokens (B, H H, C), and t itself as the time.
+
+    Positions have four axes: 0, row and column of a latent, and index of a token of the text.
+    """
+    latents, text = inputs.latents, inputs.text.embeddings
+    zero, place, index = (
+        torch.arange(count, device=latents.device) for count in (1, latents.shape[-1], text.shape[1])
+    )
+    output: Tensor = network(
+        latents.flatten(2).transpose(1, 2),
+        encoder_hidden_states=text,
+        timestep=inputs.time / 1000,
+        img_ids=torch.cartesian_prod(zero, place, place, zero),
+        txt_ids=torch.cartesian_prod(zero, zero, zero, index),
+        return_dict=False,
+    )[0]
+    return output.transpose(1, 2).reshape(len(output), -1, *latents.shape[2:])
+
+
+def _call_z_image(network: Network, model: nn.Module, inputs: Inputs) -> Tensor:
+    """Call Z-Image with lists of samples and of prompts without padding, and with 1 - t; it predicts -v."""
+    latents, text = inputs.latents.unsqueeze(2), inputs.text
+    prompts = list(text.embeddings)
+    if text.mask is not None and not text.mask.is_meta:  # "meta" has no values: prompts of full length
+        prompts = [row[kept] for row, kept in zip(prompts, text.mask.bool(), strict=True)]
+    output: list[Tensor] = network(list(latents), 1 - inputs.time / 1000, prompts, return_dict=False)[0]
+    return -torch.stack(output).squeeze(2)
+
+
 def _unet_pooled_width(config: Config) -> int:
     """Return the width of SDXL's pooled embedding, which the network joins with those of six sizes."""
     width = config.get("projection_class_embeddings_input_dim") or 0
@@ -130,6 +165,15 @@ NETWORKS = {
         _call_sd3,
         lambda config: config["joint_attention_dim"],
         lambda config: config["pooled_projection_dim"],
+    ),
+    "Flux2Transformer2DModel": NetworkKind(
+        Flux2Transformer2DModel, _call_flux2, lambda config: config["joint_attention_dim"]
+    ),
+    "ZImageTransformer2DModel": NetworkKind(
+        ZImageTransformer2DModel,
+        _call_z_image,
+        lambda config: config["cap_feat_dim"],
+        token_size=lambda config: config["all_patch_size"][0],
     ),
 }
 """Kinds of networks by the name of their class."""

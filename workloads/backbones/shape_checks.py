@@ -15,6 +15,7 @@ from workloads.backbones.backbone import load_schedule, network_kind
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.file_checks import config_name, read_json
 from workloads.backbones.load_errors import one_line
+from workloads.backbones.prompt_states import KLEIN_LAYERS
 from workloads.backbones.teacher_pipeline import load_scheduler
 from workloads.backbones.text_encoder import ENCODER_CLASSES, load_tokenizer
 from workloads.backbones.weight_files import Shapes, weight_shapes
@@ -29,6 +30,8 @@ TEXT_WIDTHS: dict[str, Callable[[Sequence[Any]], int]] = {
     "t5": lambda encoders: encoders[0].hidden_size,
     "gemma": lambda encoders: encoders[0].hidden_size,
     "sd3": lambda encoders: encoders[-1].hidden_size,
+    "qwen3_layers": lambda encoders: len(KLEIN_LAYERS) * encoders[0].hidden_size,
+    "qwen3": lambda encoders: encoders[0].hidden_size,
 }
 """Width of the embeddings that each encoding makes, given the configs of its text encoders."""
 POOLED_WIDTHS: dict[str, Callable[[Sequence[Any]], int]] = {

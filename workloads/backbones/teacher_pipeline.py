@@ -4,6 +4,7 @@ Shapes: B prompts, P pixels per side.
 """
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import diffusers
@@ -11,9 +12,9 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor
 
-from workloads.backbones.autoencoders import AUTOENCODERS
+from workloads.backbones.autoencoders import AUTOENCODERS, latent_size
 from workloads.backbones.backbone import load_model, load_network, load_scheduler_config
-from workloads.backbones.families import family_of, model_index
+from workloads.backbones.families import FAMILIES, family_of, model_index
 from workloads.backbones.load_errors import one_line
 from workloads.backbones.text_encoder import load_text_encoder, load_tokenizer
 
@@ -74,12 +75,17 @@ def generate_images(
     guidance_scale: float,
     seed: int = 0,
 ) -> Tensor:
-    """Return an image for each prompt, (B, 3, P, P) in [-1, 1], on the CPU."""
+    """Return an image for each prompt, (B, 3, P, P) in [-1, 1], on the CPU.
+
+    A `guidance_scale` of 1 means none, whatever the pipeline's own convention.
+    """
+    family = next(each for each in FAMILIES if each.pipeline == type(pipeline).__name__)
+    guidance_scale += family.neutral_guidance - 1
     generator = torch.Generator("cpu").manual_seed(seed)
     parts = []
     for row in range(0, len(prompts), BATCH):
         images = pipeline(
-            list(prompts[row : row + BATCH]),
+            prompt=list(prompts[row : row + BATCH]),
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             generator=generator,
@@ -91,13 +97,23 @@ def generate_images(
 
 
 def call_arguments(pipeline: DiffusionPipeline) -> dict[str, Any]:
-    """Return the arguments with which the pipeline generates images of its training size."""
-    network = getattr(pipeline, "transformer", None) or pipeline.unet
-    pixels = network.config.sample_size * pipeline.vae_scale_factor
-    size: dict[str, Any] = {"height": pixels, "width": pixels}
-    if not hasattr(pipeline, "transformer"):
-        return size
-    # PixArt's caption cleaning needs more packages, and its resolution bins suit its own sizes only.
-    extra: dict[str, Any] = {"clean_caption": False, "use_resolution_binning": pixels >= 256}
-    tokens = min(120, pipeline.tokenizer.model_max_length)
-    return {**size, **extra, "max_sequence_length": tokens}
+    """Return the arguments with which the pipeline generates images of its training size.
+
+    It reads as many tokens of a prompt as `TextEncoder` does, framed in the same way.
+    """
+    family = next(each for each in FAMILIES if each.pipeline == type(pipeline).__name__)
+    autoencoder, config = pipeline.vae.config, getattr(pipeline, family.network).config
+    kind = AUTOENCODERS[family.autoencoder]
+    pixels = latent_size(config, autoencoder, kind) * kind.scale(autoencoder)
+    tokens = max(getattr(pipeline, name).model_max_length for name in family.tokenizers)
+    arguments: dict[str, Any] = {
+        "height": pixels,
+        "width": pixels,
+        "max_sequence_length": min(family.tokens, tokens),
+        "clean_caption": False,  # it needs more packages
+        "use_resolution_binning": pixels >= 256,  # the bins suit the published sizes only
+    }
+    if tokens < family.tokens:
+        arguments["complex_human_instruction"] = None
+    accepted = signature(type(pipeline).__call__).parameters
+    return {name: value for name, value in arguments.items() if name in accepted}

@@ -12,21 +12,30 @@ from transformers import (
     AutoTokenizer,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Gemma2Model,
     PreTrainedModel,
+    Qwen3ForCausalLM,
+    Qwen3Model,
     T5EncoderModel,
 )
 
 from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import Family, family_of, model_index
 from workloads.backbones.load_errors import one_line
+from workloads.backbones.prompt_states import ENCODINGS, Framed
 from workloads.backbones.text_encoder_files import encoder_folder
 from workloads.backbones.weight_files import find_weights
 
 ENCODER_CLASSES: dict[str, type[PreTrainedModel]] = {
     "CLIPTextModel": CLIPTextModel,
     "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
+    "Gemma2Model": Gemma2Model,
+    "Qwen3ForCausalLM": Qwen3ForCausalLM,
+    "Qwen3Model": Qwen3Model,
     "T5EncoderModel": T5EncoderModel,
 }
+CLIP_TOKENS = 77
+"""Positions of every CLIP text encoder, for tokenizers that do not state their length."""
 
 
 class TextEncoder:
@@ -47,47 +56,54 @@ class TextEncoder:
             load_text_encoder(source, name, kind, dtype).to(device).eval()
             for name, kind in self.family.text_encoders
         ]
+        self._encoding = ENCODINGS[self.family.encoding]
+        option = self._encoding.zeros
         # SDXL was trained with zeros, not an encoding, for the empty prompt; its pipeline's default.
-        self._zeros = self.family.pooled and model_index(source).get("force_zeros_for_empty_prompt", True)
+        self._zeros = option is not None and model_index(source).get(option, True)
 
     @property
     def tokens(self) -> int:
-        """Most tokens of a prompt that the encoders read, those of its begin and end included."""
-        return min(int(tokenizer.model_max_length) for tokenizer in self._tokenizers)
+        """Most tokens of a prompt that any encoder reads, those around it included."""
+        return max(int(tokenizer.model_max_length) for tokenizer in self._tokenizers)
 
-    def dropped(self, prompts: Sequence[str]) -> list[str | None]:
-        """Return for each prompt the end that is beyond the encoders' tokens; None for one that fits."""
+    def dropped(self, prompts: Sequence[str], *, negative: bool = False) -> list[str | None]:
+        """Return for each prompt the end that is beyond the tokens of every encoder; None for one that fits.
+
+        `negative` is as in `encode`.
+        """
         texts = self._normalise(prompts)
-        ends: list[str | None] = [None] * len(texts)
-        for tokenizer in self._tokenizers:
-            limit = tokenizer.model_max_length
-            rows = tokenizer(texts, truncation=False, verbose=False).input_ids
-            # A prompt that is cut keeps its closing token.
-            cut = {
-                row: tokenizer.decode(ids[limit - 1 : -1]) for row, ids in enumerate(rows) if len(ids) > limit
-            }
-            ends = [cut.get(row, end) for row, end in enumerate(ends)]
+        ends = [self._cut(tokenizer, texts, negative) for tokenizer in self._tokenizers]
+        return [None if None in row else min(row, key=len) for row in zip(*ends, strict=True)]
+
+    def _cut(self, tokenizer: Any, prompts: list[str], negative: bool) -> list[str | None]:
+        """Return the end of each prompt that one tokenizer cuts; None where it cuts nothing of the prompt."""
+        framed = self._encoding.frame(tokenizer, prompts, negative)
+        rows = tokenizer(framed.texts, truncation=False, verbose=False).input_ids
+        ends: list[str | None] = [None] * len(rows)
+        for row, ids in enumerate(rows):
+            if len(ids) > framed.tokens:
+                after = framed.texts[row].rpartition(prompts[row])[2]
+                ends[row] = _end(tokenizer, ids, framed.tokens, after)
         return ends
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Encode B prompts to embeddings (B, S, D) and, in some families, mask (B, S) or pooled (B, P)."""
-        tokens = [self._tokenize(tokenizer, prompts) for tokenizer in self._tokenizers]
-        mask = tokens[0].attention_mask if self.family.masked else None
-        outputs = [
-            encoder(batch.input_ids, attention_mask=mask, output_hidden_states=self.family.pooled)
-            for encoder, batch in zip(self._encoders, tokens, strict=True)
-        ]
-        if not self.family.pooled:
-            return Conditioning(outputs[0].last_hidden_state, mask)
-        embeddings = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        return self._zero_empty_prompts(Conditioning(embeddings, None, outputs[-1].text_embeds), prompts)
+    def encode(self, prompts: Sequence[str], *, negative: bool = False) -> Conditioning:
+        """Encode B prompts to embeddings (B, S, D) and, in some families, mask (B, S) or pooled (B, P).
 
-    def _tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> Any:
+        `negative` marks prompts of what a picture shall not show, and the empty prompt of guidance: SANA
+        encodes them without the instruction that it puts before others.
+        """
+        texts = self._normalise(prompts)
+        framed = [self._encoding.frame(tokenizer, texts, negative) for tokenizer in self._tokenizers]
+        batches = [self._tokenize(*each) for each in zip(self._tokenizers, framed, strict=True)]
+        encoded = self._encoding.states(self._encoders, batches)
+        return self._zero_empty_prompts(encoded, prompts) if self._zeros else encoded
+
+    def _tokenize(self, tokenizer: Any, framed: Framed) -> Any:
         return tokenizer(
-            self._normalise(prompts),
+            framed.texts,
             padding="max_length",
-            max_length=tokenizer.model_max_length,
+            max_length=framed.tokens,
             truncation=True,
             return_tensors="pt",
         ).to(self._encoders[0].device)
@@ -96,8 +112,6 @@ class TextEncoder:
         return [prompt.lower().strip() for prompt in prompts] if self.family.lowercase else list(prompts)
 
     def _zero_empty_prompts(self, encoded: Conditioning, prompts: Sequence[str]) -> Conditioning:
-        if not self._zeros:
-            return encoded
         empty = torch.tensor([not prompt for prompt in prompts], device=encoded.embeddings.device)
         zeros = Conditioning(**{name: torch.zeros_like(part[:1]) for name, part in encoded.parts.items()})
         return encoded.replace(empty, zeros)
@@ -118,8 +132,24 @@ def load_tokenizer(source: str, part: str) -> Any:
         reason = _sentencepiece_error(folder / "spiece.model") or error
         raise _unreadable(source, part, reason) from None
     # Stock pipelines pad to this length, which some tokenizers do not state.
-    tokenizer.model_max_length = min(tokenizer.model_max_length, family_of(source).tokens)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, _most_tokens(family_of(source), part))
     return tokenizer
+
+
+def _most_tokens(family: Family, part: str) -> int:
+    kinds = dict(zip(family.tokenizers, (kind for _, kind in family.text_encoders), strict=True))
+    return CLIP_TOKENS if kinds[part].startswith("CLIP") else family.tokens
+
+
+def _end(tokenizer: Any, ids: list[int], tokens: int, after: str) -> str | None:
+    """Return the end of a prompt that is cut from `ids`, a row of more than `tokens`; None if it is read.
+
+    A row that is cut keeps its closing token, but nothing of the text `after` the prompt.
+    """
+    closing = int(ids[-1] == tokenizer.eos_token_id)
+    length = len(ids) - closing - len(tokenizer(after, add_special_tokens=False).input_ids)
+    end = ids[tokens - closing : length]
+    return str(tokenizer.decode(end)) if end else None
 
 
 def _sentencepiece_error(file: Path) -> Exception | None:

@@ -1,4 +1,4 @@
-"""Files of a backbone's text encoders: their folder and a digest of their content.
+"""Files of a backbone's text encoders, and a digest of everything that encoded prompts depend on.
 
 Separate from `text_encoder`, so that the driver need not import the libraries that load them.
 """
@@ -8,14 +8,40 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from workloads.backbones.families import family_of
+from workloads.backbones.families import Family, family_of
+from workloads.backbones.hub import split_source
 from workloads.backbones.load_errors import one_line
+
+SANA_TOKENS = 300
+"""Tokens of a prompt that SANA was trained with."""
+INSTRUCTIONS = {
+    "gemma": """\
+Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for \
+image generation. Evaluate the level of detail in the user prompt:
+- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial \
+relationships to create vivid and concrete scenes.
+- If the prompt is already detailed, refine and enhance the existing details slightly without \
+overcomplicating.
+Here are examples of how to transform or refine prompts:
+- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping \
+peacefully on a warm sunny windowsill, surrounded by pots of blooming red flowers.
+- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing \
+street lamps, a diverse crowd of people in colorful clothing, and a double-decker bus passing by towering \
+glass skyscrapers.
+Please generate only the enhanced description for the prompt below and avoid including any additional \
+commentary or evaluations:
+User Prompt: """,
+}
+"""Text before a prompt, by name of the encoding; the default of SANA's stock pipeline."""
+FIRST_FAMILIES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "PixArtAlphaPipeline")
+"""Families whose digests depend on their files and on lower case alone, so that stored prompts stay valid."""
 
 
 def encoder_digest(source: str) -> str:
     """Return a SHA-256 of everything that encoded prompts depend on.
 
-    It covers the files of tokenizers and text encoders, and whether prompts are lowercased.
+    It covers the files of tokenizers and text encoders, and how the family uses them: two families may have
+    the same text encoder and take other states or lengths of it.
 
     Raises:
         ValueError: A file is missing or cannot be read.
@@ -24,9 +50,16 @@ def encoder_digest(source: str) -> str:
         digest = files_digest(encoder_folder(source), _component_names(source))
     except OSError as error:
         raise ValueError(f"backbone {source!r}: {error.filename} cannot be read: {error.strerror}") from None
-    if family_of(source).lowercase:  # shards made with capital letters must not be reused
-        return hashlib.sha256(f"lower case {digest}".encode()).hexdigest()
-    return digest
+    way = _way(family_of(source))
+    return hashlib.sha256(f"{way} {digest}".encode()).hexdigest() if way else digest
+
+
+def _way(family: Family) -> str:
+    """Describe the way from prompts to conditioning, as far as it is not in the files."""
+    case = "lower case" if family.lowercase else ""
+    if family.pipeline in FIRST_FAMILIES:
+        return case
+    return repr((family.encoding, family.tokens, case, INSTRUCTIONS.get(family.encoding, "")))
 
 
 def files_digest(folder: Path, subfolders: list[str]) -> str:
@@ -47,9 +80,12 @@ def encoder_folder(source: str) -> Path:
     """
     if Path(source).exists():
         return Path(source)
-    wanted = [f"{name}/*" for name in _component_names(source)]
+    wanted = [f"{part}/*" for part in _component_names(source)]
+    name, revision = split_source(source)
     try:
-        return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=["*.bin"]))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*.bin"])
+        )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"backbone {source!r}: its text encoder cannot be downloaded: {one_line(error)}"

@@ -15,7 +15,7 @@ Shapes: B batch, C latent channels, H latent size, r rank, `in` and `out` widths
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,8 @@ from workloads.layers.transformer_blocks import recompute
 from workloads.settings.train import LoraSettings
 
 ALL = "all"
-"""Target that stands for every linear and convolution layer."""
+"""Target that stands for every linear and convolution layer, but for convolutions in groups: those have no
+update of low rank across their channels."""
 SEPARATOR = "/"
 """Replacement for the dots in a layer's name, which the keys of a ModuleDict must not contain."""
 MERGE_DTYPES = (torch.float32, torch.float64)
@@ -66,6 +67,11 @@ class AdaptedLayer(nn.Module):
         if isinstance(role, Tensor):
             update = update * role.to(out.dtype).view(-1, *[1] * (out.dim() - 1))
         return torch.add(out, update, alpha=self.scale)
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own weight, which some networks read for its precision."""
+        return self.layer.weight
 
     def _merging_is_cheaper(self, x: Tensor) -> bool:
         """Return whether merging costs less than two products of rank r; False in low precision."""
@@ -191,7 +197,7 @@ def _adapt(network: nn.Module, settings: LoraSettings, gate: Gate) -> dict[str, 
     adapted = {
         name: AdaptedLayer(layer, settings, gate).to(layer.weight)
         for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d) and _is_target(name, settings.targets)
+        if _is_adaptable(layer) and _is_target(name, settings.targets)
     }
     if not adapted:
         raise ValueError(
@@ -210,6 +216,10 @@ def _in_role(gate: Gate, role: Role) -> Iterator[None]:
         yield
     finally:
         gate.role = before
+
+
+def _is_adaptable(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
 def _is_target(name: str, targets: tuple[str, ...]) -> bool:

@@ -7,12 +7,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, JointTransformerBlock
+from diffusers.models.transformers.sana_transformer import SanaTransformerBlock
+from diffusers.models.transformers.transformer_flux2 import (
+    Flux2SingleTransformerBlock,
+    Flux2TransformerBlock,
+)
+from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 Recompute = Callable[..., Any]
 """Function that calls a given module with given arguments, as `recompute` does."""
+BLOCKS = (
+    BasicTransformerBlock,
+    SanaTransformerBlock,
+    JointTransformerBlock,
+    Flux2TransformerBlock,
+    Flux2SingleTransformerBlock,
+    ZImageTransformerBlock,
+)
+"""Classes of blocks: of UNets and PixArt, SANA, SD3, FLUX.2 (double and single) and Z-Image."""
 RECOMPILE_LIMIT = 64
 """Graphs that torch may compile for one block's code before it runs the rest uncompiled.
 
@@ -25,9 +40,9 @@ def recompute(module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return checkpoint(module, *args, use_reentrant=False, **kwargs)
 
 
-def transformer_blocks(network: nn.Module) -> list[BasicTransformerBlock]:
-    """Return the blocks in the network's order; those of UNets and PixArt are of the same class."""
-    return [module for module in network.modules() if isinstance(module, BasicTransformerBlock)]
+def transformer_blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the blocks in the network's order."""
+    return [module for module in network.modules() if isinstance(module, BLOCKS)]
 
 
 def compile_blocks(network: nn.Module, *, keep: bool = True, **options: Any) -> None:

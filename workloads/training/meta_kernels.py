@@ -29,8 +29,20 @@ def _attention_backward_operations(
     return int(_counter.sdpa_backward_flop_count(*shapes))
 
 
+def _convolution_backward_operations(*args: Any, out_val: Any) -> int:
+    """Count as torch does, but the gradient of the weights for convolutions in groups too.
+
+    Torch takes all pairs of channels for it, also those of different groups.
+    """
+    inputs, (groups, (of_input, of_weights, _)) = args[:9], args[9:]
+    count: Any = _counter.flop_registry[_aten.convolution_backward]
+    of_inputs = count(*inputs, groups, (of_input, False, False), out_val=out_val)
+    return int(of_inputs + count(*inputs, groups, (False, of_weights, False), out_val=out_val) // groups)
+
+
 FORMULAS: dict[Any, Any] = {
     **_counter.flop_registry,
+    _aten.convolution_backward: _convolution_backward_operations,
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_operations,
 }

