@@ -50,7 +50,7 @@ MINIATURE_CALLS = {
     "SanaPipeline": ", height=32, width=32, complex_human_instruction=None" + _NO_BINS,
     "StableDiffusion3Pipeline": ", height=16, width=16, max_sequence_length=16",
 }
-"""Arguments that a stock pipeline needs for a miniature, which is below the least size that it is made for."""
+"""Arguments with which a stock pipeline draws a miniature, which is smaller than its published models."""
 
 
 def model_card(
