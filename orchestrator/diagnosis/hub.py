@@ -10,10 +10,12 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from orchestrator.diagnosis.checks import Finding, Subject, fail, ok, one_line
 from orchestrator.planning.plan import Plan
+from workloads.backbones.hub import split_source
 from workloads.scorers.catalogue import CLIP_MODEL
 from workloads.scorers.hpsv2_package import REPOSITORY
 
@@ -51,10 +53,15 @@ def is_hub_id(name: str) -> bool:
 
 
 def _look_at(api: HfApi, model: str) -> Finding:
-    address = f"{api.endpoint}/{model}"
+    name, revision = split_source(model)
+    address = f"{api.endpoint}/{name}"
     token = get_token()
     try:
-        api.auth_check(model)
+        api.auth_check(name)
+        if revision is not None:
+            api.model_info(name, revision=revision)
+    except RevisionNotFoundError:
+        return fail(f"{model}: the hub has no such revision: take a commit of {address}/commits/main")
     except GatedRepoError:
         return fail(
             f"{model}: its licence is not accepted: accept it at {address} with the token's account, and set "
@@ -79,7 +86,9 @@ def _without_hub(model: str, error: Exception) -> Finding:
         return fail(
             f"{model}: the hub refuses the token: set HF_TOKEN to one of huggingface.co/settings/tokens"
         )
-    cached = any(isinstance(try_to_load_from_cache(model, file), str) for file in INDEX_FILES)
+    name, revision = split_source(model)
+    found = (try_to_load_from_cache(name, file, revision=revision) for file in INDEX_FILES)
+    cached = any(isinstance(file, str) for file in found)
     reason = (
         "the hub is turned off (HF_HUB_OFFLINE)"
         if isinstance(error, OfflineModeIsEnabled)
@@ -87,6 +96,5 @@ def _without_hub(model: str, error: Exception) -> Finding:
     )
     if cached:
         return ok(f"{model}: in the cache; {reason}")
-    return fail(
-        f"{model}: not in the cache, and {reason}: run `hf download {model}` where the hub is reached"
-    )
+    command = f"hf download {name}" + ("" if revision is None else f" --revision {revision}")
+    return fail(f"{model}: not in the cache, and {reason}: run `{command}` where the hub is reached")

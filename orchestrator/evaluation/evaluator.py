@@ -17,7 +17,7 @@ from orchestrator.common.storage import Store
 from orchestrator.evaluation.reference import Reference, score_pictures
 from orchestrator.jobs import StepReport, TrainingJob
 from workloads.backbones.backbone import Backbone
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.images import contact_sheet
 from workloads.scorers.score import Score
 from workloads.students.ema import copy_weights

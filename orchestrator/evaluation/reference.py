@@ -18,7 +18,7 @@ from orchestrator.common.digests import digest
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate
 from orchestrator.planning.inference import InferencePlan
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.catalogue import make_scorer
 from workloads.scorers.score import Score, scores_from_json

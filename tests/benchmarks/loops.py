@@ -10,7 +10,7 @@ from torch import nn
 from tests.benchmarks.restated import RestatedLoop, ThreeNetworks
 from tests.workloads.backbones.architectures import NAMES, build, conditioning
 from workloads.backbones.backbone import Backbone, load_backbone
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.layers.lora import SEPARATOR
 from workloads.miniature import WEIGHTS
 from workloads.objectives.base import STUDENT

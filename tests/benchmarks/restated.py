@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from workloads.backbones.backbone import Backbone
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.objectives.pgsb_draws import PGSBDraws
 from workloads.settings.train import TrainSettings
 

@@ -1,20 +1,22 @@
-"""Guidance of a network's cross-attention away from negative prompts, within a `with` block.
+"""Guidance of a network's attention to the prompt away from negative prompts, within a `with` block.
 
-    guidance = AttentionGuidance(student, negative, settings)   # computes negative keys and values once
+    guidance = AttentionGuidance(student, negative, settings)
     with guidance:
         latents = backbone.one_step(student, noise, prompts)
 
-It is implemented as diffusers attention processors, so it works for every network whose blocks
-cross-attend by diffusers' `Attention` (the UNets of Stable Diffusion, the transformers of PixArt). All
-cross-attention layers are guided. Queries and keys of both prompts are normalised alike in layers with
+It is implemented as diffusers attention processors. Networks with joint attention are guided by the adapters
+in `JOINT`. This module guides every network whose blocks cross-attend by diffusers' `Attention` (the UNets of
+Stable Diffusion, the transformers of PixArt and SANA): all cross-attention layers, with the keys and values
+of the negative prompt computed once. Queries and keys of both prompts are normalised alike in layers with
 QK-norm.
 
 Shapes: B batch, S tokens of the negative prompt, T tokens of the prompt, D text width, Q queries (latent
 positions), W width of all heads together, h heads, d width of a head.
 """
 
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 
@@ -23,10 +25,16 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-import workloads.attention.kernels as kernels
-from workloads.backbones.conditioning import Conditioning
+from workloads.attention.state import GuidanceState, Plan
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.settings.train import AttentionGuidanceSettings
 
+JOINT = {
+    "SD3Transformer2DModel": "joint_sd3",
+    "Flux2Transformer2DModel": "joint_flux2",
+    "ZImageTransformer2DModel": "joint_z_image",
+}
+"""The module of this package that guides the joint attention of a class of networks by its `plan`."""
 CROSS_ATTENTION = "attn2"
 """Name of the cross-attention layer of a transformer block in diffusers."""
 PADDING_BIAS = -10_000.0
@@ -34,9 +42,10 @@ PADDING_BIAS = -10_000.0
 
 
 class AttentionGuidance:
-    """Negative keys and values of every cross-attention layer, and the strength of the guidance.
+    """The strength of the guidance, and the changes that guide a network within a `with` block.
 
-    At strength 0 the network is left as it is, so its output is that of the plain student, bit for bit.
+    At strength 0 the network is left as it is, so its output is that of the plain student, bit for bit. For
+    VSF this is a jump: at any other strength the tokens of the negative prompt take part in the softmax.
     """
 
     def __init__(
@@ -46,64 +55,40 @@ class AttentionGuidance:
         settings: AttentionGuidanceSettings,
         strength: Tensor | None = None,
     ) -> None:
-        """Compute the negative keys and values of every layer.
+        """Compute what does not depend on the image: keys and values of cross-attention, or the text states.
 
         Gradients flow into the network through them if autograd is enabled here.
 
         Args:
-            network: A diffusers network.
-            negative: Embeddings (1 or B, S, D) of one negative prompt for all samples, or of one each.
+            network: A diffusers network, or a module around one.
+            negative: Embeddings (1 or B, S, D) of one negative prompt for all samples, or of one each. Where
+                there is a mask, its padding is cut. Joint attention has the negative prompt's own pooled
+                embedding, if the network takes any.
             settings: The kernel and its parameters.
             strength: () or (B,), replaces the strength of the settings and counts as not 0.
 
         Raises:
-            ValueError: The network has no cross-attention that can be guided.
+            ValueError: The network has no attention that can be guided, or not by this kernel.
         """
-        self._on = settings.kind != "none" and (strength is not None or settings.strength > 0)
-        self._plain: dict[Attention, Any] = {}
+        on = settings.kind != "none" and (strength is not None or settings.strength > 0)
         device = negative.embeddings.device
         given = torch.tensor(settings.strength, device=device) if strength is None else strength
         self.state = GuidanceState(settings, given.reshape(-1, 1, 1) if given.dim() else given)
-        if not self._on:
-            return
-        layers = cross_attention_layers(network)
-        context, bias = _context(network, negative), _padding_bias(negative)
-        self._guided = {
-            layer: GuidedAttention(self.state, *_keys_values(layer, context), bias) for layer in layers
-        }
+        self._plan = _plan(network, negative, self.state) if on else Plan({})
+        self._undo = ExitStack()
 
     def __enter__(self) -> "AttentionGuidance":
-        if self._on:
-            self._plain = {layer: layer.processor for layer in self._guided}
-            for layer, processor in self._guided.items():
-                layer.set_processor(processor)
+        for layer, processor in self._plan.processors.items():
+            self._undo.callback(layer.set_processor, layer.processor)
+            layer.set_processor(processor)
+        for module, hook in self._plan.hooks:
+            self._undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for layer, processor in self._plain.items():
-            layer.set_processor(processor)
-        self._plain = {}
-
-
-@dataclass
-class GuidanceState:
-    """Parameters of the guidance that all layers of a network share; holds no reference to the layers."""
-
-    settings: AttentionGuidanceSettings
-    strength: Tensor
-    """() or (B, 1, 1); a change in place does not recompile a compiled network."""
-    rows: slice = field(default_factory=lambda: slice(None))
-    """The rows, of B samples, that the next call of the network is for."""
-
-    def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Return a layer's guided features (B, Q, W) from its attention to both prompts, each (B, Q, W)."""
-        strength = self.strength.to(positive.dtype)
-        strength = strength[self.rows] if strength.dim() else strength
-        if self.settings.kind == "nasa":
-            return kernels.nasa(positive, negative, strength)
-        return kernels.nag(positive, negative, strength, self.settings.clip, self.settings.blend)
+        self._undo.close()
 
 
 def nasa_guidance(
@@ -159,21 +144,43 @@ class GuidedAttention:
             attention_mask = attention_mask.view(batch, attn.heads, -1, tokens)
         query = _heads(attn, attn.to_q(hidden_states), attn.norm_q)
         key, value = _keys_values(attn, encoder_hidden_states)
-        positive = _attend(query, key, value, attention_mask)
-        negative = _attend(query, self._rows(self.key), self._rows(self.value), self._bias_rows())
-        guided = self.state.combine(positive, negative)
+        guided = self._guided(query, key, value, attention_mask)
         out: Tensor = attn.to_out[1](attn.to_out[0](guided))
         if attn.residual_connection:
             out = out + hidden_states
         scaled: Tensor = out / attn.rescale_output_factor
         return scaled
 
-    def _rows(self, tensor: Tensor) -> Tensor:
-        """Select the rows of the current call from (1 or B, ...); a single row serves all samples."""
-        return tensor if len(tensor) == 1 else tensor[self.state.rows]
+    def _guided(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the guided features (B, Q, W); key, value and bias, each of B rows, are the prompt's."""
+        other_key, other_value = self.state.select(self.key), self.state.select(self.value)
+        other_bias = None if self.bias is None else self.state.select(self.bias)
+        if not self.state.one_softmax:
+            positive = _attend(query, key, value, bias)
+            return self.state.combine(positive, _attend(query, other_key, other_value, other_bias))
+        keys = torch.cat([key, other_key.expand(len(key), -1, -1, -1)], 2)
+        flipped = self.state.flip(other_value).expand(len(key), -1, -1, -1)
+        biases = _join_biases(bias, key, other_bias, other_key)
+        return _attend(query, keys, torch.cat([value, flipped], 2), biases)
 
-    def _bias_rows(self) -> Tensor | None:
-        return None if self.bias is None else self._rows(self.bias)
+
+def _plan(network: nn.Module, negative: Conditioning, state: GuidanceState) -> Plan:
+    """Return the changes that guide `network`, by the adapter of its class or in its cross-attention."""
+    for module in network.modules():
+        if adapter := JOINT.get(type(module).__name__):
+            _check_joint(type(module).__name__, state.settings.kind)
+            plan: Plan = import_module(f"workloads.attention.{adapter}").plan(module, negative, state)
+            return plan
+    layers = cross_attention_layers(network)
+    context, bias = _context(network, negative), _padding_bias(negative)
+    return Plan({layer: GuidedAttention(state, *_keys_values(layer, context), bias) for layer in layers})
+
+
+def _check_joint(network: str, kind: str) -> None:
+    if kind == "nasa":
+        raise ValueError(
+            f"NASA is not defined for joint attention, which {network} has; take the kind nag or vsf"
+        )
 
 
 def cross_attention_layers(network: nn.Module) -> list[Attention]:
@@ -191,10 +198,15 @@ def cross_attention_layers(network: nn.Module) -> list[Attention]:
 
 
 def _context(network: nn.Module, negative: Conditioning) -> Tensor:
-    """Return the states (1 or B, S, D) that all layers attend to; PixArt projects the embeddings first."""
-    embeddings = negative.embeddings.to(next(network.parameters()).dtype)
-    project = getattr(network, "caption_projection", None)
-    return embeddings if project is None else project(embeddings)
+    """Return the states (1 or B, S, D) that all layers attend to.
+
+    PixArt and SANA project the embeddings first, and SANA normalises them then.
+    """
+    states = negative.embeddings.to(next(network.parameters()).dtype)
+    for name in ("caption_projection", "caption_norm"):
+        layer = getattr(network, name, None)
+        states = states if layer is None else layer(states)
+    return states
 
 
 def _padding_bias(negative: Conditioning) -> Tensor | None:
@@ -213,10 +225,30 @@ def _keys_values(attn: Attention, context: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _heads(attn: Attention, features: Tensor, norm: nn.Module | None) -> Tensor:
-    """Split (B, n, W) into heads (B, h, n, d), normalised by `norm` if the layer has QK-norm."""
+    """Split (B, n, W) into heads (B, h, n, d), normalised by `norm` if the layer has QK-norm.
+
+    The norm is over each head, or over all of them together ("across heads", as in SANA-1.5).
+    """
+    weight = getattr(norm, "weight", None)
+    across = weight is not None and weight.numel() == features.shape[-1]
+    features = norm(features) if norm is not None and across else features
     split = features.view(*features.shape[:2], attn.heads, -1).transpose(1, 2)
-    normed: Tensor = split if norm is None else norm(split)
+    normed: Tensor = split if norm is None or across else norm(split)
     return normed
+
+
+def _join_biases(
+    bias: Tensor | None, key: Tensor, other_bias: Tensor | None, other_key: Tensor
+) -> Tensor | None:
+    """Return the bias (B, 1 or h, 1, T + S) on the logits of both prompts; None if neither has one."""
+    if bias is None and other_bias is None:
+        return None
+    parts = [
+        key.new_zeros(1, 1, 1, part.shape[2]) if own is None else own.to(key.dtype)
+        for own, part in ((bias, key), (other_bias, other_key))
+    ]
+    heads = max(part.shape[1] for part in parts)
+    return torch.cat([part.expand(len(key), heads, -1, -1) for part in parts], -1)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

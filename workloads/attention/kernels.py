@@ -1,9 +1,12 @@
-"""Formulas that combine a layer's attention to the prompt (Z+) and to the negative prompt (Z-).
+"""Formulas that guide a layer's attention to the prompt away from the negative prompt.
 
-Both attentions have the same queries. They are combined with heads merged and before the output
-projection, whose bias therefore counts once (SNOOPI, arXiv 2412.02687v3, supplement).
+NASA and NAG combine the layer's attention to the prompt (Z+) with that to the negative prompt (Z-). Both
+attentions have the same queries. They are combined with heads merged and before the output projection,
+whose bias therefore counts once (SNOOPI, arXiv 2412.02687v3, supplement). VSF changes the values of the
+negative prompt in one attention to both prompts.
 
-Shapes: B batch, Q queries (latent positions), D width of all heads together.
+Shapes: B batch, Q queries (latent positions), D width of all heads together, h heads, S tokens of the
+negative prompt, d width of a head.
 """
 
 import torch
@@ -46,6 +49,26 @@ def nag(positive: Tensor, negative: Tensor, strength: Tensor, clip: float, blend
         norm, most = _l1(steered), clip * _l1(positive)
         steered = steered * (torch.minimum(norm, most) / (norm + EPSILON)).to(steered.dtype)
     return torch.lerp(positive, steered, blend) if blend < 1 else steered
+
+
+def vsf_values(value: Tensor, strength: Tensor) -> Tensor:
+    """Return -a V-, (B, h, S, d): Value Sign Flip (VSF, arXiv 2508.10931, ICLR 2026; github weathon/VSF).
+
+        Z = softmax(Q [K+ ; K-]^T / sqrt(d)) [V+ ; -a V-]
+
+    One softmax covers the keys of both prompts, so a query is pushed away from a negative token as far as
+    it attends to it. The negative tokens also take attention from the prompt: the limit of a -> 0 is not
+    the attention to the prompt alone.
+
+    The published code subtracts an offset from the logits of K- in some networks (0.08 to 0.2; Flux: none).
+    That multiplies their weights before normalisation by 0.92 to 0.82, much as a smaller `a` does, so there
+    is none here.
+
+    Args:
+        value: V- (1 or B, h, S, d).
+        strength: a, () or (B, 1, 1, 1).
+    """
+    return -strength * value
 
 
 def _l1(features: Tensor) -> Tensor:

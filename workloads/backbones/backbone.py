@@ -16,11 +16,12 @@ from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 from workloads.backbones.autoencoders import AUTOENCODERS, latent_size
-from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import Family, family_of
+from workloads.backbones.hub import split_source
 from workloads.backbones.load_errors import one_line
 from workloads.backbones.network_calls import NETWORKS, Inputs, Network, NetworkKind
 from workloads.backbones.noise_schedule import NoiseSchedule
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.backbones.weight_files import find_weights
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -171,9 +172,11 @@ def load_model(kind: type[Model], source: str, part: str, dtype: torch.dtype) ->
     """
     # The hub is asked for the plain files only.
     variant = find_weights(source, part).variant if Path(source).is_dir() else None
+    name, revision = split_source(source)
     try:
         model, loaded = kind.from_pretrained(  # type: ignore[attr-defined]
-            source,
+            name,
+            revision=revision,
             subfolder=part,
             dtype=dtype,
             use_safetensors=True,
@@ -197,8 +200,9 @@ def load_scheduler_config(source: str) -> dict[str, Any]:
     Raises:
         ValueError: The config is missing or invalid.
     """
+    name, revision = split_source(source)
     try:
-        config: dict[str, Any] = DDPMScheduler.load_config(source, subfolder="scheduler")
+        config: dict[str, Any] = DDPMScheduler.load_config(name, revision=revision, subfolder="scheduler")
     except Exception as error:  # as above
         raise _unreadable(source, "scheduler", error) from None
     return config
@@ -255,8 +259,9 @@ def load_latent_sizes(source: str, family: Family, network: Any) -> tuple[int, i
         ValueError: The config is missing, or is not one of an autoencoder.
     """
     kind: Any = AUTOENCODERS[family.autoencoder]
+    name, revision = split_source(source)
     try:
-        config = kind.model.load_config(source, subfolder="vae")
+        config = kind.model.load_config(name, revision=revision, subfolder="vae")
         return kind.scale(config), latent_size(network, config, kind)
     except Exception as error:  # as above
         raise _unreadable(source, "vae", error) from None

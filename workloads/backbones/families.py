@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
+from workloads.backbones.hub import split_source
 from workloads.backbones.load_errors import one_line
 from workloads.backbones.scheduler_configs import prediction_of
 
@@ -259,6 +260,8 @@ def _prediction(source: str) -> Any:
 
 def _read(source: str, file: str) -> dict[str, Any]:
     """Read a JSON file of a folder or hub id; return an empty dict if it is not a JSON object."""
-    path = Path(source) / file if Path(source).exists() else hf_hub_download(source, file)
+    name, revision = split_source(source)
+    local = Path(source).exists()
+    path = Path(source) / file if local else hf_hub_download(name, file, revision=revision)
     content = json.loads(Path(path).read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else {}

@@ -21,7 +21,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 
 Network = Callable[..., Any]
 """A diffusers network, or a DeepSpeed engine or DDP module around one."""

@@ -15,9 +15,9 @@ from workloads.backbones.backbone import load_schedule, network_kind
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.file_checks import config_name, read_json
 from workloads.backbones.load_errors import one_line
-from workloads.backbones.prompt_states import KLEIN_LAYERS
+from workloads.backbones.prompts.prompt_states import KLEIN_LAYERS
+from workloads.backbones.prompts.text_encoder import ENCODER_CLASSES, load_tokenizer
 from workloads.backbones.teacher_pipeline import load_scheduler
-from workloads.backbones.text_encoder import ENCODER_CLASSES, load_tokenizer
 from workloads.backbones.weight_files import Shapes, weight_shapes
 
 _UNSUPPORTED = (("unet", "time_cond_proj_dim"), ("vae", "latents_mean"), ("vae", "latents_std"))

@@ -16,7 +16,7 @@ from workloads.backbones.autoencoders import AUTOENCODERS, latent_size
 from workloads.backbones.backbone import load_model, load_network, load_scheduler_config
 from workloads.backbones.families import FAMILIES, family_of, model_index
 from workloads.backbones.load_errors import one_line
-from workloads.backbones.text_encoder import load_text_encoder, load_tokenizer
+from workloads.backbones.prompts.text_encoder import load_text_encoder, load_tokenizer
 
 BATCH = 32
 """Prompts per call of the pipeline."""

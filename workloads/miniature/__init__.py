@@ -1,15 +1,15 @@
-"""Text-to-image problem small enough for a laptop: a world, a judge, three teachers and a CLIP model.
+"""Text-to-image problem small enough for a laptop: a world, a judge, five teachers and a CLIP model.
 
 `world` renders pictures with known attributes and writes captions for them, `judge` reads the attributes back
-out of a picture, `networks` defines the three teachers, `recipe` trains judge and teachers (one command,
-seeded), `clip_recipe` trains the CLIP model. `weights/` holds the results: a diffusers pipeline folder per
-teacher, the judge, and the CLIP model. `gallery/` holds pictures of what they generate.
+out of a picture, `networks` and `flow_networks` define the five teachers, `recipe` and `flow_recipe` train
+judge and teachers (seeded), `clip_recipe` trains the CLIP model. `weights/` holds the results: a diffusers
+pipeline folder per teacher, the judge, and the CLIP model. `gallery/` holds pictures of what they generate.
 """
 
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-TEACHERS = ("unet-epsilon", "unet-v", "pixart")
+TEACHERS = ("unet-epsilon", "unet-v", "pixart", "sd3")
 """Folders of the shipped teachers under `WEIGHTS`."""
 CLIP = "miniature/clip"
 """Name of the shipped CLIP model in settings."""

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from workloads.miniature import WEIGHTS
-from workloads.miniature.world import ATTRIBUTES, Scene, named_attributes
+from workloads.miniature.world import ATTRIBUTES, PIXELS, Scene, named_attributes
 
 JUDGE_WEIGHTS = WEIGHTS / "judge.safetensors"
 """File of the shipped judge."""
@@ -43,8 +44,11 @@ class Judge(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
     def features(self, pictures: Tensor) -> Tensor:
-        """Return features (B, F), by which pictures are compared, for `pictures` (B, 3, P, P) in [-1, 1]."""
-        out: Tensor = self.trunk(pictures)
+        """Return features (B, F), by which pictures are compared, for `pictures` (B, 3, P, P) in [-1, 1].
+
+        Larger pictures, of a multiple of P pixels a side, are averaged down to P.
+        """
+        out: Tensor = self.trunk(F.adaptive_avg_pool2d(pictures, PIXELS))
         return out
 
     @torch.no_grad()

@@ -46,17 +46,20 @@ def tokenizer(start: bool) -> PreTrainedTokenizerFast:
     return word_tokenizer([*SPECIAL, *vocabulary()], start)
 
 
-def word_tokenizer(words: Sequence[str], start: bool, **options: Any) -> PreTrainedTokenizerFast:
+def word_tokenizer(
+    words: Sequence[str], start: bool, end: bool = True, **options: Any
+) -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token per word, in the order of `words`, which must contain `SPECIAL`.
 
-    `options` go to the constructor of `PreTrainedTokenizerFast`.
+    `start` and `end` say which of these tokens it adds to a text. `options` go to the constructor of
+    `PreTrainedTokenizerFast`.
     """
     table = {word: index for index, word in enumerate(words)}
     core = Tokenizer(WordLevel(table, unk_token="<unknown>"))
     core.normalizer = Lowercase()
     core.pre_tokenizer = Whitespace()
     core.post_processor = TemplateProcessing(
-        single="<start> $A <end>" if start else "$A <end>",
+        single=("<start> " if start else "") + "$A" + (" <end>" if end else ""),
         special_tokens=[("<start>", table["<start>"]), ("<end>", table["<end>"])],
     )
     return PreTrainedTokenizerFast(

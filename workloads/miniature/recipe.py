@@ -25,7 +25,7 @@ from workloads.backbones.teacher_pipeline import generate_images
 from workloads.miniature import WEIGHTS, networks
 from workloads.miniature.judge import Judge, attribute_hits, labels, load_judge
 from workloads.miniature.recipe_tools import batches, remove_source_paths, update, write_digests
-from workloads.miniature.world import captions, dataset
+from workloads.miniature.world import Scene, captions, dataset
 
 PICTURES = 12_000
 CAPTION_DROPOUT = 0.1
@@ -124,9 +124,7 @@ def train_teacher(stage: Stage, vae: AutoencoderKL, seed: int = 3) -> DiffusionP
     )
     trained = [p for p in parts.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=stage.learning_rate, betas=(0.9, 0.99))
-    same_scene = torch.tensor(
-        [i for i, s in enumerate(scenes) if POSITION_SCENE.items() <= asdict(s).items()]
-    )
+    same_scene = rows_of_scene(scenes, POSITION_SCENE)
     started = time.monotonic()
     for step, rows in enumerate(batches(len(latents), BATCH, stage.steps, optimizer), 1):
         rows = same_scene[rows % len(same_scene)] if step <= stage.position_steps else rows
@@ -148,6 +146,11 @@ def train_teacher(stage: Stage, vae: AutoencoderKL, seed: int = 3) -> DiffusionP
             )
     _use_average(pipeline, average)
     return pipeline
+
+
+def rows_of_scene(scenes: list[Scene], attributes: dict[str, str]) -> Tensor:
+    """Return the indices (n,) of the scenes that have all these attributes."""
+    return torch.tensor([i for i, scene in enumerate(scenes) if attributes.items() <= asdict(scene).items()])
 
 
 def _timesteps(batch: int, high_noise: bool) -> Tensor:

@@ -6,7 +6,7 @@
 The attributes of a picture are known exactly, so whether it shows what a caption asks for can be measured.
 Every function is deterministic in its seed or in the state of the generator that it gets.
 
-Shapes: N pictures, P = 16 pixels a side; colour channels first.
+Shapes: N pictures, P = 16 pixels a side unless another number is asked for; colour channels first.
 """
 
 import random
@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 PIXELS = 16
-OVERSAMPLING = 8
-"""Subpixels along each side of a pixel, for smooth edges."""
+SUBPIXELS = 8 * PIXELS
+"""Subpixels along each side of a picture, for smooth edges."""
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": ("circle", "square", "triangle", "cross"),
@@ -72,20 +72,24 @@ def random_scene(rng: random.Random) -> Scene:
     return Scene(**{name: rng.choice(values) for name, values in ATTRIBUTES.items()})
 
 
-def render(scene: Scene, rng: random.Random) -> Picture:
-    """Render `scene` with small random jitter of radius, centre and colours, as (3, P, P) in [-1, 1]."""
+def render(scene: Scene, rng: random.Random, pixels: int = PIXELS) -> Picture:
+    """Render `scene` with small random jitter of radius, centre and colours, as (3, P, P) in [-1, 1].
+
+    P is `pixels`, a divisor of `SUBPIXELS`. The means of 2 x 2 pixels of a picture of 32 x 32 are the picture
+    of 16 x 16.
+    """
     radius = RADIUS[scene.size] + rng.uniform(-0.3, 0.3)
     dx, dy = DIRECTION[scene.position]
     middle = PIXELS / 2
     centre_x = middle + dx * OFFSET[scene.size] + rng.uniform(-0.5, 0.5)
     centre_y = middle + dy * OFFSET[scene.size] + rng.uniform(-0.5, 0.5)
-    grid = (np.arange(PIXELS * OVERSAMPLING) + 0.5) / OVERSAMPLING
+    grid = (np.arange(SUBPIXELS) + 0.5) * PIXELS / SUBPIXELS
     inside = _inside(scene.shape, grid[None, :] - centre_x, grid[:, None] - centre_y, radius)
-    side = (PIXELS, OVERSAMPLING, PIXELS, OVERSAMPLING)
+    side = (pixels, SUBPIXELS // pixels, pixels, SUBPIXELS // pixels)
     cover = inside.astype(np.float32).reshape(side).mean(axis=(1, 3))
     colour, background = _jittered(scene.colour, rng), _jittered(scene.background, rng)
-    pixels = cover * colour[:, None, None] + (1 - cover) * background[:, None, None]
-    picture: Picture = (pixels / 127.5 - 1).astype(np.float32)
+    values = cover * colour[:, None, None] + (1 - cover) * background[:, None, None]
+    picture: Picture = (values / 127.5 - 1).astype(np.float32)
     return picture
 
 
@@ -161,9 +165,9 @@ def captions(count: int, seed: int) -> list[str]:
     return [random_caption(random_scene(rng), rng) for _ in range(count)]
 
 
-def dataset(count: int, seed: int) -> tuple[Picture, list[Scene], list[str]]:
+def dataset(count: int, seed: int, pixels: int = PIXELS) -> tuple[Picture, list[Scene], list[str]]:
     """Return N = `count` pictures (N, 3, P, P) in [-1, 1], their scenes and a caption of each."""
     rng = random.Random(seed)
     scenes = [random_scene(rng) for _ in range(count)]
-    pictures = np.stack([render(scene, rng) for scene in scenes])
+    pictures = np.stack([render(scene, rng, pixels) for scene in scenes])
     return pictures, scenes, [random_caption(scene, rng) for scene in scenes]

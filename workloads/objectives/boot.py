@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from workloads.backbones.backbone import Backbone
-from workloads.backbones.conditioning import Conditioning, concatenate
 from workloads.backbones.network_calls import Network
+from workloads.backbones.prompts.conditioning import Conditioning, concatenate
 from workloads.objectives.base import SPREAD, STUDENT, Objective, Update
 from workloads.objectives.batch import Batch
 from workloads.objectives.classifier_free_guidance import draw_scale, guide

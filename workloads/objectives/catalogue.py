@@ -6,7 +6,7 @@ from typing import Any
 
 from workloads.backbones.autoencoders import Autoencoder
 from workloads.backbones.backbone import Backbone
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.objectives.base import Objective
 from workloads.objectives.boot import BOOT
 from workloads.objectives.pgsb import PGSB

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from huggingface_hub import snapshot_download
 
-from workloads.backbones.text_encoder_files import files_digest
+from workloads.backbones.prompts.text_encoder_files import files_digest
 from workloads.miniature import clip_folder
 from workloads.settings.train import TrainSettings
 

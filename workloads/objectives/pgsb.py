@@ -29,8 +29,8 @@ from torch import Tensor
 
 from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone
-from workloads.backbones.conditioning import Conditioning, concatenate
 from workloads.backbones.network_calls import Network
+from workloads.backbones.prompts.conditioning import Conditioning, concatenate
 from workloads.layers.lora import FakeScore, Role
 from workloads.objectives.base import SPREAD, STUDENT, Auxiliary, Objective, Update
 from workloads.objectives.batch import Batch

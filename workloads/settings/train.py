@@ -63,15 +63,16 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class AttentionGuidanceSettings:
-    """Guidance of a student's cross-attention away from a negative prompt."""
+    """Guidance of a student's attention away from a negative prompt."""
 
     __pydantic_config__ = STRICT
 
-    kind: Literal["none", "nasa", "nag"] = "none"
-    """nasa: Z+ - strength Z- (SNOOPI, arXiv 2412.02687v3, eq. 9); nag: Z+ + strength (Z+ - Z-), clipped
-    and blended (NAG, arXiv 2505.21179, eqs. 7 to 10)."""
+    kind: Literal["none", "nasa", "nag", "vsf"] = "none"
+    """nasa: Z+ - strength Z- (SNOOPI, arXiv 2412.02687v3, eq. 9), in cross-attention alone; nag: Z+ +
+    strength (Z+ - Z-), clipped and blended (NAG, arXiv 2505.21179, eqs. 7 to 10); vsf: one softmax over the
+    keys of both prompts, the negative's values times -strength (VSF, arXiv 2508.10931)."""
     strength: float = 0.0
-    """alpha of NASA, phi of NAG; 0 leaves the student as it is."""
+    """alpha of NASA, phi of NAG, a of VSF; 0 leaves the student as it is."""
     clip: float = 2.5
     """nag: largest factor tau by which a token's L1 norm may grow; 0 turns clipping off."""
     blend: float = 0.375
@@ -84,7 +85,7 @@ class AttentionGuidanceSettings:
         if self.kind != "nag" and (self.clip, self.blend) != (2.5, 0.375):
             raise ValueError(f"clip and blend are settings of nag, not of {self.kind}")
         if self.kind == "none" and self.strength:
-            raise ValueError("a strength needs a kind: nasa or nag")
+            raise ValueError("a strength needs a kind: nasa, nag or vsf")
 
     @property
     def label(self) -> str:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from workloads.attention import AttentionGuidance
 from workloads.backbones.autoencoders import AUTOENCODERS, Autoencoder, decode_latents
 from workloads.backbones.backbone import Backbone, load_model, load_network, load_scheduler_config
-from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import check_start, family_of
 from workloads.backbones.network_calls import Network
 from workloads.backbones.noise_schedule import betas_of, flow_shift
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.layers.lora import adapt_student
 from workloads.settings.train import LoraSettings
 from workloads.students.student_folder import write_student_folder

@@ -16,6 +16,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 
 from workloads.backbones.families import Family, family_of, model_index
+from workloads.backbones.hub import split_source
 from workloads.backbones.load_errors import one_line
 from workloads.backbones.weight_files import find_weights
 from workloads.layers.lora import merge_adapters
@@ -64,8 +65,9 @@ def _download(source: str) -> Path:
     parts = ("vae", *(name for name, _ in family.text_encoders))
     wanted = [f"{part}/*.{kind}" for part in parts for kind in ("json", "safetensors")]
     wanted += [f"{part}/{pattern}" for part in family.tokenizers for pattern in TOKENIZER_FILES]
+    name, revision = split_source(source)
     try:
-        return Path(snapshot_download(source, allow_patterns=[*wanted, *DOCUMENTS]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[*wanted, *DOCUMENTS]))
     except (OSError, ValueError) as error:
         raise ValueError(f"backbone {source!r}: it cannot be downloaded: {one_line(error)}") from None
 

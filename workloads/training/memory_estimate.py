@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from workloads.backbones.architectures import Architecture
 from workloads.backbones.autoencoders import AUTOENCODERS, decode_latents, latent_size
 from workloads.backbones.backbone import Backbone, network_kind
-from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.noise_schedule import NoiseSchedule
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.layers.transformer_blocks import checkpoint_blocks
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch

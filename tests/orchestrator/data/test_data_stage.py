@@ -24,8 +24,8 @@ from orchestrator.data.batch_stream import STEPS_AHEAD, BatchStream
 from orchestrator.data.prompt_encoding import encode_prompts, prepare_prompts
 from orchestrator.data.ray_data import prepare_data_context
 from orchestrator.data.shard_order import Position, ShardSet, advance
-from workloads.backbones.text_encoder import TextEncoder
-from workloads.backbones.text_encoder_files import encoder_digest
+from workloads.backbones.prompts.text_encoder import TextEncoder
+from workloads.backbones.prompts.text_encoder_files import encoder_digest
 from workloads.miniature import WEIGHTS
 from workloads.objectives.batch import Batch
 

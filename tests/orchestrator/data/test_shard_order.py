@@ -9,7 +9,7 @@ import torch
 
 from orchestrator.data.shard_codec import to_batch, write_shard
 from orchestrator.data.shard_order import Position, ShardSet, advance, pieces, worker_rows
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 
 SHARDS = ShardSet("f", (7, 5, 9), ("", "", ""), 2, 3)
 BATCH = 4

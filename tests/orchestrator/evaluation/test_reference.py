@@ -12,7 +12,7 @@ from orchestrator.config.evaluation_schema import Evaluate, Teacher
 from orchestrator.evaluation.make_reference import make_reference
 from orchestrator.evaluation.reference import load_reference, score_pictures, scored_prompts
 from tests.support import tiny_sdxl
-from workloads.backbones.text_encoder import TextEncoder
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.miniature.world import named_attributes, random_scene, render
 
 

@@ -12,7 +12,7 @@ from orchestrator.data.batch_stream import BatchStream
 from orchestrator.data.shard_order import Position, ShardSet
 from orchestrator.training.checkpoint.manifest import Progress
 from orchestrator.training.startup import remaining_batches
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.objectives.batch import Batch
 from workloads.settings.train import TrainSettings
 

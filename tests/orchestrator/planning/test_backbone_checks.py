@@ -16,8 +16,8 @@ from orchestrator.api import load_sweep, make_plan
 from orchestrator.planning.backbone_checks import check_backbones
 from tests.support.cli import SWEEP, refused, written
 from workloads.backbones.backbone import load_backbone
-from workloads.backbones.text_encoder import TextEncoder
-from workloads.backbones.text_encoder_files import encoder_digest
+from workloads.backbones.prompts.text_encoder import TextEncoder
+from workloads.backbones.prompts.text_encoder_files import encoder_digest
 from workloads.miniature import WEIGHTS
 from workloads.students.student import load_autoencoder
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from workloads.backbones.backbone import load_backbone
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.backbones.teacher_pipeline import open_pipeline
-from workloads.backbones.text_encoder import TextEncoder
 from workloads.miniature import TEACHERS, WEIGHTS
 
 

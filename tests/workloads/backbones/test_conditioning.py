@@ -2,7 +2,7 @@
 
 import torch
 
-from workloads.backbones.conditioning import Conditioning, concatenate
+from workloads.backbones.prompts.conditioning import Conditioning, concatenate
 
 
 def batch(*numbers: int) -> Conditioning:

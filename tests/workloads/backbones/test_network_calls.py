@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.support.flow_layouts import FLOW_FAMILIES
 from workloads.backbones.backbone import load_backbone
 from workloads.backbones.network_calls import Inputs
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.backbones.teacher_pipeline import call_arguments
-from workloads.backbones.text_encoder import TextEncoder
 
 PROMPTS = ["A large RED circle", "a tiny blue square on a white background"]
 STEPS = 3

@@ -13,8 +13,8 @@ from transformers import CLIPConfig
 from tests.support.hpsv2_reference import SMALL, random_checkpoint
 from tests.support.pickle_bomb import Planted, plant
 from workloads.backbones.backbone import load_backbone
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.backbones.teacher_pipeline import open_pipeline
-from workloads.backbones.text_encoder import TextEncoder
 from workloads.miniature import WEIGHTS
 from workloads.scorers import inception
 from workloads.scorers.clip import ClipAgreement

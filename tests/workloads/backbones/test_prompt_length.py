@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tests.support import tiny_sdxl
-from workloads.backbones.text_encoder import TextEncoder
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.miniature import TEACHERS, WEIGHTS
 
 MARKS = ("<|startoftext|>", "<|endoftext|>")

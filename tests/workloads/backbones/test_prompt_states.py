@@ -14,10 +14,10 @@ from torch import Tensor
 
 from tests.support.flow_layouts import FLOW_FAMILIES
 from tests.support.teacher_layouts import edited, in_float16, saved_again
-from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import family_of
-from workloads.backbones.text_encoder import TextEncoder
-from workloads.backbones.text_encoder_files import INSTRUCTIONS, encoder_digest
+from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.backbones.prompts.text_encoder import TextEncoder
+from workloads.backbones.prompts.text_encoder_files import INSTRUCTIONS, encoder_digest
 from workloads.miniature.networks import SPECIAL, TOKENS, word_tokenizer
 from workloads.miniature.world import vocabulary
 

@@ -13,10 +13,10 @@ from tests.support import tiny_sdxl
 from workloads.attention import AttentionGuidance
 from workloads.backbones.backbone import Backbone, load_backbone
 from workloads.backbones.file_checks import check_files
+from workloads.backbones.prompts.text_encoder import TextEncoder
+from workloads.backbones.prompts.text_encoder_files import encoder_digest
 from workloads.backbones.shape_checks import check_shapes
 from workloads.backbones.teacher_pipeline import call_arguments, generate_images
-from workloads.backbones.text_encoder import TextEncoder
-from workloads.backbones.text_encoder_files import encoder_digest
 from workloads.objectives.batch import Batch
 from workloads.objectives.pgsb import PGSB
 from workloads.settings.train import AttentionGuidanceSettings, TrainSettings

@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 
 from tests.support import published_tokenizers, teacher_layouts
-from workloads.backbones.text_encoder import TextEncoder, load_tokenizer
+from workloads.backbones.prompts.text_encoder import TextEncoder, load_tokenizer
 
 CAPTION = "a large red circle"
 

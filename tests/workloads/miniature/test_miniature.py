@@ -59,6 +59,13 @@ def test_judge_reads_clean_pictures() -> None:
         assert right / len(scenes) >= 0.99, name
 
 
+def test_larger_pictures_show_the_same_scenes() -> None:
+    """Means of 2 x 2 pixels are the small pictures, and the judge reads either size alike."""
+    small, large = (torch.from_numpy(dataset(50, 1, pixels)[0]) for pixels in (16, 32))
+    assert torch.allclose(large.reshape(50, 3, 16, 2, 16, 2).mean((3, 5)), small, atol=1e-5)
+    assert load_judge().read(large) == load_judge().read(small)
+
+
 def test_judge_distinguishes_two_scenes() -> None:
     scene = Scene("circle", "red", "large", "left", "white")
     other = Scene("circle", "blue", "large", "right", "white")
@@ -74,7 +81,11 @@ def test_shipped_weights_match_their_digests() -> None:
     assert set(files) == set(digests)
     for name, path in files.items():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == digests[name], name
-    assert sum(path.stat().st_size for path in files.values()) < 16e6
+
+
+@pytest.mark.parametrize("folder", [path.name for path in WEIGHTS.iterdir() if path.is_dir()])
+def test_shipped_weights_are_small(folder: str) -> None:
+    assert sum(path.stat().st_size for path in (WEIGHTS / folder).rglob("*") if path.is_file()) < 6e6
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)

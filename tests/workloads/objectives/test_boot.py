@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tests.support.schedules import PREDICTIONS, ByHand
 from tests.workloads.objectives.test_pgsb import BATCH, tiny_unet
 from workloads.backbones.backbone import Backbone
-from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import FAMILIES
 from workloads.backbones.noise_schedule import Prediction
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
 from workloads.objectives.boot import BOOT, BootDraws

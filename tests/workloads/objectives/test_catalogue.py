@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone, load_backbone
-from workloads.backbones.conditioning import Conditioning
-from workloads.backbones.text_encoder import TextEncoder
+from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS
 from workloads.miniature.world import captions
 from workloads.objectives.base import SPREAD, STUDENT, Objective

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from tests.support.schedules import PREDICTIONS, ByHand
 from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone
-from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import FAMILIES
 from workloads.backbones.noise_schedule import Prediction
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.layers.lora import AdaptedLayer
 from workloads.objectives.classifier_free_guidance import rescale_norm
 from workloads.objectives.pgsb import PGSB

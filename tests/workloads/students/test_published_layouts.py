@@ -30,9 +30,9 @@ from tests.support.teacher_layouts import (
 from workloads.backbones.backbone import Backbone, load_backbone
 from workloads.backbones.families import family_of
 from workloads.backbones.file_checks import check_files
+from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.backbones.shape_checks import check_shapes
 from workloads.backbones.teacher_pipeline import call_arguments, generate_images, open_pipeline
-from workloads.backbones.text_encoder import TextEncoder
 from workloads.students.sampler import Generator, load_student
 from workloads.students.student import new_student, save_student
 

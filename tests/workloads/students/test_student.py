@@ -8,9 +8,9 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
 from workloads.backbones.backbone import load_backbone
+from workloads.backbones.prompts.text_encoder import TextEncoder
+from workloads.backbones.prompts.text_encoder_files import encoder_digest
 from workloads.backbones.teacher_pipeline import call_arguments
-from workloads.backbones.text_encoder import TextEncoder
-from workloads.backbones.text_encoder_files import encoder_digest
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings.train import LoraSettings, TrainSettings
 from workloads.students.ema import AverageWeights, copy_weights

@@ -10,7 +10,7 @@ import torch
 from tests.benchmarks.memory import peak_bytes
 from workloads.backbones.architectures import PUBLISHED, SHIPPED, Architecture, architecture_of
 from workloads.backbones.backbone import Backbone, load_backbone
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.layers.transformer_blocks import compile_blocks
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS
 from workloads.objectives.base import STUDENT

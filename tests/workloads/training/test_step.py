@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.workloads.objectives.test_pgsb import BATCH, Bench
-from workloads.backbones.conditioning import Conditioning
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.objectives.batch import Batch
 from workloads.settings.train import StepSettings, TrainSettings
 from workloads.training.step import apply_settings, make_engines, train_step

@@ -14,6 +14,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.file_checks import read_json
+from workloads.backbones.hub import split_source
 
 SHIPPED = Path(__file__).parent
 """Folder with one subfolder per published architecture."""
@@ -64,7 +65,7 @@ def architecture_of(source: str) -> Architecture | None:
     Return None if it is unknown or a config is invalid (`file_checks` reports the reason). Download
     nothing.
     """
-    name, entries = PUBLISHED.get(source, (None, {}))
+    name, entries = PUBLISHED.get(split_source(source)[0], (None, {}))
     folder = _local(source) if name is None else SHIPPED / name
     if folder is None:
         return None
@@ -82,7 +83,8 @@ def _local(source: str) -> Path | None:
     if Path(source).is_dir():
         return Path(source)
     try:
-        index = try_to_load_from_cache(source, "model_index.json")
+        name, revision = split_source(source)
+        index = try_to_load_from_cache(name, "model_index.json", revision=revision)
     except ValueError:  # not a valid hub id
         return None
     return Path(index).parent if isinstance(index, str) else None

@@ -12,9 +12,9 @@ import torch
 
 from workloads.backbones.architectures import SHIPPED
 from workloads.backbones.backbone import Backbone, load_latent_sizes, load_schedule, network_kind
-from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import family_of
 from workloads.backbones.file_checks import read_json
+from workloads.backbones.prompts.conditioning import Conditioning
 
 NAMES = ("sd15", "sd21-base", "sdxl", "pixart-512")
 FLOW_NAMES = ("sana-600m", "sana-1600m", "sd35-medium", "flux2-klein-4b", "z-image")

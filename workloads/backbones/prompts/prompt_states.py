@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workloads.backbones.conditioning import Conditioning
-from workloads.backbones.text_encoder_files import INSTRUCTIONS, SANA_TOKENS
+from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.backbones.prompts.text_encoder_files import INSTRUCTIONS, SANA_TOKENS
 
 KLEIN_LAYERS = (9, 18, 27)
 """Layers of Qwen3 whose input states FLUX.2 klein takes."""

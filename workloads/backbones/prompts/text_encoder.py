@@ -19,11 +19,11 @@ from transformers import (
     T5EncoderModel,
 )
 
-from workloads.backbones.conditioning import Conditioning
 from workloads.backbones.families import Family, family_of, model_index
 from workloads.backbones.load_errors import one_line
-from workloads.backbones.prompt_states import ENCODINGS, Framed
-from workloads.backbones.text_encoder_files import encoder_folder
+from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.backbones.prompts.prompt_states import ENCODINGS, Framed
+from workloads.backbones.prompts.text_encoder_files import encoder_folder
 from workloads.backbones.weight_files import find_weights
 
 ENCODER_CLASSES: dict[str, type[PreTrainedModel]] = {

@@ -1,0 +1,1 @@
+"""From prompts to conditioning: text encoders, and the ways in which families read their states."""
