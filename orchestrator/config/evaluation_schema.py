@@ -115,7 +115,7 @@ class Pair(Section):
 class AttentionGuidance(Section):
     """A kernel for negative prompts (`AttentionGuidanceSettings`), at one or more strengths."""
 
-    kind: Literal["nasa", "nag"]
+    kind: Literal["nasa", "nag", "vsf"]
     strength: Any
     """A number, {values: [...]} or {min:, max:}; the plain student is always sampled as well."""
     clip: float = 2.5

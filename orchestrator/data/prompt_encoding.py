@@ -115,12 +115,14 @@ def encode_prompts(
     store: Store,
     gpu: bool,
     columns: Sequence[Column] = (),
+    negative: bool = False,
 ) -> ShardSet:
     """Encode every text shard with the text encoder of `source` (pass two).
 
     Args:
         encoder: digest of that text encoder and of `columns`; with the prompts it names the folder.
         columns: further columns that an objective needs for each prompt.
+        negative: true if they are prompts of what pictures shall not show.
 
     Raises:
         UserError: the text encoder, or the model of a column, cannot be read.
@@ -138,7 +140,7 @@ def encode_prompts(
         shards = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
         done = shards.map(
             EncodeShard,
-            fn_constructor_args=(source, store.root, prompts.folder, folder, tuple(columns)),
+            fn_constructor_args=(source, store.root, prompts.folder, folder, tuple(columns), negative),
             compute=ray.data.ActorPoolStrategy(size=min(MAX_ENCODERS, -(-len(todo) // SHARDS_PER_ENCODER))),
             num_cpus=DATA_CPUS,
             num_gpus=1 if gpu else 0,
@@ -169,12 +171,18 @@ class EncodeShard:
     """A Ray Data actor that holds a text encoder and turns text shards into embeddings."""
 
     def __init__(
-        self, source: str, root: str, text_folder: str, folder: str, columns: Sequence[Column]
+        self,
+        source: str,
+        root: str,
+        text_folder: str,
+        folder: str,
+        columns: Sequence[Column],
+        negative: bool,
     ) -> None:
         from orchestrator.common.devices import process_device
         from workloads.backbones.prompts.text_encoder import TextEncoder
 
-        self._refused = ""
+        self._refused, self._source = "", source
         try:
             device = process_device()
             self._encoder = TextEncoder(source, device)
@@ -185,12 +193,15 @@ class EncodeShard:
         ) as error:  # a row takes it to the driver, where Ray would show a traceback
             self._refused = str(error)
         self._store = Store(root)
-        self._text_folder, self._folder = text_folder, folder
+        self._text_folder, self._folder, self._negative = text_folder, folder, negative
 
     def __call__(self, row: dict[str, int]) -> dict[str, object]:
         """Encode the shard that `row` names, or return why that is refused."""
-        if not self._refused:
-            self._encode(row["shard"])
+        try:
+            if not self._refused:
+                self._encode(row["shard"])
+        except ValueError as error:
+            self._refused = f"backbone {self._source!r}: {error}"
         return {"shard": row["shard"], "refused": self._refused}
 
     def _encode(self, shard: int) -> None:
@@ -201,7 +212,8 @@ class EncodeShard:
         table = pq.read_table(io.BytesIO(self._store.read(f"{self._text_folder}/text/{name}.parquet")))
         texts = table["prompt"].to_pylist()
         parts = [
-            self._encoder.encode(texts[i : i + ENCODE_BATCH]) for i in range(0, len(texts), ENCODE_BATCH)
+            self._encoder.encode(texts[i : i + ENCODE_BATCH], negative=self._negative)
+            for i in range(0, len(texts), ENCODE_BATCH)
         ]
         conditioning = concatenate(parts)
         with tempfile.TemporaryDirectory() as scratch:
@@ -210,9 +222,8 @@ class EncodeShard:
             write_shard(path, texts, conditioning, extra)
             self._store.write(f"{self._folder}/{name}.parquet", path.read_bytes())
             _, tokens, width = conditioning.embeddings.shape
-            cut = [
-                text for text, end in zip(texts, self._encoder.dropped(texts), strict=True) if end is not None
-            ]
+            ends = self._encoder.dropped(texts, negative=self._negative)
+            cut = [text for text, end in zip(texts, ends, strict=True) if end is not None]
             note: ShardNote = {
                 "sha256": file_digest(path),
                 "bytes": path.stat().st_size,

@@ -32,9 +32,13 @@ def write_shard(
         prompts: B texts.
         conditioning: embeddings (B, S, D) and the other parts, each (B, ...).
         extra: further tensors (B, ...), by name.
+
+    Raises:
+        ValueError: a value of the conditioning is infinite in half precision.
     """
     columns = {"prompt": pa.array(prompts)}
-    for name, part in {**conditioning.parts, **{EXTRA + name: part for name, part in extra.items()}}.items():
+    parts = {**conditioning.half().parts, **{EXTRA + name: part.half() for name, part in extra.items()}}
+    for name, part in parts.items():
         rows = part.to("cpu", torch.float16 if part.is_floating_point() else torch.int8).flatten(1).numpy()
         columns[name] = pa.FixedSizeListArray.from_arrays(rows.reshape(-1), rows.shape[1])
     pq.write_table(pa.table(columns), path)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate, Pair
 from orchestrator.evaluation.reference import reference_name, score_pictures, scored_prompts
 from orchestrator.planning.inference import InferencePlan
+from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.backbones.teacher_pipeline import generate_images, open_pipeline
 from workloads.scorers.catalogue import make_scorer
@@ -77,8 +77,15 @@ def _encoded(
         texts["negatives"] = negatives[:1] if len(set(negatives)) == 1 else negatives
     tensors: dict[str, Tensor] = {}
     for name, prompts in texts.items():
-        encoded = encoder.encode(prompts).to(torch.device("cpu"), torch.float16)
-        for part, tensor in encoded.parts.items():
+        encoded = encoder.encode(prompts, negative=name in ("null", "negatives"))
+        for part, tensor in _halved(source, encoded).parts.items():
             tensors[name if part == "embeddings" else f"{name}_{part}"] = tensor.contiguous()
     every = sorted({prompt for prompts in texts.values() for prompt in prompts})
     return tensors, [text for text, end in zip(every, encoder.dropped(every), strict=True) if end is not None]
+
+
+def _halved(source: str, encoded: Conditioning) -> Conditioning:
+    try:
+        return encoded.half()
+    except ValueError as error:
+        raise ValueError(f"backbone {source!r}: {error}") from None

@@ -93,22 +93,23 @@ def _negatives(plan: Plan, sources: Sequence[str], store: Store, gpu: bool) -> M
         return {}
     found = prepare_prompts(plan.sweep.negative_prompts, store)
     _log_prompts("negative prompts", found, store)
-    encoded = _encoded(found, [(source, ()) for source in sources], store, gpu)
+    encoded = _encoded(found, [(source, ()) for source in sources], store, gpu, negative=True)
     return {source: shards for (source, _), shards in encoded.items()}
 
 
 def _encoded(
-    prompts: PromptSet, wanted: Iterable[EncodingKey], store: Store, gpu: bool
+    prompts: PromptSet, wanted: Iterable[EncodingKey], store: Store, gpu: bool, negative: bool = False
 ) -> Mapping[EncodingKey, ShardSet]:
+    digests = {key: _digest(*key, negative) for key in wanted}
     return {
-        (source, columns): encode_prompts(prompts, source, _digest(source, columns), store, gpu, columns)
-        for source, columns in wanted
+        (source, columns): encode_prompts(prompts, source, encoder, store, gpu, columns, negative)
+        for (source, columns), encoder in digests.items()
     }
 
 
-def _digest(source: str, columns: Sequence[Column]) -> str:
+def _digest(source: str, columns: Sequence[Column], negative: bool) -> str:
     """Return the digest of the text encoder and the extra columns."""
-    encoder = encoder_digest(source)
+    encoder = encoder_digest(source, negative=negative)
     return digest([encoder, *(column.digest() for column in columns)]) if columns else encoder
 
 

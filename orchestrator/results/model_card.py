@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orchestrator.planning.plan import MINIATURE
 from orchestrator.results.record import TrialRecord
+from workloads.backbones.families import family_of
 from workloads.backbones.hub import split_source
 from workloads.scorers.score import Score
 from workloads.settings.objectives import DESCRIPTIONS
@@ -42,6 +43,15 @@ pictures = Generator(Path("FOLDER")).draw("{prompt}", seeds=[0], negative_prompt
 ```
 """
 
+_NO_BINS = ", clean_caption=False, use_resolution_binning=False, max_sequence_length=16"
+MINIATURE_CALLS = {
+    "StableDiffusionPipeline": ", height=16, width=16",
+    "PixArtAlphaPipeline": ", height=16, width=16" + _NO_BINS,
+    "SanaPipeline": ", height=32, width=32, complex_human_instruction=None" + _NO_BINS,
+    "StableDiffusion3Pipeline": ", height=16, width=16, max_sequence_length=16",
+}
+"""Arguments with which a stock pipeline draws a miniature, which is smaller than its published models."""
+
 
 def model_card(
     record: TrialRecord,
@@ -62,10 +72,9 @@ def model_card(
         base: folder of the student, which holds the teacher's other parts and its card.
     """
     trial, train = record.trial, record.trial.train
-    transformer = (base / "transformer").exists()
-    more = ", height=16, width=16" if trial.backbone.model.startswith(MINIATURE) else ""
-    more += ", clean_caption=False, use_resolution_binning=False" if transformer and more else ""
-    more += ", max_sequence_length=16" if transformer and more else ""
+    more = (
+        MINIATURE_CALLS[family_of(str(base)).pipeline] if trial.backbone.model.startswith(MINIATURE) else ""
+    )
     lines = [
         FRONT.format(base=split_source(trial.backbone.model)[0], licence=licence(trial.backbone.model, base)),
         f"# {trial.name}: one network call a picture\n",

@@ -3,10 +3,11 @@
     python -m tests.benchmarks.attention_cost [NAME ...] [--batch 8] [--rounds 200] [--threads 1] [--shapes]
 
 Each round runs the same batch once with each kernel, in a random order, and divides by the plain time in the
-same round: of the clock, and of the processor, which other work on the machine disturbs less. By default it
-draws pictures with the miniatures, from latents to pixels. With --shapes it calls networks with random
-weights, without a decoder: they have the shapes of SANA, SD3.5, FLUX.2 and Z-Image, but are 512 wide, and have
-256 image tokens and 77 text tokens. Their multiplications are counted as well.
+same round: of the clock, and of the processor, which other work on the machine disturbs less.
+
+By default it draws pictures with the miniatures, from latents to pixels. With --shapes it calls networks with
+random weights, without a decoder: they have the shapes of SANA, SD3.5, FLUX.2 and Z-Image, but are 512 wide,
+and have 256 image tokens and 77 text tokens. Their multiplications are counted as well.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import tests.benchmarks.attention_shapes as shapes
@@ -54,7 +56,7 @@ def main() -> None:
         measured = shape(name, options.batch) if options.shapes else picture(name, options.batch)
         guidances = make(*measured[:2], SHAPE_KERNELS if options.shapes else KERNELS)
         if options.shapes:
-            count(guidances, measured[2])
+            count(guidances, shape_call(name, measured[0], 1))
         report(name, measure(guidances, measured[2], options.rounds), options.batch)
 
 
@@ -88,16 +90,20 @@ def picture(teacher: str, batch: int) -> tuple[nn.Module, Conditioning, Draw]:
 
 def shape(name: str, batch: int) -> tuple[nn.Module, Conditioning, Draw]:
     """A network of a published shape, a negative prompt, and a call for a batch."""
-    network, call = shapes.SHAPES[name]()
-    prompts = shapes.texts(name, batch)
+    network = shapes.SHAPES[name][0]()
     size = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{name}: {size / 1e6:.0f} M parameters, {prompts.embeddings.shape[1]} text tokens")
+    print(f"{name}: {size / 1e6:.0f} M parameters")
+    return network, shapes.texts(name, 1), shape_call(name, network, batch)
+
+
+def shape_call(name: str, network: nn.Module, batch: int) -> Draw:
+    prompts, call = shapes.texts(name, batch), shapes.SHAPES[name][1]
 
     def draw(guidance: AttentionGuidance) -> object:
         with torch.no_grad(), guidance:
             return call(network, prompts)
 
-    return network, shapes.texts(name, 1), draw
+    return draw
 
 
 @torch.no_grad()
@@ -116,7 +122,8 @@ def count(guidances: dict[str, AttentionGuidance], draw: Draw) -> None:
     """Print how many times the plain network's multiplications each kernel takes."""
     operations = {}
     for name, guidance in guidances.items():
-        with FlopCounterMode(display=False) as counter:
+        # The counter does not know the fused attention of a CPU.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             draw(guidance)
         operations[name] = counter.get_total_flops()
         print(f"  {name:<14} multiplications x {operations[name] / operations['plain']:.3f}", flush=True)

@@ -26,66 +26,63 @@ def texts(name: str, rows: int) -> Conditioning:
     return Conditioning(embeddings, mask if name == "sana" else None, pooled)
 
 
-def sana() -> tuple[Any, Call]:
-    network = SanaTransformer2DModel(
+def sana() -> Any:
+    return SanaTransformer2DModel(
         in_channels=32, num_attention_heads=16, attention_head_dim=32, num_layers=8,
         num_cross_attention_heads=8, cross_attention_head_dim=64, cross_attention_dim=512,
         caption_channels=TEXT_WIDTH, sample_size=16,
     )  # fmt: skip
 
-    def call(network: Any, prompts: Conditioning) -> object:
-        batch = len(prompts)
-        latents, time = torch.ones(batch, 32, 16, 16), torch.full((batch,), 1000.0)
-        return network(latents, prompts.embeddings, time, encoder_attention_mask=prompts.mask)
 
-    return network, call
+def call_sana(network: Any, prompts: Conditioning) -> object:
+    batch = len(prompts)
+    latents, time = torch.ones(batch, 32, 16, 16), torch.full((batch,), 1000.0)
+    return network(latents, prompts.embeddings, time, encoder_attention_mask=prompts.mask)
 
 
-def sd3() -> tuple[Any, Call]:
+def sd3() -> Any:
     """Half of the layers with a second attention, as in SD3.5-medium."""
-    network = SD3Transformer2DModel(
+    return SD3Transformer2DModel(
         sample_size=32, num_layers=8, attention_head_dim=64, num_attention_heads=8,
         joint_attention_dim=TEXT_WIDTH, caption_projection_dim=512, pooled_projection_dim=POOLED_WIDTH,
         pos_embed_max_size=32, dual_attention_layers=(0, 1, 2, 3), qk_norm="rms_norm",
     )  # fmt: skip
 
-    def call(network: Any, prompts: Conditioning) -> object:
-        latents, time = torch.ones(len(prompts), 16, 32, 32), torch.full((len(prompts),), 1000.0)
-        return network(latents, prompts.embeddings, prompts.pooled, time)
 
-    return network, call
+def call_sd3(network: Any, prompts: Conditioning) -> object:
+    latents, time = torch.ones(len(prompts), 16, 32, 32), torch.full((len(prompts),), 1000.0)
+    return network(latents, prompts.embeddings, prompts.pooled, time)
 
 
-def flux2() -> tuple[Any, Call]:
+def flux2() -> Any:
     """One double block to four single blocks, as in FLUX.2 klein 4B."""
-    network = Flux2Transformer2DModel(
+    return Flux2Transformer2DModel(
         in_channels=128, num_layers=2, num_single_layers=8, attention_head_dim=128, num_attention_heads=4,
         joint_attention_dim=TEXT_WIDTH, guidance_embeds=False,
     )  # fmt: skip
 
-    def call(network: Any, prompts: Conditioning) -> object:
-        zero, side = torch.arange(1), torch.arange(16)
-        image_ids = torch.cartesian_prod(zero, side, side, zero)
-        text_ids = torch.cartesian_prod(zero, zero, zero, torch.arange(TOKENS))
-        latents, time = torch.ones(len(prompts), 256, 128), torch.ones(len(prompts))
-        return network(latents, prompts.embeddings, time, image_ids, text_ids)
 
-    return network, call
-
-
-def z_image() -> tuple[Any, Call]:
-    network = ZImageTransformer2DModel(dim=512, n_layers=8, n_heads=4, n_kv_heads=4, cap_feat_dim=TEXT_WIDTH)
-
-    def call(network: Any, prompts: Conditioning) -> object:
-        images = list(torch.ones(len(prompts), 16, 1, 32, 32))
-        return network(images, torch.zeros(len(prompts)), list(prompts.embeddings))
-
-    return network, call
+def call_flux2(network: Any, prompts: Conditioning) -> object:
+    zero, side = torch.arange(1), torch.arange(16)
+    image_ids = torch.cartesian_prod(zero, side, side, zero)
+    text_ids = torch.cartesian_prod(zero, zero, zero, torch.arange(TOKENS))
+    latents, time = torch.ones(len(prompts), 256, 128), torch.ones(len(prompts))
+    return network(latents, prompts.embeddings, time, image_ids, text_ids)
 
 
-SHAPES: dict[str, Callable[[], tuple[Any, Call]]] = {
-    "sana": sana,
-    "sd3": sd3,
-    "flux2": flux2,
-    "z-image": z_image,
+def z_image() -> Any:
+    return ZImageTransformer2DModel(dim=512, n_layers=8, n_heads=4, n_kv_heads=4, cap_feat_dim=TEXT_WIDTH)
+
+
+def call_z_image(network: Any, prompts: Conditioning) -> object:
+    images = list(torch.ones(len(prompts), 16, 1, 32, 32))
+    return network(images, torch.zeros(len(prompts)), list(prompts.embeddings))
+
+
+SHAPES: dict[str, tuple[Callable[[], Any], Call]] = {
+    "sana": (sana, call_sana),
+    "sd3": (sd3, call_sd3),
+    "flux2": (flux2, call_flux2),
+    "z-image": (z_image, call_z_image),
 }
+"""The network and its call, by name."""

@@ -16,6 +16,9 @@ from workloads.backbones.hub import split_source
 from workloads.backbones.load_errors import one_line
 from workloads.backbones.scheduler_configs import prediction_of
 
+CLIP_TOKENS = 77
+"""Tokens that every text encoder of CLIP reads."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -34,7 +37,10 @@ class Family:
     encoding: str
     """Way from prompts to conditioning: an entry of `prompt_states.ENCODINGS`."""
     tokens: int
-    """Length to which prompts are padded and truncated; capped by the tokenizer's model_max_length."""
+    """Length to which prompts are padded and truncated; capped by the tokenizer's model_max_length.
+
+    Those of CLIP read CLIP_TOKENS, whatever the family.
+    """
     start_timestep: int
     """Timestep, of 1000, at which the student is called with pure noise.
 
@@ -46,6 +52,8 @@ class Family:
     """The stock pipeline's `guidance_scale` that means none, and below which it makes no second call."""
     autoencoder: str = "AutoencoderKL"
     """Class of the component `vae`."""
+    added_tokens: int = 0
+    """Embeddings of a prompt from other encoders, beside those of its `tokens`."""
     flow: bool = False
     """True if the pipeline samples by flow matching, false if it needs an alpha_bar schedule."""
     joint: bool = False
@@ -67,6 +75,11 @@ class Family:
     def tokenizers(self) -> tuple[str, ...]:
         """Component of each text encoder's tokenizer."""
         return tuple(name.replace("text_encoder", "tokenizer") for name, _ in self.text_encoders)
+
+    def most_tokens(self, tokenizer: str) -> int:
+        """Return the length to which the component `tokenizer` pads and truncates prompts."""
+        kinds = dict(zip(self.tokenizers, (kind for _, kind in self.text_encoders), strict=True))
+        return min(self.tokens, CLIP_TOKENS) if kinds[tokenizer].startswith("CLIP") else self.tokens
 
     def has_guidance(self, kind: str) -> bool:
         """Return True if attention guidance of `kind` is defined here: NASA is for cross-attention alone."""
@@ -141,6 +154,7 @@ FAMILIES = (
         encoding="sd3",
         tokens=256,
         start_timestep=999,
+        added_tokens=CLIP_TOKENS,
         flow=True,
         joint=True,
         pooled=True,
@@ -156,6 +170,7 @@ FAMILIES = (
         start_timestep=999,
         autoencoder="AutoencoderKLFlux2",
         flow=True,
+        joint=True,
         kept_options=(("is_distilled", False),),
     ),
     Family(
@@ -168,6 +183,7 @@ FAMILIES = (
         start_timestep=999,
         neutral_guidance=0.0,  # its pipeline adds scale (v - v of the empty prompt) to v
         flow=True,
+        joint=True,
         masked=True,
     ),
     Family(

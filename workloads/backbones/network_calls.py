@@ -140,7 +140,8 @@ def _call_z_image(network: Network, model: nn.Module, inputs: Inputs) -> Tensor:
     prompts = list(text.embeddings)
     if text.mask is not None and not text.mask.is_meta:  # "meta" has no values: prompts of full length
         prompts = [row[kept] for row, kept in zip(prompts, text.mask.bool(), strict=True)]
-    output: list[Tensor] = network(list(latents), 1 - inputs.time / 1000, prompts, return_dict=False)[0]
+    time = (1000 - inputs.time) / 1000  # less rounding than 1 - t, which the network multiplies by 1000
+    output: list[Tensor] = network(list(latents), time, prompts, return_dict=False)[0]
     return -torch.stack(output).squeeze(2)
 
 

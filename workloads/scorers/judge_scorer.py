@@ -39,7 +39,7 @@ class JudgeScorer(Scorer, ABC):
         channels, height, width = images.shape[1:]
         if channels != 3 or height != width or height % PIXELS:
             raise ValueError(
-                f"scorer {self.name!r} needs {PIXELS} x {PIXELS} images of the miniature world, or a multiple, "
-                f"not {tuple(images.shape[1:])}; remove it from evaluate.scorers for this backbone"
+                f"scorer {self.name!r} needs {PIXELS} x {PIXELS} images of the miniature world, or a "
+                f"multiple, not {tuple(images.shape[1:])}; remove it from evaluate.scorers for this backbone"
             )
         return self._judge

@@ -104,7 +104,8 @@ class Generator:
         prompts = self._encode(prompt).expand(len(seeds))
         guidance = None
         if negative_prompt:
-            guidance = AttentionGuidance(student.network, self._encode(negative_prompt), settings)
+            negative = self._encode(negative_prompt, negative=True)
+            guidance = AttentionGuidance(student.network, negative, settings)
         latents = generate(student, student.network, noise.to(student.device), prompts, guidance)
         return decode(self._vae, latents)
 
@@ -124,10 +125,11 @@ class Generator:
         limit = self._encoder.tokens
         return f"{begin!r} is longer than {limit} tokens; the model does not read its end: {rest!r}"
 
-    def _encode(self, prompt: str) -> Conditioning:
+    def _encode(self, prompt: str, negative: bool = False) -> Conditioning:
         if note := self.cut_note(prompt):
             warnings.warn(note, stacklevel=4)
-        return self._encoder.encode([prompt]).to(self._student.device, self._student.dtype)
+        encoded = self._encoder.encode([prompt], negative=negative)
+        return encoded.to(self._student.device, self._student.dtype)
 
 
 def with_strength(

@@ -48,7 +48,7 @@ def write_student_folder(source: str, network: nn.Module, scheduler: ConfigMixin
         # Else transformers goes by what the weights or the teacher's config say, diffusers by float32.
         _copy_model(local, folder, part, {"dtype": "float32"})
     for part in family.tokenizers:
-        _copy_tokenizer(local, folder, part, family.tokens)
+        _copy_tokenizer(local, folder, part, family.most_tokens(part))
     whole: Any = copy.deepcopy(network).eval()
     merge_adapters(whole)
     whole.half().save_pretrained(folder / family.network)

@@ -195,7 +195,7 @@ def _autoencoder(task: StepTask) -> Any:
 def _texts(architecture: Architecture, backbone: Backbone, rows: int) -> Conditioning:
     """Return embeddings (rows, T, D) without content, with the mask or pooled text that the family takes."""
     family, kind, config = architecture.family, backbone.kind, backbone.config
-    shape, dtype = (rows, family.tokens), backbone.dtype
+    shape, dtype = (rows, family.tokens + family.added_tokens), backbone.dtype
     embeddings = torch.empty((*shape, kind.text_width(config)), dtype=dtype, device=META)
     mask = torch.empty(shape, dtype=torch.int64, device=META) if family.masked else None
     pooled = embeddings.new_empty((rows, kind.pooled_width(config))) if family.pooled else None

@@ -69,7 +69,7 @@ def test_new_strength_keeps_other_digests(tmp_path: Path) -> None:
         ("[0.5, 1]", "[-1]", "must be at least 0"),
         ("clip: 0, blend: 1,", "clip: 0, blend: 2,", "blend: must be above 0"),
         ("kind: nasa,", "kind: nasa, clip: 3,", "settings of nag, not of nasa"),
-        ("kind: nasa", "kind: nase", "should be 'nasa' or 'nag'"),
+        ("kind: nasa", "kind: nase", "should be 'nasa', 'nag' or 'vsf'"),
         ("scorers: [removal]", "scorers: [remove]", "'removal'"),
         ("scorers: [removal]", "scorers: [{name: hpsv2}]", "needs its version"),
         ("scorers: [removal]", "scorers: [{name: removal, version: v2.1}]", "has no option version"),

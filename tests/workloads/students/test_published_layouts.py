@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from tests.support.cli import SWEEP, refused, written
+from tests.support.flow_layouts import FLOW_FAMILIES
 from tests.support.teacher_layouts import (
     FAMILIES,
     Change,
@@ -27,6 +28,7 @@ from tests.support.teacher_layouts import (
     without,
 )
 from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.backbones.families import family_of
 from workloads.backbones.file_checks import check_files
 from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.backbones.shape_checks import check_shapes
@@ -44,6 +46,8 @@ CLASSES = (
 )  # fmt: skip
 V = {"prediction_type": "v_prediction"}
 ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+NUMBERS = ("", "_2", "_3")
+FLOW_EULER = scheduler(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
 BETAS = (torch.linspace(0.02, 0.12, 1000) ** 2).tolist()
 
 
@@ -61,7 +65,14 @@ def of(family: str, *changes: Change, start: int | None = None) -> Layout:
 
 
 LAYOUTS = {
-    **{family: of(family) for family in FAMILIES},
+    **{family: of(family) for family in (*FAMILIES, *FLOW_FAMILIES)},
+    "sana-euler": of("sana", FLOW_EULER),
+    "sana-fp16-shards": of("sana", in_float16("transformer", True), in_float16("text_encoder", True)),
+    "sd3-fp16": of("sd3", *map(in_float16, ("transformer", "vae", *(f"text_encoder{n}" for n in NUMBERS)))),
+    "sd3-dynamic": of("sd3", scheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15)),
+    "klein-distilled": of("klein", index(is_distilled=True)),
+    "z-image-shards": of("z-image", saved_again("transformer", max_shard_size="60KB"), linked),
+    "sigma-old-transformer": of("pixart-sigma", index(transformer=["diffusers", "Transformer2DModel"])),
     "checker-absent": of("sd15", removed("safety_checker")),
     "checker-pickled": of("sd15", removed(CHECKER), added("safety_checker/pytorch_model.bin")),
     "checker-fp16": of("sd15", renamed(CHECKER, "model.fp16.safetensors")),
@@ -121,7 +132,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Layout], Pa
 
     def write(layout: Layout) -> Path:
         folder = tmp_path_factory.mktemp("layout") / "teacher"
-        for change in (FAMILIES[layout.family], *layout.changes):
+        for change in ({**FAMILIES, **FLOW_FAMILIES}[layout.family], *layout.changes):
             change(folder)
         return folder
 
@@ -168,10 +179,12 @@ def test_schedule_and_prompts_are_kept(name: str, student_of: Callable[[str], St
     assert student.start_timestep == teacher.start_timestep
     assert student.schedule.prediction == teacher.schedule.prediction
     assert torch.equal(student.schedule.alpha, teacher.schedule.alpha[: teacher.start_timestep + 1])
-    ours, theirs = (
-        TextEncoder(source).encode([PROMPT, ""]).parts for source in (str(folder), teacher.source)
-    )
-    assert all(torch.equal(ours[part], theirs[part]) for part in theirs)
+    for negative in (False, True):
+        ours, theirs = (
+            TextEncoder(source).encode([PROMPT, ""], negative=negative).parts
+            for source in (str(folder), teacher.source)
+        )
+        assert all(torch.equal(ours[part], theirs[part]) for part in theirs)
 
 
 @every
@@ -181,17 +194,20 @@ def test_folder_has_what_its_index_lists(name: str, student_of: Callable[[str], 
     parts = {part for part, entry in listed.items() if isinstance(entry, list) and entry[0] is not None}
     assert {path.name for path in folder.iterdir() if path.is_dir()} == parts
     assert not [path for path in folder.rglob("*") if path.suffix == ".bin" or ".fp16" in path.name]
-    for part in parts - {"tokenizer", "tokenizer_2"}:
+    for part in (part for part in parts if not part.startswith("tokenizer")):
         file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
         stated = json.loads(file.read_text()).get("_class_name")
         assert stated in (None, listed[part][1])
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "pixart", "checker-absent", "xl-fp16", "length-unknown"])
+@pytest.mark.parametrize(
+    "name", ["sd15", "sdxl", "pixart", "checker-absent", "xl-fp16", "length-unknown", *FLOW_FAMILIES]
+)
 def test_teacher_draws(name: str, student_of: Callable[[str], Student]) -> None:
     pipeline = open_pipeline(student_of(name).teacher.source)
     pictures = generate_images(pipeline, [PROMPT], steps=2, guidance_scale=2.0)
-    assert pictures.shape == (1, 3, 16, 16) and pictures.isfinite().all()
+    side = {"sana": 64, "klein": 32}.get(name, 16)
+    assert pictures.shape == (1, 3, side, side) and pictures.isfinite().all()
 
 
 def stock(folder: Path) -> Tensor:
@@ -201,8 +217,9 @@ def stock(folder: Path) -> Tensor:
     # PixArt's defaults suit pictures of 512 or 1024 pixels only.
     sizes = call_arguments(pipeline) if hasattr(pipeline, "transformer") else {}
     generator = torch.Generator().manual_seed(0)
-    call = {"num_inference_steps": 1, "guidance_scale": 1.0, "generator": generator, "output_type": "pt"}
-    pictures: Tensor = pipeline(PROMPT, **call, **sizes).images
+    scale = family_of(str(folder)).neutral_guidance
+    call = {"num_inference_steps": 1, "guidance_scale": scale, "generator": generator, "output_type": "pt"}
+    pictures: Tensor = pipeline(prompt=PROMPT, **call, **sizes).images
     return pictures * 2 - 1
 
 

@@ -43,6 +43,17 @@ class Conditioning:
             lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype, non_blocking=True)
         )
 
+    def half(self) -> "Conditioning":
+        """Return the conditioning on the CPU in half precision, as it is stored.
+
+        Raises:
+            ValueError: A value is infinite there; some text encoders have states beyond 65,504.
+        """
+        halved = self.to(torch.device("cpu"), torch.float16)
+        if not all(part.isfinite().all() for part in halved.parts.values()):
+            raise ValueError("its text encoder has states that half precision cannot hold")
+        return halved
+
     def expand(self, batch: int) -> "Conditioning":
         """Repeat this single prompt (B = 1) `batch` times, as a view."""
         return self._map(lambda tensor: tensor.expand(batch, *tensor.shape[1:]))

@@ -34,8 +34,6 @@ ENCODER_CLASSES: dict[str, type[PreTrainedModel]] = {
     "Qwen3Model": Qwen3Model,
     "T5EncoderModel": T5EncoderModel,
 }
-CLIP_TOKENS = 77
-"""Positions of every CLIP text encoder, for tokenizers that do not state their length."""
 
 
 class TextEncoder:
@@ -132,13 +130,8 @@ def load_tokenizer(source: str, part: str) -> Any:
         reason = _sentencepiece_error(folder / "spiece.model") or error
         raise _unreadable(source, part, reason) from None
     # Stock pipelines pad to this length, which some tokenizers do not state.
-    tokenizer.model_max_length = min(tokenizer.model_max_length, _most_tokens(family_of(source), part))
+    tokenizer.model_max_length = min(tokenizer.model_max_length, family_of(source).most_tokens(part))
     return tokenizer
-
-
-def _most_tokens(family: Family, part: str) -> int:
-    kinds = dict(zip(family.tokenizers, (kind for _, kind in family.text_encoders), strict=True))
-    return CLIP_TOKENS if kinds[part].startswith("CLIP") else family.tokens
 
 
 def _end(tokenizer: Any, ids: list[int], tokens: int, after: str) -> str | None:

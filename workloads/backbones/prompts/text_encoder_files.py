@@ -37,11 +37,12 @@ FIRST_FAMILIES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "PixAr
 """Families whose digests depend on their files and on lower case alone, so that stored prompts stay valid."""
 
 
-def encoder_digest(source: str) -> str:
+def encoder_digest(source: str, *, negative: bool = False) -> str:
     """Return a SHA-256 of everything that encoded prompts depend on.
 
     It covers the files of tokenizers and text encoders, and how the family uses them: two families may have
-    the same text encoder and take other states or lengths of it.
+    the same text encoder and take other states or lengths of it. `negative` marks prompts of what a picture
+    shall not show, before which no instruction is put.
 
     Raises:
         ValueError: A file is missing or cannot be read.
@@ -50,16 +51,17 @@ def encoder_digest(source: str) -> str:
         digest = files_digest(encoder_folder(source), _component_names(source))
     except OSError as error:
         raise ValueError(f"backbone {source!r}: {error.filename} cannot be read: {error.strerror}") from None
-    way = _way(family_of(source))
+    way = _way(family_of(source), negative)
     return hashlib.sha256(f"{way} {digest}".encode()).hexdigest() if way else digest
 
 
-def _way(family: Family) -> str:
+def _way(family: Family, negative: bool) -> str:
     """Describe the way from prompts to conditioning, as far as it is not in the files."""
     case = "lower case" if family.lowercase else ""
     if family.pipeline in FIRST_FAMILIES:
         return case
-    return repr((family.encoding, family.tokens, case, INSTRUCTIONS.get(family.encoding, "")))
+    instruction = "" if negative else INSTRUCTIONS.get(family.encoding, "")
+    return repr((family.encoding, family.tokens, case, instruction))
 
 
 def files_digest(folder: Path, subfolders: list[str]) -> str:

@@ -1,7 +1,8 @@
 """Published backbones built from the shipped configs, with random weights or none.
 
 The configs contain the values that define the architecture, as published by runwayml (SD1.5), Stability AI
-(SD2.1-base, SDXL-base-1.0) and PixArt-alpha (PixArt-XL-2-512x512).
+(SD2.1-base, SDXL-base-1.0, SD3.5-medium), PixArt-alpha (PixArt-XL-2-512x512, PixArt-Sigma),
+Efficient-Large-Model (SANA), Black Forest Labs (FLUX.2 klein) and Tongyi-MAI (Z-Image).
 """
 
 from dataclasses import replace
@@ -16,6 +17,8 @@ from workloads.backbones.file_checks import read_json
 from workloads.backbones.prompts.conditioning import Conditioning
 
 NAMES = ("sd15", "sd21-base", "sdxl", "pixart-512")
+FLOW_NAMES = ("sana-600m", "sana-1600m", "sd35-medium", "flux2-klein-4b", "z-image")
+"""Of flow matching."""
 ROOT = SHIPPED
 
 
@@ -39,9 +42,10 @@ def config(name: str, part: str) -> dict[str, Any]:
 def conditioning(backbone: Backbone, batch: int, device: str = "meta") -> Conditioning:
     """Return random embeddings in the shapes of the family's text encoders."""
     family, width = backbone.family, backbone.kind.text_width(backbone.config)
+    tokens = family.tokens + family.added_tokens
     return Conditioning(
-        torch.randn(batch, family.tokens, width, device=device),
-        torch.ones(batch, family.tokens, dtype=torch.long, device=device) if family.masked else None,
+        torch.randn(batch, tokens, width, device=device),
+        torch.ones(batch, tokens, dtype=torch.long, device=device) if family.masked else None,
         torch.randn(batch, backbone.kind.pooled_width(backbone.config), device=device)
         if family.pooled
         else None,
