@@ -41,6 +41,7 @@ def _check(plan: Plan) -> None:
     for start, source in starts:
         check_start(start, source)
     _check_attention(plan)
+    _check_flow(plan)
     for column in dict.fromkeys(column for trial in plan.trials for column in columns_of(trial.train)):
         column.digest()
     # The shipped miniatures fit, and skipping them spares their sweeps the import of diffusers.
@@ -66,6 +67,15 @@ def _check_attention(plan: Plan) -> None:
             raise ValueError(
                 f"backbone {name}: infer.attention_guidance has nasa alone, which is not defined for joint "
                 f"attention: add nag or vsf"
+            )
+
+
+def _check_flow(plan: Plan) -> None:
+    for trial in plan.trials:
+        if trial.train.flow_shift is not None and not family_of(trial.source).flow:
+            raise ValueError(
+                f"backbone {trial.backbone.name}: flow_shift is a setting of flow matching, and this "
+                f"backbone has an alpha_bar schedule: set it under train of the other backbones alone"
             )
 
 

@@ -21,7 +21,7 @@ pipeline_tag: text-to-image
 library_name: diffusers
 tags: [one-step, distillation, pg-sb]
 inference:
-  parameters: {{num_inference_steps: 1, guidance_scale: 1.0}}
+  parameters: {{num_inference_steps: 1, guidance_scale: {neutral}}}
 ---
 """
 USE = """
@@ -29,7 +29,7 @@ USE = """
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("FOLDER")
-image = pipeline("{prompt}", num_inference_steps=1, guidance_scale=1.0{more}).images[0]
+image = pipeline(prompt="{prompt}", num_inference_steps=1, guidance_scale={neutral}{more}).images[0]
 ```
 
 A negative prompt needs the project that trained the student (stock pipelines ignore it at guidance scale 1):
@@ -72,18 +72,24 @@ def model_card(
         base: folder of the student, which holds the teacher's other parts and its card.
     """
     trial, train = record.trial, record.trial.train
-    more = (
-        MINIATURE_CALLS[family_of(str(base)).pipeline] if trial.backbone.model.startswith(MINIATURE) else ""
-    )
+    family, miniature = family_of(str(base)), trial.backbone.model.startswith(MINIATURE)
+    more = MINIATURE_CALLS[family.pipeline] if miniature else ""
     lines = [
-        FRONT.format(base=split_source(trial.backbone.model)[0], licence=licence(trial.backbone.model, base)),
+        FRONT.format(
+            base=split_source(trial.backbone.model)[0],
+            licence=licence(trial.backbone.model, base),
+            neutral=family.neutral_guidance,
+        ),
         f"# {trial.name}: one network call a picture\n",
         f"A one-step student of `{trial.backbone.model}`, distilled by {DESCRIPTIONS[train.objective]} under "
         f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"
         f"{'' if train.clip is None else ', with a clamped CLIP loss'}.\n",
         f"![Samples beside the teacher]({SAMPLES})\n",
         USE.format(
-            prompt="a large red circle" if more else "a photo of a corgi", negative=negative, more=more
+            prompt="a large red circle" if more else "a photo of a corgi",
+            negative=negative,
+            more=more,
+            neutral=family.neutral_guidance,
         ),
         "## How it was made\n",
         *_table({**_making(record, prompts), **made_by}),

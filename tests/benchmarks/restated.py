@@ -21,6 +21,9 @@ from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.objectives.pgsb_draws import PGSBDraws
 from workloads.settings.train import TrainSettings
 
+RESTATED = ("unet-epsilon", "unet-v", "pixart")
+"""Miniatures that the published scripts, and so the restated loop, have the conversions for."""
+
 
 class RestatedLoop:
     """The student, and the network with an adapter that is teacher and fake score by turns."""

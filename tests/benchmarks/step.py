@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.benchmarks.arguments import at_least, new_file
 from tests.benchmarks.loops import LOOPS, Bench, Loop, Ours, make_bench
 from tests.benchmarks.memory import peak_bytes
-from workloads.miniature import TEACHERS
+from tests.benchmarks.restated import RESTATED
 from workloads.settings.train import StepSettings
 
 WARM_UP, COMPARED = 3, 5
@@ -50,7 +50,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     cuda = torch.cuda.is_available()
-    shapes = ("sd15", "sd21-base", "pixart-512") if cuda else TEACHERS
+    shapes = ("sd15", "sd21-base", "pixart-512") if cuda else RESTATED
     parser.add_argument("--backbones", nargs="+", default=shapes, help=f"default: {' '.join(shapes)}")
     parser.add_argument("--batch", type=at_least(1), default=16, help="samples of a step")
     parser.add_argument("--rounds", type=at_least(2), default=20, help="pairs of steps that are timed")

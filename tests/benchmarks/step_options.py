@@ -22,8 +22,8 @@ import torch
 from tests.benchmarks.arguments import at_least, new_file
 from tests.benchmarks.loops import Bench, Ours, make_bench
 from tests.benchmarks.memory import peak_bytes
+from tests.benchmarks.restated import RESTATED
 from tests.benchmarks.step import pairs, two_steps
-from workloads.miniature import TEACHERS
 from workloads.settings.train import StepSettings
 from workloads.training.step import PlainEngine
 
@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = [name for name in VARIANTS if name != DEFAULT]
-    backbones = ["sd15"] if device == "cuda" else TEACHERS
+    backbones = ["sd15"] if device == "cuda" else RESTATED
     parser.add_argument("--backbones", nargs="+", default=backbones, help=f"default: {' '.join(backbones)}")
     parser.add_argument(
         "--options", nargs="+", choices=options, default=options, metavar="NAME", help=f"of {options}"

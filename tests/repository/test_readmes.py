@@ -43,6 +43,13 @@ RUN = {
     "--set resources.workers=1 --set budget.price_per_gpu_hour=3.5": (
         "tests/orchestrator/planning/test_estimate.py::test_readme_shows_the_plans"
     ),
+    "python -m orchestrator.run sweeps/flow.yaml --plan": (
+        "tests/orchestrator/planning/test_estimate.py::test_readme_shows_the_plans"
+    ),
+    "python -m orchestrator.run sweeps/flow.yaml --plan --set resources.gpu=H200 "
+    "--set resources.workers=1 --set budget.price_per_gpu_hour=3.5": (
+        "tests/orchestrator/planning/test_estimate.py::test_readme_shows_the_plans"
+    ),
     "python -m orchestrator.run sweeps/backbones.yaml --plan --set resources.gpu=A100-40GB "
     "--set budget.price_per_gpu_hour=3.75": (
         "tests/orchestrator/planning/test_estimate.py::test_readme_shows_the_plans"

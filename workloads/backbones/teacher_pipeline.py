@@ -32,7 +32,8 @@ def open_pipeline(source: str, device: str = "cpu") -> DiffusionPipeline:
         ValueError: A part cannot be opened.
     """
     family, index = family_of(source), model_index(source)
-    dtype = torch.float16 if device == "cuda" else torch.float32
+    half = torch.bfloat16 if family.flow else torch.float16  # as they are published
+    dtype = half if device == "cuda" else torch.float32
     parts: dict[str, Any] = {
         family.network: load_network(source, family, dtype),
         "vae": load_model(AUTOENCODERS[family.autoencoder].model, source, "vae", dtype),

@@ -211,6 +211,7 @@ def test_home_folder_is_written_as_tilde(
             "backbones.pixart.start_timestep=900",
             r"start_timestep 900 is outside the schedule of .*, 1\.\.401",
         ),
+        ("train.flow_shift=3", r"backbone \S+: flow_shift is a setting of flow matching"),
     ],
 )
 def test_settings_that_do_not_fit_the_backbone(
@@ -219,3 +220,19 @@ def test_settings_that_do_not_fit_the_backbone(
     edited("scheduler/scheduler_config.json", num_train_timesteps=401)(folder)
     sweep = written(tmp_path, SWEEP.replace("miniature/pixart", str(folder)))
     refused(capsys, pattern, sweep, "--storage", str(tmp_path / "results"), "--set", change)
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        ("infer.pictures=8", r"backbone \S+: infer.attention_guidance has nasa alone"),
+        ("train.nasa_interval=[0, 1]", r"backbone \S+: nasa_interval needs cross-attention"),
+    ],
+)
+def test_nasa_is_refused_for_joint_attention(
+    change: str, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SWEEP.replace("miniature/pixart", "miniature/sd3")
+    text += "negative_prompts: {source: miniature:4}\n" if "nasa_interval" in change else ""
+    refused(capsys, pattern, written(tmp_path, text), "--storage", str(tmp_path / "results"), "--set", change)

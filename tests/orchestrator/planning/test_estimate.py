@@ -31,7 +31,7 @@ from workloads.training.memory_estimate import StepTask, step_needs
 from workloads.training.step import train_step
 
 REPOSITORY = Path(__file__).parents[3]
-BACKBONES = REPOSITORY / "sweeps/backbones.yaml"
+BACKBONES, FLOW = REPOSITORY / "sweeps/backbones.yaml", REPOSITORY / "sweeps/flow.yaml"
 README = REPOSITORY / "orchestrator/planning/README.md"
 CHECKPOINTING = "resources.step.activation_checkpointing=true"
 
@@ -138,10 +138,14 @@ def test_unknown_backbone_is_planned_with_gaps() -> None:
     assert re.search(r"sd15-\S+ .* \?  +\?  +\?", text) and "time: unknown" in text
 
 
-MACHINES = {
-    "4 x A100-40GB": (),
-    "1 x H200": ("resources.gpu=H200", "resources.workers=1", "budget.price_per_gpu_hour=3.5"),
+H200 = ("resources.gpu=H200", "resources.workers=1", "budget.price_per_gpu_hour=3.5")
+PLANS = {
+    "4 x A100-40GB": (BACKBONES, ()),
+    "1 x H200": (BACKBONES, H200),
+    "4 x A100-80GB": (FLOW, ()),
+    "1 x H200, flow": (FLOW, H200),
 }
+"""The sweep file and the settings of each table, by its title in the README."""
 
 
 def test_readme_shows_the_refusal() -> None:
@@ -150,12 +154,15 @@ def test_readme_shows_the_refusal() -> None:
     assert str(caught.value).partition(": ")[2] in " ".join(README.read_text().split())
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-def test_readme_shows_the_plans(machine: str) -> None:
-    text = describe_plan(planned(*MACHINES[machine]), "x", "y")
+@pytest.mark.parametrize("title", PLANS)
+def test_readme_shows_the_plans(title: str) -> None:
+    file, settings = PLANS[title]
+    plan = make_plan(load_sweep(file, list(settings)))
+    check_memory(plan)
+    text = describe_plan(plan, "x", "y")
     readme = README.read_text()
-    shown = readme.split(f"{machine}:\n\n```text\n")[1].split("```")[0].splitlines()
-    assert len(shown) == len(planned().trials) + 2
+    shown = readme.split(f"\n{title}:\n\n```text\n")[1].split("```")[0].splitlines()
+    assert len(shown) == len(plan.trials) + 2
     for line in shown:
         assert line in text.splitlines(), line
 

@@ -1,5 +1,6 @@
 """Operations on a batch of conditioning apply to every part of it."""
 
+import pytest
 import torch
 
 from workloads.backbones.prompts.conditioning import Conditioning, concatenate
@@ -46,3 +47,11 @@ def test_mask_keeps_its_dtype() -> None:
 def test_missing_parts_stay_absent() -> None:
     plain = Conditioning(torch.zeros(2, 3, 4))
     assert list(concatenate([plain, plain])[:1].parts) == ["embeddings"]
+
+
+def test_states_beyond_half_precision_are_refused() -> None:
+    text = Conditioning(torch.ones(1, 2, 3), torch.ones(1, 2, dtype=torch.long))
+    assert text.half().embeddings.dtype == torch.float16
+    text.embeddings[0, 0, 0] = 1e5
+    with pytest.raises(ValueError, match="half precision cannot hold"):
+        text.half()

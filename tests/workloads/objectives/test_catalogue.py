@@ -26,7 +26,7 @@ from workloads.students.ema import AverageWeights, copy_weights
 from workloads.students.student import decode, generate, load_autoencoder, new_student
 from workloads.training.step import apply_settings, make_engines, train_step
 
-START = {"unet-epsilon": 300, "unet-v": 500, "pixart": 400}
+START = {"unet-epsilon": 300, "unet-v": 500, "pixart": 400, "sana": 999, "sd3": 999}
 LORA = LoraSettings(8, 8, ("all",))
 PLAIN = TrainSettings(batch_size=4, learning_rate=1e-4, fake_score_learning_rate=2e-3, lora=LORA)
 ARMS = {

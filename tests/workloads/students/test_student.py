@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
 from workloads.backbones.backbone import load_backbone
+from workloads.backbones.families import family_of
 from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.backbones.prompts.text_encoder_files import encoder_digest
 from workloads.backbones.teacher_pipeline import call_arguments
@@ -23,7 +24,7 @@ PROMPTS = ["a large red circle", "a tiny blue square on a white background"]
 @pytest.mark.parametrize("teacher", TEACHERS)
 def test_stock_pipeline_matches_generate(teacher: str, tmp_path: Path) -> None:
     source = str(WEIGHTS / teacher)
-    backbone = load_backbone(source, start_timestep=700)
+    backbone = load_backbone(source, start_timestep=None if family_of(source).flow else 700)
     student = new_student(backbone).eval()
     save_student(backbone, student, tmp_path / "student")
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "student")
@@ -45,7 +46,7 @@ def test_stock_pipeline_matches_generate(teacher: str, tmp_path: Path) -> None:
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("teacher", ["unet-epsilon", "unet-v", "pixart"])
 @pytest.mark.parametrize("start", [400, 700, 999])
 def test_one_step_scheduler_keeps_alpha_bar(teacher: str, start: int) -> None:
     source = str(WEIGHTS / teacher)
@@ -54,6 +55,13 @@ def test_one_step_scheduler_keeps_alpha_bar(teacher: str, start: int) -> None:
     assert scheduler.timesteps.tolist() == [start]
     betas = DDIMScheduler.from_pretrained(source, subfolder="scheduler").betas
     assert torch.equal(scheduler.alphas_cumprod, (1 - betas).cumprod(0)[: start + 1])
+
+
+@pytest.mark.parametrize("teacher", [name for name in TEACHERS if family_of(str(WEIGHTS / name)).flow])
+def test_one_step_of_flow_matching_starts_at_noise(teacher: str) -> None:
+    scheduler = one_step_scheduler(load_backbone(str(WEIGHTS / teacher)))
+    scheduler.set_timesteps(1)
+    assert (scheduler.timesteps.tolist(), scheduler.sigmas.tolist()) == ([1000.0], [1.0, 0.0])
 
 
 def test_unets_share_a_text_encoder() -> None:

@@ -41,10 +41,13 @@ def miniature(name: str) -> Architecture:
 
 
 def texts(backbone: Backbone, rows: int) -> Conditioning:
-    family, config = backbone.family, backbone.config
-    width = config["cross_attention_dim" if family.network == "unet" else "caption_channels"]
-    mask = torch.ones((rows, family.tokens), dtype=torch.long) if family.masked else None
-    return Conditioning(torch.randn(rows, family.tokens, width).to(backbone.dtype), mask)
+    family, kind, config = backbone.family, backbone.kind, backbone.config
+    embeddings = torch.randn(rows, family.tokens + family.added_tokens, kind.text_width(config)).to(
+        backbone.dtype
+    )
+    mask = torch.ones(embeddings.shape[:2], dtype=torch.long) if family.masked else None
+    pooled = torch.randn(rows, kind.pooled_width(config)).to(backbone.dtype) if family.pooled else None
+    return Conditioning(embeddings, mask, pooled)
 
 
 def train_twice(name: str, train: TrainSettings, settings: StepSettings) -> None:
