@@ -9,7 +9,7 @@ pipeline folder per teacher, the judge, and the CLIP model. `gallery/` holds pic
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-TEACHERS = ("unet-epsilon", "unet-v", "pixart", "sd3")
+TEACHERS = ("unet-epsilon", "unet-v", "pixart", "sana", "sd3")
 """Folders of the shipped teachers under `WEIGHTS`."""
 CLIP = "miniature/clip"
 """Name of the shipped CLIP model in settings."""

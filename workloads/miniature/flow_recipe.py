@@ -194,7 +194,7 @@ TEACHERS = {
     "sd3": Teacher(flow_networks.assemble_sd3, _sd3, PIXELS),
 }
 STAGES = {
-    "sana": Stage("sana", 12_000, 12_000, 1.2e-3, position_steps=150, layout_steps=600),
+    "sana": Stage("sana", 12_000, 4_000, 1.2e-3, position_steps=150, layout_steps=600),
     "sana-polish": Stage("sana", 2_000, 2_000, 6e-4, polish=True),
     "sd3": Stage("sd3", 12_000, 4_000, 1.2e-3),
     "sd3-polish": Stage("sd3", 1_500, 1_500, 6e-4, polish=True),
