@@ -25,7 +25,6 @@ TEACHER_ACCURACY = {"sana": 0.985, "sd3": 0.989}
 @pytest.mark.parametrize("teacher", TEACHER_ACCURACY)
 def test_student_reaches_95_percent_of_its_teacher(teacher: str) -> None:
     training = Training(teacher, TRAIN)
-    training.objective.backbone = training.backbone.with_flow_shift(TRAIN.flow_shift)
     bar = 0.95 * TEACHER_ACCURACY[teacher]
     assert training.accuracy(256) < bar - 0.03
     training.steps(TRAIN.steps)

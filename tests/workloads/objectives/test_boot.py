@@ -87,12 +87,12 @@ def test_losses_and_gradient(prediction: Prediction) -> None:
     networks = {STUDENT: bench.student}
     (update,) = bench.objective.updates(networks, Batch(bench.prompts), bench.draws, 1)
     bootstrap, boundary = bench.expected()
-    torch.testing.assert_close(update.metrics["bootstrap_loss"], bootstrap.detach(), rtol=1e-9, atol=0)
-    torch.testing.assert_close(update.metrics["boundary_loss"], boundary.detach(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(update.metrics["bootstrap_loss"], bootstrap.detach(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(update.metrics["boundary_loss"], boundary.detach(), rtol=1e-10, atol=0)
     parameters = list(bench.student.parameters())
     expected = torch.autograd.grad(bootstrap + 0.3 * boundary, parameters)
     for got, want in zip(torch.autograd.grad(update.loss, parameters), expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-10)
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
     assert any(want.abs().max() > 1e-6 for want in expected)
 
 
