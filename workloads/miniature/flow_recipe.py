@@ -3,7 +3,8 @@
     python -m workloads.miniature.flow_recipe STAGE ... [--out DIR] [--threads N]
 
 Every stage is deterministic in its seed. `sana-vae` trains the autoencoder of `sana`; `sd3` uses that of the
-other miniatures. With half a core of a busy server, `sana` and its polish took 51 min, `sd3` and its polish 55 min.
+other miniatures. With half a core of a busy server, `sana` and its polish took 51 min, `sd3` and its polish
+55 min.
 
 Shapes: B batch, N pictures, P pixels a side, C latent channels, H latent size.
 """
