@@ -1,7 +1,6 @@
 """The shared part of the scorers of the miniature world: its judge, and a check of the image size.
 
-Shapes: B batch, P image height and width in pixels (16 or a multiple, which the judge averages down), F = 64
-features.
+Shapes: B batch, P image height and width in pixels (16, or 32 that the judge averages down), F = 64 features.
 """
 
 from abc import ABC
@@ -36,10 +35,9 @@ class JudgeScorer(Scorer, ABC):
     def _judge_for(self, images: Tensor) -> Judge:
         if self._judge is None:
             raise RuntimeError(f"scorer {self.name!r}: call load before measure")
-        channels, height, width = images.shape[1:]
-        if channels != 3 or height != width or height % PIXELS:
+        if tuple(images.shape[1:]) not in [(3, side, side) for side in (PIXELS, 2 * PIXELS)]:
             raise ValueError(
-                f"scorer {self.name!r} needs {PIXELS} x {PIXELS} images of the miniature world, or a "
-                f"multiple, not {tuple(images.shape[1:])}; remove it from evaluate.scorers for this backbone"
+                f"scorer {self.name!r} needs {PIXELS} x {PIXELS} images of the miniature world, or twice the "
+                f"size, not {tuple(images.shape[1:])}; remove it from evaluate.scorers for this backbone"
             )
         return self._judge

@@ -51,7 +51,7 @@ def test_batches_and_summary_without_the_judge() -> None:
 
 def test_other_image_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"remove it from evaluate\.scorers"):
-        AttributeAccuracy().score(torch.zeros(1, 3, 32, 32), ["a circle"])
+        AttributeAccuracy().score(torch.zeros(1, 3, 48, 48), ["a circle"])
 
 
 def test_contact_sheet_layout() -> None:
