@@ -37,7 +37,7 @@ def write_shard(
         ValueError: a value of the conditioning is infinite in half precision.
     """
     columns = {"prompt": pa.array(prompts)}
-    parts = {**conditioning.half().parts, **{EXTRA + name: part.half() for name, part in extra.items()}}
+    parts = {**conditioning.half().parts, **{EXTRA + name: part for name, part in extra.items()}}
     for name, part in parts.items():
         rows = part.to("cpu", torch.float16 if part.is_floating_point() else torch.int8).flatten(1).numpy()
         columns[name] = pa.FixedSizeListArray.from_arrays(rows.reshape(-1), rows.shape[1])
