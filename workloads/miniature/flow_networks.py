@@ -24,11 +24,16 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
 )
 
-from workloads.miniature.networks import LATENT_SIZE, SPECIAL, TOKENS, tokenizer, word_tokenizer
+from workloads.miniature.networks import (
+    LATENT_SIZE,
+    SPECIAL,
+    TOKENS,
+    t5_text_encoder,
+    tokenizer,
+    word_tokenizer,
+)
 from workloads.miniature.world import vocabulary
 
 SANA_PIXELS = 32
@@ -131,23 +136,6 @@ def projecting_clip(width: int) -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(config)
 
 
-def t5() -> T5EncoderModel:
-    """Return the untrained third text encoder of `sd3`."""
-    config = T5Config(
-        vocab_size=len(SPECIAL) + len(vocabulary()),
-        d_model=T5_WIDTH,
-        d_kv=32,
-        d_ff=2 * T5_WIDTH,
-        num_layers=2,
-        num_heads=2,
-        dropout_rate=0.0,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=0,
-        eos_token_id=2,
-    )
-    return T5EncoderModel(config)
-
-
 def sd3_transformer() -> SD3Transformer2DModel:
     """Return an untrained transformer of 1.8 M parameters, with a second attention in its first two layers.
 
@@ -199,6 +187,6 @@ def assemble_sd3(vae: AutoencoderKL) -> DiffusionPipeline:
         tokenizer=clip_tokenizer(),
         text_encoder_2=projecting_clip(second),
         tokenizer_2=clip_tokenizer(),
-        text_encoder_3=t5(),
+        text_encoder_3=t5_text_encoder(T5_WIDTH),
         tokenizer_3=tokenizer(start=False),
     )

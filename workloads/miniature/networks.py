@@ -108,13 +108,13 @@ def clip_text_encoder() -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def t5_text_encoder() -> T5EncoderModel:
-    """Return the untrained text encoder of the transformer."""
+def t5_text_encoder(width: int = TEXT_WIDTH) -> T5EncoderModel:
+    """Return an untrained T5 text encoder, by default that of PixArt."""
     config = T5Config(
         vocab_size=len(SPECIAL) + len(vocabulary()),
-        d_model=TEXT_WIDTH,
+        d_model=width,
         d_kv=32,
-        d_ff=2 * TEXT_WIDTH,
+        d_ff=2 * width,
         num_layers=2,
         num_heads=2,
         dropout_rate=0.0,
