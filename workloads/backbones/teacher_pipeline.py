@@ -76,7 +76,7 @@ def generate_images(
     guidance_scale: float,
     seed: int = 0,
 ) -> Tensor:
-    """Return an image for each prompt, (B, 3, P, P) in [-1, 1], on the CPU.
+    """Return an image for each prompt, (B, 3, P, P) in [-1, 1], contiguous and on the CPU.
 
     A `guidance_scale` of 1 means none, whatever the pipeline's own convention.
     """
@@ -94,7 +94,8 @@ def generate_images(
             **call_arguments(pipeline),
         ).images
         parts.append(torch.as_tensor(images).float().cpu() * 2 - 1)
-    return torch.cat(parts)
+    # Some autoencoders return channels last.
+    return torch.cat(parts).contiguous()
 
 
 def call_arguments(pipeline: DiffusionPipeline) -> dict[str, Any]:

@@ -79,9 +79,10 @@ def decode_batch_size(latent_size: int) -> int:
 
 @torch.no_grad()
 def decode(vae: Autoencoder, latents: Tensor) -> Tensor:
-    """Decode latents (B, C, H, H) to pictures (B, 3, P, P) in [-1, 1], on the CPU."""
+    """Decode latents (B, C, H, H) to pictures (B, 3, P, P) in [-1, 1], contiguous and on the CPU."""
     parts = torch.split(latents.float(), decode_batch_size(latents.shape[-1]))
-    return torch.cat([decode_latents(vae, part).clamp(-1, 1).cpu() for part in parts])
+    # Some autoencoders return channels last.
+    return torch.cat([decode_latents(vae, part).clamp(-1, 1).cpu() for part in parts]).contiguous()
 
 
 @torch.no_grad()

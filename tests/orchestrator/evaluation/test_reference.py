@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from orchestrator.common.storage import Store
@@ -12,8 +13,11 @@ from orchestrator.config.evaluation_schema import Evaluate, Teacher
 from orchestrator.evaluation.make_reference import make_reference
 from orchestrator.evaluation.reference import load_reference, score_pictures, scored_prompts
 from tests.support import tiny_sdxl
+from workloads.backbones.backbone import load_backbone
 from workloads.backbones.prompts.text_encoder import TextEncoder
+from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.miniature.world import named_attributes, random_scene, render
+from workloads.students.student import decode, load_autoencoder
 
 
 def test_pooled_embeddings_are_kept(tmp_path: Path) -> None:
@@ -28,6 +32,17 @@ def test_pooled_embeddings_are_kept(tmp_path: Path) -> None:
             torch.testing.assert_close(read.parts[name].float(), part, rtol=1e-3, atol=1e-3)
     assert reference.teacher_sheet.shape == (2, 3, 16, 16)
     assert reference.cut == tuple(evaluate.sheet_prompts[1:])
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_each_miniature_has_a_reference(teacher: str, tmp_path: Path) -> None:
+    """SANA's autoencoder returns channels last, which safetensors does not write."""
+    source, store = str(WEIGHTS / teacher), str(tmp_path)
+    evaluate = Evaluate(sheet_prompts=["a red circle"], scorers=[], teacher=Teacher(steps=1))
+    sheet = load_reference(Store(store), make_reference(source, evaluate, None, store)).teacher_sheet
+    assert sheet.is_contiguous()
+    student = load_backbone(source)
+    assert decode(load_autoencoder(source), torch.randn(1, *student.latent_shape)).is_contiguous()
 
 
 MINIATURE_CLIP = {"name": "clip", "weights": "miniature/clip"}
