@@ -102,6 +102,8 @@ class InferenceJob:
     """Folder of the student in the storage."""
     folder: str
     """Folder of the sweep in the storage."""
+    gpus: float
+    """GPUs that it holds, of which it may use that share of the memory; 0: it draws on a CPU."""
 
     @property
     def drawn(self) -> str:

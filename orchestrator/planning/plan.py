@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.common.digests import digest
+from orchestrator.common.gpu_sharing import holders
 from orchestrator.config.ranking import RANKING_METRICS
 from orchestrator.config.renamed_settings import in_old_form
 from orchestrator.config.schema import BackboneEntry, Range, Sweep, TrainValues, Values, draw
@@ -105,7 +106,7 @@ class Plan:
         return DRIVER_CPUS + self.sweep.resources.workers * self.sweep.resources.cpus_per_worker
 
     @property
-    def gpus_per_trial(self) -> int:
+    def gpus_per_trial(self) -> float:
         return self.sweep.resources.workers * self.sweep.resources.gpus_per_worker
 
 
@@ -119,7 +120,7 @@ def max_concurrent_inference_trials(plan: Plan, cpus: float, gpus: float, traini
     assert plan.infer is not None
     infer = plan.infer.infer
     if infer.gpus:
-        return 1 + int(gpus / infer.gpus)
+        return 1 + holders(gpus, infer.gpus)
     free = cpus - trainings * plan.cpus_per_trial - DRIVER_CPUS
     return max(1, min(int(cpus), int(free / DRIVER_CPUS + 1e-6)))
 

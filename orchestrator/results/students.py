@@ -157,6 +157,7 @@ class Students:
             root=self.store.root,
             student=self._folder(trial, "student"),
             folder=self._plan.sweep.name,
+            gpus=plan.infer.gpus,
         )
 
     def _folder(self, trial: Trial, name: str) -> str:

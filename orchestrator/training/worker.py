@@ -17,6 +17,7 @@ from torch import Tensor
 from orchestrator.common.devices import process_device
 from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
+from orchestrator.common.gpu_sharing import limit_gpu_memory
 from orchestrator.common.storage import Store
 from orchestrator.data.shard_order import advance
 from orchestrator.evaluation.evaluator import Evaluator
@@ -60,6 +61,8 @@ class TrainWorker:
         self.job, self.train, self._asked = job, job.trial.train, asked
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         cuda = process_device() == "cuda" and job.resources.gpus_per_worker > 0
+        if cuda:
+            limit_gpu_memory(job.resources.gpus_per_worker)
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         half = self.train.precision == "bf16" or (self.train.precision == "auto" and cuda)
         self.store = Store(job.root)
