@@ -113,6 +113,8 @@ class TrialRow:
     checkpoint: str
     checkpoint_sha256: str
     zero_stage: int
+    seconds_per_picture: float | None = None
+    """Seconds in which the student drew a picture for its scores; None if it was not measured."""
 
     @property
     def metrics(self) -> list[str]:
