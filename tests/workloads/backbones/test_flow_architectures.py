@@ -23,7 +23,7 @@ from workloads.backbones.shape_checks import encoder_constructor
 from workloads.layers.lora import AdaptedLayer, FakeScore
 from workloads.layers.transformer_blocks import compile_blocks, transformer_blocks
 from workloads.settings.train import LoraSettings
-from workloads.students.student import one_step_scheduler
+from workloads.students.schedulers import one_step_scheduler
 
 
 @dataclass(frozen=True)
