@@ -60,8 +60,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Readable name: backbone, arm (or objective, interval and steps of the student), seed, and the digest's
-        beginning."""
+        """Readable name: backbone, arm (or objective, interval, student's steps), and digest."""
         if self.arm:
             return f"{self.backbone.name}-{self.arm}-s{self.train.seed}-{self.digest[:4]}"
         of = "" if self.train.objective == "pgsb" else f"-{self.train.objective}"

@@ -117,6 +117,11 @@ class TrialRow:
     """Seconds in which the student drew a picture for its scores; None if it was not measured."""
 
     @property
+    def student_steps(self) -> int:
+        """Network calls with which the student draws; 1 in results of earlier versions."""
+        return int(self.settings.get("student_steps", 1))
+
+    @property
     def metrics(self) -> list[str]:
         """Names of all metrics of the second search, in their order."""
         return list(dict.fromkeys(metric for arm in self.curve for metric in arm.metrics))

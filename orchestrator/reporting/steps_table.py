@@ -18,8 +18,8 @@ def steps_parts(rows: Sequence[TrialRow]) -> list[str]:
     heads = ["backbone", "steps", "students", *(metric.replace("_", " ") for metric in metrics)]
     return [
         "<h2>Quality and time by the student's steps</h2>",
-        "<p>A step is one network call. Means over the students. Time is that of a picture, in batches, drawn "
-        "and decoded where the scores are measured, beside whatever else ran there.</p>",
+        "<p>A step is one network call. Means over the students. Time is that of a picture, in batches, "
+        "drawn and decoded where the scores are measured, beside whatever else ran there.</p>",
         table([*heads, "ms a picture"], _lines(groups, metrics)),
     ]
 

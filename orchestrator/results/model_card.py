@@ -111,8 +111,9 @@ def _introduction(trial: Trial) -> list[str]:
     draws = "in one step" if train.student_steps == 1 else f"in {train.student_steps} steps"
     return [
         f"# {trial.name}: {network_calls(train.student_steps)} of the network a picture\n",
-        f"A student of `{trial.backbone.model}` that draws {draws}, distilled by {DESCRIPTIONS[train.objective]} "
-        f"under {'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"
+        f"A student of `{trial.backbone.model}` that draws {draws}, distilled by "
+        f"{DESCRIPTIONS[train.objective]} under "
+        f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"
         f"{'' if train.clip is None else ', with a clamped CLIP loss'}.\n",
     ]
 

@@ -38,7 +38,7 @@ class Backbone:
     """The teacher's network, frozen and in evaluation mode."""
     schedule: NoiseSchedule
     start_timestep: int
-    """Timestep at which a student of one step is called with pure noise, and about which one of several is."""
+    """Timestep at which a student is called with pure noise; for one of several steps see `rungs`."""
     latent_scale: int = 8
     """Pixels per side of one latent."""
     latent_size: int | None = None
@@ -123,9 +123,7 @@ class Backbone:
         output = self.predict(network, latents, timestep, conditioning)
         return self.schedule.to_epsilon(output, latents, timestep)
 
-    def one_step(
-        self, network: Network, noisy: Tensor, conditioning: Conditioning, rung: int = 0
-    ) -> Tensor:
+    def one_step(self, network: Network, noisy: Tensor, conditioning: Conditioning, rung: int = 0) -> Tensor:
         """Return the student's latents x_0 (B, C, H, H) for its input `noisy` (B, C, H, H), in one call.
 
         At rung 0 the input is pure noise z. In one step x_0 = (z - sigma_s epsilon) / alpha_s at the start
@@ -139,7 +137,7 @@ class Backbone:
         return at.schedule.to_latents(output, noisy, timestep)
 
     def renoise(self, latents: Tensor, noise: Tensor, rung: int) -> Tensor:
-        """Return the student's input (B, C, H, H) at `rung`, from 1, given x_0 and noise, both (B, C, H, H)."""
+        """Return the student's input at `rung`, from 1, given x_0 and noise; all (B, C, H, H)."""
         assert self.rungs is not None, "a student of one step is called once"
         return self.rungs.alpha[rung] * latents + self.rungs.sigma[rung] * noise
 

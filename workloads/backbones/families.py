@@ -260,8 +260,8 @@ def check_student_steps(source: str, family: Family, start: int, steps: int) -> 
     """
     if family.flow and start != family.start_timestep:
         raise ValueError(
-            f"start_timestep {start} of {source!r}: in flow matching a student of {steps} steps starts at pure "
-            f"noise: leave start_timestep out"
+            f"start_timestep {start} of {source!r}: in flow matching a student of {steps} steps starts at "
+            f"pure noise: leave start_timestep out"
         )
     if start + 1 < 2 * steps:
         raise ValueError(

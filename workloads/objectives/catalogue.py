@@ -35,7 +35,7 @@ def make_objective(
             rungs of another number of steps than `train`; see `with_student_steps`.
     """
     if backbone.student_steps != train.student_steps:
-        raise ValueError(f"the backbone is for {backbone.student_steps} steps, train for {train.student_steps}")
+        raise ValueError(f"the backbone is for {backbone.student_steps} steps, not {train.student_steps}")
     backbone = backbone.with_flow_shift(train.flow_shift)
     if train.objective == "boot":
         return BOOT(backbone, null, train)

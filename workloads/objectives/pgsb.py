@@ -12,9 +12,9 @@ With `weighting: dmd` the gradient is DMD's (arXiv 2311.18828; normalised as in 
 difference of the two predictions of x_0, (x_fake - x_teacher) / mean |x_0 - x_teacher|, where the mean is
 over one sample.
 
-A student of N steps (`Backbone.rungs`) has one of them trained in each step of the training, in turn: the same
-in all rows and workers. Its input is what the student itself draws up to there, without gradient; the x_0
-that it predicts takes the place of f(z, y) above (DMD2, arXiv 2405.14867, sec. 4.5).
+A student of N steps (`Backbone.rungs`) has one of them trained in each step of the training, in turn: the
+same in all rows and workers. Its input is what the student itself draws up to there, without gradient; the
+x_0 that it predicts takes the place of f(z, y) above (DMD2, arXiv 2405.14867, sec. 4.5).
 
 With negative prompts y- (NASA-T; SNOOPI v3, sec. 5.3) the student generates under NASA at a strength
 alpha ~ U(0, 1), the teacher is guided against y- instead of the empty prompt, and the fake score does

@@ -96,8 +96,8 @@ class Generator:
     ) -> Tensor:
         """Return one picture per seed, (N, 3, X, X) in [-1, 1], with a network call for each step of a batch.
 
-        The noise of a picture is that of a stock pipeline with a generator of its seed, as far as the pipeline
-        uses its generator: those of SD3, FLUX.2 and Z-Image draw the noise of later steps from torch's own.
+        The noise of a picture is that of a stock pipeline with a generator of its seed, as far as the
+        pipeline uses its generator: those of SD3, FLUX.2 and Z-Image draw later noise from torch's own.
 
         `strength` is the guidance scale of the negative prompt; None stands for the student's default.
         Without a negative prompt it has no effect.

@@ -3,23 +3,23 @@
 A student of N steps calls it at N levels, its rungs. The scheduler that is saved with the student fixes them,
 and the training reads them from the same object, so that a stock pipeline draws as the student was trained:
 
-    x = z;   x_0 = f(x, rung i),  x = alpha x_0 + sigma e  at rung i + 1  (e new noise);   the last x_0 is drawn
+    x = z;  at rung i  x_0 = f(x, i),  then  x = alpha_{i+1} x_0 + sigma_{i+1} e  with new noise e;  the last
+    x_0 is drawn
 
-N = 1: see `one_step_scheduler`. N = 2 or 4 is multistep sampling of consistency models (Song et al. 2023, arXiv
-2303.01469, algorithm 1), which DMD2 uses too: LCMScheduler does it for alpha_bar schedules, and
+N = 1: see `one_step_scheduler`. N = 2 or 4 is multistep sampling of consistency models (Song et al. 2023,
+arXiv 2303.01469, algorithm 1), which DMD2 uses too: LCMScheduler does it for alpha_bar schedules, and
 FlowMatchEulerDiscreteScheduler with `stochastic_sampling` for flow matching.
 """
 
 from dataclasses import replace
 from typing import Any
 
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+from diffusers import ConfigMixin, DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
 from workloads.backbones.backbone import Backbone, load_scheduler_config
 from workloads.backbones.families import check_student_steps
 from workloads.backbones.noise_schedule import SCHEDULER_STEPS, NoiseSchedule, betas_of, flow_shift
 
-StudentScheduler = DDIMScheduler | LCMScheduler | FlowMatchEulerDiscreteScheduler
 EXACT_SCALING = 1e6
 """LCM's `timestep_scaling` at which its network's output is x_0 but for rounding, not a blend with x_t.
 
@@ -54,10 +54,13 @@ def student_steps(config: dict[str, Any]) -> int:
     return round(1 / config["shift_terminal"]) if config.get("stochastic_sampling") else 1
 
 
-def student_scheduler(backbone: Backbone) -> StudentScheduler:
+def student_scheduler(backbone: Backbone) -> ConfigMixin:
     """Return the scheduler that is saved with a student of the backbone's number of steps."""
     steps = backbone.student_steps
-    return one_step_scheduler(backbone) if steps == 1 else _several_step_scheduler(backbone, steps)
+    scheduler: ConfigMixin = (
+        one_step_scheduler(backbone) if steps == 1 else _several_step_scheduler(backbone, steps)
+    )
+    return scheduler
 
 
 def one_step_scheduler(backbone: Backbone) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
@@ -81,13 +84,11 @@ def one_step_scheduler(backbone: Backbone) -> DDIMScheduler | FlowMatchEulerDisc
     )
 
 
-def _several_step_scheduler(
-    backbone: Backbone, steps: int
-) -> LCMScheduler | FlowMatchEulerDiscreteScheduler:
+def _several_step_scheduler(backbone: Backbone, steps: int) -> LCMScheduler | FlowMatchEulerDiscreteScheduler:
     """Return a stock scheduler whose `set_timesteps(steps)` gives evenly spaced rungs.
 
-    In flow matching they are t = 1, (N - 1) / N, ..., 1 / N. `shift_terminal` makes them so, both in pipelines
-    that ask for N steps and in those that pass N sigmas from 1 to 1 / N (FLUX.2, Z-Image).
+    In flow matching they are t = 1, (N - 1) / N, ..., 1 / N. `shift_terminal` makes them so, both in
+    pipelines that ask for N steps and in those that pass N sigmas from 1 to 1 / N (FLUX.2, Z-Image).
     """
     if backbone.schedule.is_flow:
         return FlowMatchEulerDiscreteScheduler(

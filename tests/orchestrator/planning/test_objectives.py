@@ -89,7 +89,10 @@ REFUSED = [
     (["train.fake_score_interval=[1, 3]", "train.guided=teacher"], r"but guided is teacher"),
     (["train.student_lora={rank: 0}"], r"train.student_lora.rank: must be at least 1"),
     ([BOOT, "train.student_steps=4"], r"train.student_steps: must be 1 for the objective boot, not 4"),
-    (["train.student_steps=4", "backbones.pixart.start_timestep=6"], r"start_timestep 6 of 'pixart': too small "),
+    (
+        ["train.student_steps=4", "backbones.pixart.start_timestep=6"],
+        r"start_timestep 6 of 'pixart': too small",
+    ),
 ]
 
 
@@ -116,7 +119,7 @@ def test_memory_depends_on_the_objective(tmp_path: Path) -> None:
 
 
 def test_plan_shows_steps_of_students(tmp_path: Path) -> None:
-    """The step of the training that draws most has one network call more for each step of the student before."""
+    """A training of N steps calls the student N - 1 times more at most, (N - 1) / 2 times on average."""
     planned = plan(tmp_path, "train.student_steps={values: [1, 2, 4]}")
     shown = describe_plan(planned, "", "").splitlines()
     assert shown[1].split()[-1] == "calls"

@@ -134,7 +134,7 @@ class Kept:
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_steps_are_trained_in_turn(prediction: Prediction) -> None:
-    """One call of each step has a gradient; the fake score learns from what it gives; spread is the first's."""
+    """One call of a step has a gradient; the fake score learns from its x_0; spread is the first's."""
     bench = StepsBench(prediction, 4, guided="teacher")
     names = bench.objective.metric_names
     for step in range(1, 7):

@@ -44,7 +44,12 @@ def saved(teacher: str, steps: int, folder: Path, start: int | None = None) -> s
 @pytest.mark.parametrize("teacher", TABLES)
 @pytest.mark.parametrize(
     ("start", "steps", "expected"),
-    [(399, 4, [399, 299, 199, 99]), (400, 4, [399, 299, 199, 99]), (999, 2, [999, 499]), (300, 2, [299, 149])],
+    [
+        (399, 4, [399, 299, 199, 99]),
+        (400, 4, [399, 299, 199, 99]),
+        (999, 2, [999, 499]),
+        (300, 2, [299, 149]),
+    ],
 )
 def test_levels_of_a_table_are_evenly_spaced(
     teacher: str, start: int, steps: int, expected: list[int]
@@ -112,8 +117,11 @@ def test_each_step_adds_its_noise_to_the_prediction_before(teacher: str) -> None
     def predicted(x: Tensor, rung: int) -> Tensor:
         mask = {"encoder_attention_mask": prompts.mask} if teacher in FLOW else {}
         text = prompts.embeddings
-        out = student(x, encoder_hidden_states=text, timestep=time[rung].expand(2), **mask, return_dict=False)[0]
-        return x - sigma[rung] * out if teacher in FLOW else alpha[rung] * x - sigma[rung] * out
+        out = student(
+            x, encoder_hidden_states=text, timestep=time[rung].expand(2), **mask, return_dict=False
+        )[0]
+        signal: Tensor = x if teacher in FLOW else alpha[rung] * x
+        return signal - sigma[rung] * out
 
     expected = predicted(alpha[1] * predicted(noise[:, 0], 0) + sigma[1] * noise[:, 1], 1)
     ours = generate(opened, student, noise, prompts, batch=1)
@@ -183,7 +191,9 @@ def test_starts_that_leave_too_few_timesteps_are_refused() -> None:
     with pytest.raises(ValueError, match=r"start_timestep 6 .*: too small for .* 4 steps: set at least 7"):
         backbone("unet-v", 4, 6)
     assert backbone("unet-v", 4, 7).student_steps == 4
-    with pytest.raises(ValueError, match=r"start_timestep 800 .*starts at pure noise: leave start_timestep out"):
+    with pytest.raises(
+        ValueError, match=r"start_timestep 800 .*starts at pure noise: leave start_timestep out"
+    ):
         backbone("sana", 2, 800)
 
 

@@ -1,4 +1,4 @@
-"""Students of two and four steps are drawn by the stock pipeline in a process that knows nothing of this project."""
+"""Students of two and four steps are drawn by stock pipelines in a process without this project."""
 
 import subprocess
 import sys
@@ -64,14 +64,17 @@ def save(teacher: Backbone, prefix: str) -> None:
 
 
 def noise_of(student: Backbone) -> Tensor:
-    """Return the noise of the stock pipeline, (1, N, C, H, H): of the generator of seed 0, or of torch's own too.
+    """Return the stock pipeline's noise, (1, N, C, H, H): of the generator of seed 0, or of torch's own too.
 
     FLUX.2's has the layout of its latents, which are tokens.
     """
     generator = torch.Generator().manual_seed(0)
     if not student.family.joint:
         return draw_noise(student, 1, generator)
-    noise, own = torch.zeros(1, student.student_steps, *student.latent_shape), torch.Generator().manual_seed(7)
+    noise, own = (
+        torch.zeros(1, student.student_steps, *student.latent_shape),
+        torch.Generator().manual_seed(7),
+    )
     noise[:, 0] = torch.randn(1, *student.latent_shape, generator=generator)
     for step in range(1, student.student_steps):
         if student.family.pipeline == "Flux2KleinPipeline":
