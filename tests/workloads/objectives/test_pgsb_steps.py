@@ -100,8 +100,9 @@ def test_student_gradient(prediction: Prediction, steps: int, rung: int) -> None
 def test_nasa_guides_every_call_of_the_student(prediction: Prediction) -> None:
     bench = StepsBench(prediction, 4, guided="teacher", nasa_interval=(0.2, 0.9))
     negatives = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
-    with nasa_guidance(bench.student, negatives, bench.draws.strength):
-        outcome = bench.objective.student_loss(bench.student, bench.prompts, bench.draws, negatives, 2)
+    guidance = nasa_guidance(bench.student, negatives, bench.draws.strength)
+    given = (bench.student, bench.prompts, bench.draws, negatives, guidance)
+    outcome = bench.objective.student_loss(*given, rung=2)
     plain = dict(bench.student.attn_processors)
     by_hand = {
         k: ReferenceNasa(negatives.embeddings, bench.draws.strength) if "attn2" in k else p
