@@ -21,6 +21,9 @@ INTERRUPTED, PRUNED = "the sweep is interrupted", "stopped by the scheduler"
 """Reasons for which the driver ends a training early."""
 REPORT, PROGRESS = "report", "progress"
 """Keys of a result as Ray Tune receives it: the `WorkerReport`, and the percentage of steps done."""
+SECONDS_PER_PICTURE = "seconds_per_picture"
+"""Metric of an evaluation: seconds in which the student draws and decodes a picture, in batches, while its
+training pauses."""
 
 
 @dataclass(frozen=True)

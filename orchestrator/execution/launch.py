@@ -276,6 +276,7 @@ def _params(trial: Trial) -> dict[str, Any]:
         "model": trial.backbone.model,
         "start_timestep": trial.backbone.start_timestep,
         "objective": trial.train.objective,
+        "student_steps": trial.train.student_steps,
         **({"arm": trial.arm} if trial.arm else {}),
         **train,
     }

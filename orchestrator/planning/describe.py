@@ -51,8 +51,9 @@ def _table(plan: Plan) -> list[str]:
     width = max(len(trial.name) for trial in plan.trials)
     head = f"{'trial':<{width}}  guidance  seed   steps  batch  GiB/worker  samples/s  hours"
     price = plan.sweep.budget.price_per_gpu_hour is not None and plan.gpus_per_trial > 0
-    rows = [_row(plan, trial, width, price) for trial in plan.trials]
-    return [head + ("    cost" if price else ""), *rows]
+    calls = any(trial.train.student_steps > 1 for trial in plan.trials)
+    rows = [_row(plan, trial, width, price) + _calls(trial, calls) for trial in plan.trials]
+    return [head + ("    cost" if price else "") + ("  calls" if calls else ""), *rows]
 
 
 def _row(plan: Plan, trial: Trial, width: int, price: bool) -> str:
@@ -65,6 +66,11 @@ def _row(plan: Plan, trial: Trial, width: int, price: bool) -> str:
         return row + f"{'?':>10}  {'?':>9}  {'?':>5}" + (f"  {'?':>6}" if price else "")
     row += f"{gib(guess.needs.bytes):>10}  {guess.samples_per_second:>9.1f}  {guess.hours:>5.2f}"
     return row + (f"  {amount(_price(plan, guess.hours)):>6}" if price else "")
+
+
+def _calls(trial: Trial, shown: bool) -> str:
+    """Return the column of network calls in which a student draws, if any student takes several."""
+    return f"  {trial.train.student_steps:>5}" if shown else ""
 
 
 def _price(plan: Plan, hours: float) -> float:

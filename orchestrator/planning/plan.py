@@ -61,11 +61,12 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Readable name: backbone, arm (or objective and interval), seed, and the digest's beginning."""
+        """Readable name: backbone, arm (or objective, interval, student's steps), and digest."""
         if self.arm:
             return f"{self.backbone.name}-{self.arm}-s{self.train.seed}-{self.digest[:4]}"
         of = "" if self.train.objective == "pgsb" else f"-{self.train.objective}"
-        return f"{self.backbone.name}{of}-k{self.interval}-s{self.train.seed}-{self.digest[:4]}"
+        steps = "" if self.train.student_steps == 1 else f"-{self.train.student_steps}steps"
+        return f"{self.backbone.name}{of}-k{self.interval}{steps}-s{self.train.seed}-{self.digest[:4]}"
 
 
 @dataclass(frozen=True)

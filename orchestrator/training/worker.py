@@ -42,6 +42,7 @@ from workloads.objectives.base import SPREAD, STUDENT
 from workloads.objectives.batch import Batch
 from workloads.objectives.catalogue import make_objective
 from workloads.students.ema import AverageWeights
+from workloads.students.schedulers import with_student_steps
 from workloads.students.student import new_student
 from workloads.training.step import apply_settings, train_step
 
@@ -70,12 +71,13 @@ class TrainWorker:
         self._start = start
         prepare_process()
         torch.manual_seed(self.train.seed)
-        self.backbone = load_backbone(
+        opened = load_backbone(
             job.trial.source,
             start_timestep=job.trial.backbone.start_timestep,
             device=self.device,
             dtype=torch.bfloat16 if half else torch.float32,
         )
+        self.backbone = with_student_steps(opened, self.train.student_steps)
         reference = load_reference(self.store, job.reference)
         student = new_student(self.backbone, self.train.start_from, self.train.student_lora)
         null = reference.null.to(self.device, self.backbone.dtype)

@@ -32,7 +32,7 @@ def write_student_folder(source: str, network: nn.Module, scheduler: ConfigMixin
     Args:
         source: folder or hub id of the teacher, or of another student of it.
         network: the student, which this function converts to half precision in place.
-        scheduler: the student's one-step scheduler.
+        scheduler: the student's; see `schedulers`.
         folder: may exist, but hold none of these files.
 
     Raises:

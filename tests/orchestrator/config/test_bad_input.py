@@ -173,6 +173,11 @@ RANGES = [
          ("--set", "search.samples=1000000",
           "--set", "infer.attention_guidance.0.strength={min: 0, max: 1}")),
     override("train.seed={values: [1, 1]}", r"two trials are the same"),
+    override("train.student_steps=3", r"train\.student_steps: input should be 1, 2 or 4, not 3"),
+    override("train.student_steps=0", r"train\.student_steps: .*1, 2 or 4, not 0"),
+    override("train.student_steps=two", r"train\.student_steps: .*1, 2 or 4, not 'two'"),
+    override("train.student_steps=[999, 749]", r"train\.student_steps: .*1, 2 or 4"),
+    override("train.student_steps={values: [1, 8]}", r"train\.student_steps: .*1, 2 or 4, not 8"),
 ]  # fmt: skip
 
 SETS = [
