@@ -12,11 +12,11 @@ REPOSITORY = Path(__file__).parents[2]
 ALLOWED = {
     "workloads": (
         "settings", "torchvision_operators", "images", "backbones", "layers", "attention", "students",
-        "miniature", "drawings", "objectives", "scorers", "training",
+        "export", "miniature", "drawings", "objectives", "scorers", "training",
     ),
     "orchestrator": (
         "common", "config", "analysis", "data", "reporting", "planning", "tracking", "jobs", "evaluation",
-        "training", "results", "execution", "diagnosis", "api", "run", "generate", "report", "relocate",
+        "training", "results", "execution", "diagnosis", "api", "run", "generate", "export", "report", "relocate",
         "doctor",
     ),
 }  # fmt: skip

@@ -92,7 +92,7 @@ NOT_RUN = {
     "az ": CLUSTER,
 }
 """Beginnings of commands that no test runs as they are, each with the reason."""
-HELP = tuple(f"orchestrator.{name}" for name in ("run", "generate", "report", "relocate", "doctor"))
+HELP = tuple(f"orchestrator.{name}" for name in ("run", "generate", "export", "report", "relocate", "doctor"))
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:\.ci|\.github|infra|orchestrator|sweeps|tests|workloads)/[\w./-]+)`")

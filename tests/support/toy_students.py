@@ -1,0 +1,64 @@
+"""Students of toy teachers, changed at random instead of trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.students.origin import ADAPTERS, Origin, save_origin
+from workloads.students.student import new_student, save_student
+
+Change = Callable[[nn.Module], None]
+
+
+def every_weight(network: nn.Module) -> None:
+    """Change all weights, as the training of a whole student does."""
+    for parameter in network.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.02)
+
+
+def every_layer(network: nn.Module) -> None:
+    """Change the weights of linear and convolution layers alone."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+            layer.weight.add_(torch.randn_like(layer.weight), alpha=0.02)
+
+
+@torch.no_grad()
+def whole_student(teacher: Path, folder: Path, change: Change = every_weight) -> None:
+    """Save a whole student of `teacher` whose network is changed."""
+    backbone = load_backbone(str(teacher))
+    torch.manual_seed(1)
+    student = new_student(backbone)
+    change(student)
+    save_student(backbone, student, folder)
+    save_origin(folder, Origin(str(teacher)))
+
+
+@torch.no_grad()
+def adapter_student(teacher: Path, folder: Path, ends: tuple[str, ...], rank: int = 3) -> None:
+    """Save an adapter student of `teacher` whose adapters are on the layers with these ends of names."""
+    backbone = load_backbone(str(teacher))
+    torch.manual_seed(1)
+    student, factors = new_student(backbone), {}
+    for name, layer in student.named_modules():
+        if name.endswith(ends) and isinstance(layer, nn.Linear | nn.Conv2d):
+            down, up = _factors(layer.weight, rank)
+            layer.weight.add_((up.flatten(1) @ down.flatten(1)).view_as(layer.weight))
+            factors |= _named(backbone, name, down, up)
+    save_student(backbone, student, folder)
+    save_file(factors, folder / ADAPTERS)
+    save_origin(folder, Origin(str(teacher)))
+
+
+def _factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    down = torch.randn(rank, *weight.shape[1:]) * 0.1
+    return down, torch.randn(weight.shape[0], rank, *[1] * (weight.ndim - 2)) * 0.1
+
+
+def _named(backbone: Backbone, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    name = f"{backbone.family.network}.{layer}"
+    return {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
