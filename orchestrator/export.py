@@ -2,7 +2,8 @@
 
     python -m orchestrator.export --model models:/miniature-unet-v@champion \\
         --format lora --out student.safetensors
-    python -m orchestrator.export --model models:/my-sdxl@champion --format kohya --rank 32 --out my.safetensors
+    python -m orchestrator.export --model models:/my-sdxl@champion \\
+        --format kohya --rank 32 --out my-sdxl.safetensors
     python -m orchestrator.export --model models:/my-sdxl/3 --format single-file --out my-sdxl.safetensors
     python -m orchestrator.export --model models:/my-sdxl@champion --format diffusers --out folder \\
         --push me/my-sdxl
@@ -173,8 +174,7 @@ def _facts(result: "Exported", export: "Export") -> list[str]:
         return lines
     lines.append(f"base model: {export.origin.base}")
     lines += [
-        f"{part.part}: rank {lora.rank} holds {part.kept / (part.layers or 1):.2%} of the change of its linear and "
-        f"convolution layers"
+        f"{part.part}: {part.kept / (part.layers or 1):.2%} of the change of linear and convolution layers"
         for part in lora.parts
     ]
     lines.append(f"LoRA of rank {lora.rank}: {kept_note(lora)}")

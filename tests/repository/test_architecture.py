@@ -16,8 +16,8 @@ ALLOWED = {
     ),
     "orchestrator": (
         "common", "config", "analysis", "data", "reporting", "planning", "tracking", "jobs", "evaluation",
-        "training", "results", "execution", "diagnosis", "api", "run", "generate", "export", "report", "relocate",
-        "doctor",
+        "training", "results", "execution", "diagnosis", "api", "run", "generate", "export", "report",
+        "relocate", "doctor",
     ),
 }  # fmt: skip
 """Who may import whom: a package or top-level module imports itself and those before it in the list, and

@@ -1,5 +1,6 @@
 """Students of toy teachers, changed at random instead of trained."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.backbones.families import family_of
+from workloads.backbones.prompts.text_encoder import load_text_encoder
 from workloads.students.origin import ADAPTERS, Origin, save_origin
 from workloads.students.student import new_student, save_student
 
@@ -43,7 +46,7 @@ def adapter_student(teacher: Path, folder: Path, ends: tuple[str, ...], rank: in
     """Save an adapter student of `teacher` whose adapters are on the layers with these ends of names."""
     backbone = load_backbone(str(teacher))
     torch.manual_seed(1)
-    student, factors = new_student(backbone), {}
+    student, factors = new_student(backbone), dict[str, Tensor]()
     for name, layer in student.named_modules():
         if name.endswith(ends) and isinstance(layer, nn.Linear | nn.Conv2d):
             down, up = _factors(layer.weight, rank)
@@ -52,6 +55,28 @@ def adapter_student(teacher: Path, folder: Path, ends: tuple[str, ...], rank: in
     save_student(backbone, student, folder)
     save_file(factors, folder / ADAPTERS)
     save_origin(folder, Origin(str(teacher)))
+
+
+@torch.no_grad()
+def styled_student(teacher: Path, folder: Path) -> None:
+    """Save a whole student of `teacher` whose text encoders have a LoRA too."""
+    styled = folder.with_name(f"{folder.name}-teacher")
+    shutil.copytree(teacher, styled)
+    torch.manual_seed(2)
+    for part, kind in family_of(str(teacher)).text_encoders:
+        if kind.startswith("CLIP"):
+            encoder = load_text_encoder(str(teacher), part, kind, torch.float32)
+            every_layer_below(encoder, ("q_proj", "v_proj", "out_proj", "fc1"))
+            encoder.save_pretrained(styled / part)
+    whole_student(styled, folder, every_layer)
+    save_origin(folder, Origin(str(teacher), loras=("style.safetensors x 1",)))
+
+
+def every_layer_below(network: nn.Module, ends: tuple[str, ...]) -> None:
+    """Change the weights of layers with these ends of names."""
+    for name, layer in network.named_modules():
+        if name.endswith(ends) and isinstance(layer, nn.Linear):
+            layer.weight.add_(torch.randn_like(layer.weight), alpha=0.05)
 
 
 def _factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:

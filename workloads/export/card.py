@@ -1,9 +1,9 @@
-"""The model card of an exported student: its own card, with the use of the format and the relation to the base."""
+"""The model card of an exported student: its own card, with how the export is used."""
 
 import re
 from pathlib import Path
 
-from workloads.backbones.families import Family
+from workloads.backbones.hub import split_source
 from workloads.export.lora import Lora
 from workloads.export.sampling import Sampling
 
@@ -12,16 +12,14 @@ HEAD = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 RELATION = re.compile(r"^base_model_relation:.*$", re.MULTILINE)
 OWN_PLACE = "FOLDER"
 """What a student's own card calls its folder."""
-SCHEDULER = "scheduler"
-"""Folder with the student's scheduler, beside its weights."""
 LORA_USE = """
 ```python
 from diffusers import DiffusionPipeline, {scheduler}
 
-pipeline = DiffusionPipeline.from_pretrained("{base}")
+pipeline = DiffusionPipeline.from_pretrained({base})
 pipeline.load_lora_weights("{place}", weight_name="{file}")
 pipeline.scheduler = {scheduler}.from_pretrained("{place}", subfolder="scheduler")
-image = pipeline(prompt="a photo of a corgi", num_inference_steps={steps}, guidance_scale={neutral}).images[0]
+{draw}
 ```
 """
 FILE_USE = """
@@ -29,68 +27,56 @@ FILE_USE = """
 from diffusers import {pipeline}
 
 pipeline = {pipeline}.from_single_file("{place}/{file}", config="{place}")
-image = pipeline(prompt="a photo of a corgi", num_inference_steps={steps}, guidance_scale={neutral}).images[0]
+{draw}
 ```
 """
+DRAW = 'image = pipeline(prompt="a photo of a corgi", num_inference_steps={steps}, guidance_scale={scale}).images[0]'
 
 
-def lora_card(
-    card: str,
-    place: str,
-    file: str,
-    base: str,
-    scheduler: str,
-    family: Family,
-    sampling: Sampling,
-    lora: Lora,
-) -> str:
+def folder_card(card: str, place: str) -> str:
+    """Return the card of a student that is exported as a folder.
+
+    Args:
+        card: the student's own card; may be empty.
+        place: folder or hub id where the card will be.
+    """
+    return card.replace(OWN_PLACE, place)
+
+
+def lora_card(card: str, place: str, file: str, base: str, sampling: Sampling, lora: Lora) -> str:
     """Return the card of a student that is exported as a LoRA.
 
     Args:
         card: the student's own card; may be empty.
         place: folder or hub id where the card will be.
         file: name of the LoRA's file.
-        base: hub id or folder of the base model.
-        scheduler: class of the student's scheduler.
-        family: of the student.
-        sampling: how it is sampled.
+        base: folder or hub id of the base model.
+        sampling: how the student is sampled.
         lora: what is exported.
     """
+    name, revision = split_source(base)
+    source = f'"{name}", revision="{revision}"' if revision else f'"{name}"'
     use = LORA_USE.format(
-        base=base, place=place, file=file, scheduler=scheduler, steps=sampling.steps,
-        neutral=family.neutral_guidance,
-    )  # fmt: skip
+        base=source, place=place, file=file, scheduler=sampling.scheduler, draw=_draw(sampling)
+    )
     facts = f"\nA LoRA of rank {lora.rank}, {kept_note(lora)}.\n\n{sampling.advice()}.\n"
     return _with_use(RELATION.sub("base_model_relation: adapter", card), place, "As a LoRA", use + facts)
 
 
-def file_card(card: str, place: str, file: str, family: Family, sampling: Sampling) -> str:
-    """Return the card of a student that is exported as one file; arguments as above."""
-    use = FILE_USE.format(
-        pipeline=family.pipeline,
-        place=place,
-        file=file,
-        steps=sampling.steps,
-        neutral=family.neutral_guidance,
-    )
+def file_card(card: str, place: str, file: str, pipeline: str, sampling: Sampling) -> str:
+    """Return the card of a student of the class `pipeline` that is exported as one file; else as above."""
+    use = FILE_USE.format(pipeline=pipeline, place=place, file=file, draw=_draw(sampling))
     return _with_use(card, place, "As one file", f"{use}\n{sampling.advice()}.\n")
-
-
-def folder_card(card: str, place: str) -> str:
-    """Return the card of a student that is exported as a folder, which is or will be at `place`."""
-    return card.replace(OWN_PLACE, place)
 
 
 def kept_note(lora: Lora) -> str:
     """Return how much of the student a LoRA holds, in words."""
     if lora.exact:
         return "exactly what the student trained"
-    others = sum(part.others for part in lora.parts) / sum(part.layers + part.others for part in lora.parts)
     note = f"which holds {lora.kept:.2%} of the change from the base model (sum of squares)"
+    others = lora.others
     return (
-        note
-        if others == 0
-        else f"{note}; {others:.2%} of it are biases, norms and the like, which no LoRA holds"
+        note if others == 0 else f"{note}; {others:.2%} is in biases, norms and others, which no LoRA holds"
     )
 
 
@@ -98,6 +84,10 @@ def read_card(folder: Path) -> str:
     """Return the card in a student's folder; empty if it has none."""
     path = folder / CARD
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _draw(sampling: Sampling) -> str:
+    return DRAW.format(steps=sampling.steps, scale=sampling.guidance)
 
 
 def _with_use(card: str, place: str, title: str, use: str) -> str:

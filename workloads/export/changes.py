@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -32,8 +33,8 @@ class StoredWeights(Mapping[str, Tensor]):
         Raises:
             ValueError: there are none in safetensors.
         """
-        self._files = [safe_open(file, "pt") for file in find_weights(str(folder), part).files]
-        self._places = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
+        files: list[Any] = [safe_open(file, "pt") for file in find_weights(str(folder), part).files]
+        self._places = {name: file for file in files for name in list(file.keys())}
 
     def __getitem__(self, name: str) -> Tensor:
         """Return a weight, in the precision of the file."""

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workloads.backbones.families import Family, family_of, model_index
+from workloads.backbones.families import Family, family_of
 from workloads.export import kohya, single_file
 from workloads.export.card import CARD, file_card, folder_card, lora_card, read_card
 from workloads.export.file_metadata import lora_metadata, single_file_metadata
@@ -110,7 +110,7 @@ def _single_file(student: Path, export: Export, folder: Path) -> Exported:
     shutil.copytree(student, folder, ignore=shutil.ignore_patterns(*WEIGHTS))
     metadata = single_file_metadata(student, family, sampling, export.title)
     save_file(tensors, folder / export.file, metadata)
-    _write_card(folder, file_card(read_card(student), export.place, export.file, family, sampling))
+    _write_card(folder, file_card(read_card(student), export.place, export.file, family.pipeline, sampling))
     return Exported(folder, sampling, folder / export.file)
 
 
@@ -125,10 +125,7 @@ def _lora(student: Path, export: Export, folder: Path) -> Exported:
     shutil.copytree(student, folder, ignore=_keep_documents)
     metadata = lora_metadata(student, family, sampling, export.title, lora, export.origin)
     save_file(tensors, folder / export.file, metadata)
-    scheduler = model_index(str(student))[SCHEDULER][-1]
-    card = lora_card(
-        read_card(student), export.place, export.file, export.origin, scheduler, family, sampling, lora
-    )
+    card = lora_card(read_card(student), export.place, export.file, export.origin.base, sampling, lora)
     _write_card(folder, card)
     return Exported(folder, sampling, folder / export.file, lora)
 

@@ -1,6 +1,7 @@
 """A LoRA in the names of kohya's trainer, which ComfyUI and AUTOMATIC1111 read.
 
-    unet.down_blocks.0.attentions.0.proj_in.lora_A.weight -> lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight
+    unet.down_blocks.0.attentions.0.proj_in.lora_A.weight
+    -> lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight
 
 Beside both factors of a layer there is its alpha: a reader multiplies their product by alpha / rank. Here all
 layers have the same alpha, since diffusers reads different ones wrongly; in layers of another rank the factor

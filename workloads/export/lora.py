@@ -60,9 +60,16 @@ class Lora:
     @property
     def kept(self) -> float:
         """Share of the student's change that it holds, from 0 to 1."""
-        if self.exact:
-            return 1.0
-        return sum(part.kept for part in self.parts) / sum(part.layers + part.others for part in self.parts)
+        return 1.0 if self.exact else sum(part.kept for part in self.parts) / self._energy
+
+    @property
+    def others(self) -> float:
+        """Share of the student's change in weights that no LoRA can hold, from 0 to 1."""
+        return 0.0 if self.exact else sum(part.others for part in self.parts) / self._energy
+
+    @property
+    def _energy(self) -> float:
+        return sum(part.layers + part.others for part in self.parts)
 
 
 def student_lora(folder: Path, base: str, origin: Origin, rank: int | None = None) -> Lora:

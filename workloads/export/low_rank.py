@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 NOTHING = 1e-16
 """Square of a singular value, relative to the largest, that is rounding error in float64."""
 

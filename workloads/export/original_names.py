@@ -72,21 +72,22 @@ def unet_weight(name: str, layout: UNetLayout) -> str:
         place = 1 if kind == "attentions" else 2 * int(number)
         return f"middle_block.{place}.{_resnet(rest) if kind == 'resnets' else rest}"
     if match := BLOCK.fullmatch(name):
-        return _block_weight(*match.groups(), layout)
+        way, block, kind, number, rest = match.groups()
+        return _block_weight(way, int(block), kind, int(number), rest, layout)
     raise KeyError(name)
 
 
-def _block_weight(way: str, block: str, kind: str, number: str, rest: str, layout: UNetLayout) -> str:
+def _block_weight(way: str, block: int, kind: str, number: int, rest: str, layout: UNetLayout) -> str:
     """Return the original name of a weight below `down_blocks` or `up_blocks`.
 
     The original code counts layers through all blocks. Downwards, layer 0 is the first convolution, and a
     downsampler is a layer of its own; upwards, an upsampler is the last entry of its block's last layer.
     """
-    first = int(block) * (layout.layers + 1)
+    first = block * (layout.layers + 1)
     if kind == "downsamplers":
         return f"input_blocks.{1 + first + layout.layers}.0.op.{rest.removeprefix('conv.')}"
     if kind == "upsamplers":
-        entry = 2 if layout.attended[int(block)] else 1
+        entry = 2 if layout.attended[block] else 1
         return f"output_blocks.{first + layout.layers}.{entry}.{rest}"
     place = (
         f"input_blocks.{1 + first + int(number)}" if way == "down" else f"output_blocks.{first + int(number)}"

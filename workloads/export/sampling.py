@@ -15,6 +15,8 @@ PURE = 0.99
 class Sampling:
     """The calls of a student's network, and the schedule that they belong to."""
 
+    scheduler: str
+    """Class of the student's scheduler in diffusers."""
     timesteps: tuple[float, ...]
     """Timestep of each call."""
     sigmas: tuple[float, ...]
@@ -41,8 +43,8 @@ class Sampling:
         calls = "1 step" if self.steps == 1 else f"{self.steps} steps"
         if self.noise < PURE:
             return (
-                f"draw in diffusers with the student's own scheduler, {calls}, at timestep {times}: ComfyUI and "
-                f"AUTOMATIC1111 start there with {self.noise:.0%} of the noise that the student is trained for"
+                f"draw in diffusers with the student's own scheduler, {calls}, at timestep {times}: ComfyUI "
+                f"and AUTOMATIC1111 start there with {self.noise:.0%} of the noise that it is trained for"
             )
         sigmas = ", ".join(f"{sigma:.4g}" for sigma in (*self.sigmas, 0))
         sampler = "Euler" if self.steps == 1 else "LCM"
@@ -59,12 +61,13 @@ def sampling_of(folder: Path, steps: int = 1) -> Sampling:
         ValueError: its scheduler cannot be read.
     """
     scheduler: Any = load_scheduler(str(folder))
+    name = type(scheduler).__name__
     scheduler.set_timesteps(steps)
     times, family = tuple(float(time) for time in scheduler.timesteps), family_of(str(folder))
     if family.flow:
         sigmas = tuple(float(sigma) for sigma in scheduler.sigmas[:-1])
-        return Sampling(times, sigmas, sigmas[0], "flow_prediction", family.neutral_guidance)
+        return Sampling(name, times, sigmas, sigmas[0], "flow_prediction", family.neutral_guidance)
     alphas = [float(scheduler.alphas_cumprod[int(time)]) for time in times]
     sigmas = tuple(((1 - alpha) / alpha) ** 0.5 for alpha in alphas)
     prediction = scheduler.config["prediction_type"]
-    return Sampling(times, sigmas, (1 - alphas[0]) ** 0.5, prediction, family.neutral_guidance)
+    return Sampling(name, times, sigmas, (1 - alphas[0]) ** 0.5, prediction, family.neutral_guidance)

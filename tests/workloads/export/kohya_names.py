@@ -2,8 +2,8 @@
 
 SD 1.5: https://github.com/kohya-ss/sd-scripts/issues/1080 lists a network's keys, and
 https://github.com/lllyasviel/stable-diffusion-webui-forge/issues/194 those of a file.
-SDXL: `get_block_index` in https://github.com/kohya-ss/sd-scripts/blob/main/networks/lora.py tells blocks apart
-by these beginnings; https://github.com/kohya-ss/sd-scripts/issues/1490 has the names of residual layers, and
+SDXL: `get_block_index` in https://github.com/kohya-ss/sd-scripts/blob/main/networks/lora.py tells blocks
+apart by these beginnings; https://github.com/kohya-ss/sd-scripts/issues/1490 has residual layers, and
 https://github.com/bmaltais/kohya_ss/issues/3105 those of transformers' layers.
 """
 

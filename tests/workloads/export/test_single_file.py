@@ -14,7 +14,7 @@ from workloads.backbones.architectures import SHIPPED
 from workloads.export.original_names import UNetLayout, autoencoder_weight, unet_weight
 from workloads.export.single_file import single_file
 
-PUBLISHED = {
+PUBLISHED: dict[str, dict[str, tuple[int, ...] | None]] = {
     "sd15": {
         "model.diffusion_model.input_blocks.0.0.weight": (8, 4, 3, 3),
         "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (8, 64),
