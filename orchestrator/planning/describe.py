@@ -1,9 +1,12 @@
 """The text of `--plan`: trials, the resources that they request, memory, time and cost."""
 
+from dataclasses import replace
+
 from orchestrator.config.gpu_specs import ASSUMED_SHARE, DEFAULT_GPU, GPUS
 from orchestrator.planning.capacity import Capacity
-from orchestrator.planning.estimate import assumed_tflops, estimate, gib, total_hours
+from orchestrator.planning.estimate import assumed_tflops, estimate, gib, total_hours, worker_needs
 from orchestrator.planning.plan import DRIVER_CPUS, Plan, Trial
+from workloads.settings.train import LoraSettings
 
 ABOUT_MEMORY = (
     "memory: peak of a trial's first worker, which also samples images; counted in a step on tensors "
@@ -25,6 +28,7 @@ def describe_plan(plan: Plan, storage: str, tracking: str, capacity: Capacity | 
         *_unused_lines(plan),
         _resources_line(plan, capacity),
         _memory_line(plan),
+        *_adapter_lines(plan),
         *_speed_lines(plan),
         *_infer_lines(plan),
         _total_line(plan),
@@ -96,6 +100,23 @@ def _memory_line(plan: Plan) -> str:
         return f"{ABOUT_MEMORY}; {fits}"
     unchecked = "; not checked against a GPU: set resources.gpu" if plan.gpus_per_trial else ""
     return ABOUT_MEMORY + unchecked
+
+
+def _adapter_lines(plan: Plan) -> list[str]:
+    """Return a line that compares the memory of whole students and of adapters, where it is a GPU's."""
+    if not plan.gpus_per_trial:
+        return []
+    first = {trial.backbone.name: trial for trial in reversed(plan.trials)}
+    backbones = [f"{name} {_either(plan, first[name])}" for name in dict.fromkeys(reversed(first))]
+    return [f"memory of a whole student, or of adapters (train.student_lora) in GiB: {'; '.join(backbones)}"]
+
+
+def _either(plan: Plan, trial: Trial) -> str:
+    """Return the memory of a trial's worker with a whole student and with adapters, as text."""
+    adapters = trial.train.student_lora or LoraSettings()
+    trainings = (replace(trial.train, student_lora=each) for each in (None, adapters))
+    both = [worker_needs(plan, replace(trial, train=train)) for train in trainings]
+    return ", or ".join("?" if needs is None else gib(needs.bytes) for needs in both)
 
 
 def _speed_lines(plan: Plan) -> list[str]:

@@ -11,7 +11,7 @@ Shapes: B batch, C latent channels, H latent height and width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.network_calls import Network
-from workloads.layers.transformer_blocks import recompute
 from workloads.objectives.batch import Batch
 
 STUDENT = "student"
@@ -102,11 +101,3 @@ class Objective(ABC, Generic[DrawsT]):
             batch: this worker's B samples.
             draws: this worker's B rows of what `draw` returned.
         """
-
-    def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a module of the teacher's network with activation checkpointing.
-
-        The same as `transformer_blocks.recompute`, unless the objective has state that the second
-        forward pass must restore.
-        """
-        return recompute(module, *args, **kwargs)

@@ -105,9 +105,6 @@ class WithClipLoss(Objective[Any]):
     def draw(self, batch: int, generator: torch.Generator) -> Any:
         return self.objective.draw(batch, generator)
 
-    def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self.objective.recompute(module, *args, **kwargs)
-
     def updates(
         self, networks: Mapping[str, Network], batch: Batch, draws: Any, step: int
     ) -> Iterator[Update]:

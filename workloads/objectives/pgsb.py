@@ -19,7 +19,8 @@ not use negative prompts.
 Shapes: B batch, C latent channels, H latent height and width.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,7 +32,8 @@ from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.network_calls import Network
 from workloads.backbones.prompts.conditioning import Conditioning, concatenate
-from workloads.layers.lora import FakeScore, Role
+from workloads.layers.adapted_layer import BASE, Role, RowRoles
+from workloads.layers.lora import AdapterSet
 from workloads.objectives.base import SPREAD, STUDENT, Auxiliary, Objective, Update
 from workloads.objectives.batch import Batch
 from workloads.objectives.classifier_free_guidance import draw_scale, draw_timesteps, guide
@@ -39,8 +41,9 @@ from workloads.objectives.pgsb_draws import FakeScoreDraws, PGSBDraws
 from workloads.settings.train import Distribution, ScoreBatch, TrainSettings
 
 FAKE_SCORE = "fake_score"
-Branch = tuple[bool, Conditioning]
-"""One prediction: true for the fake score, false for the teacher; and its B prompts."""
+NOTHING: AbstractContextManager[None] = nullcontext()
+Branch = tuple[int, Conditioning]
+"""One prediction: its role in the teacher's network, and its B prompts."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class PGSB(Objective[PGSBDraws]):
         self.score_batch = score_batch
         self.null = null
         self.settings = settings
-        self.fake_score = FakeScore(backbone.network, settings.lora)
+        self.fake_score = AdapterSet(backbone.network, settings.lora)
         self.auxiliary = {FAKE_SCORE: Auxiliary(self.fake_score, settings.fake_score_learning_rate)}
 
     @property
@@ -85,9 +88,6 @@ class PGSB(Objective[PGSBDraws]):
         """Distribution of the timesteps that the fake score trains on."""
         default: Distribution = "logit_normal" if self.backbone.schedule.is_flow else "uniform"
         return self.settings.fake_score_timesteps or default
-
-    def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self.fake_score.recompute(module, *args, **kwargs)
 
     def draw(self, batch: int, generator: torch.Generator) -> PGSBDraws:
         shape = (batch, *self.backbone.latent_shape)
@@ -123,9 +123,9 @@ class PGSB(Objective[PGSBDraws]):
         self, networks: Mapping[str, Network], batch: Batch, draws: PGSBDraws, step: int
     ) -> Iterator[Update]:
         student = networks[STUDENT]
-        # NASA stays on until the caller has back-propagated: checkpointed activations are recomputed then.
-        with nasa_guidance(student, batch.negatives, draws.strength):
-            result = self.student_loss(student, batch.prompts, draws, batch.negatives)
+        guidance = nasa_guidance(student, batch.negatives, draws.strength)
+        result = self.student_loss(student, batch.prompts, draws, batch.negatives, guidance)
+        with guidance:  # the caller back-propagates, where checkpointed activations are recomputed
             yield Update(STUDENT, result.loss, {"score_gap": result.score_gap}, result.latents)
         latents = result.latents.detach()
         for fake_score_draws in draws.fake_score:
@@ -138,6 +138,7 @@ class PGSB(Objective[PGSBDraws]):
         prompts: Conditioning,
         draws: PGSBDraws,
         negatives: Conditioning | None = None,
+        guidance: AbstractContextManager[Any] = NOTHING,
     ) -> StudentLoss:
         """Return a loss whose gradient is PG-SB's, by the stop-gradient trick of SwiftBrush's code.
 
@@ -145,12 +146,15 @@ class PGSB(Objective[PGSBDraws]):
         dL/dx_0 = g / N over its N elements. No gradient passes through the two scores.
 
         Args:
-            student: with `negatives`, must be inside `nasa_guidance` until the loss is back-propagated.
+            student: the student, or an engine around it.
             prompts: conditioning of B prompts.
             draws: B rows.
             negatives: conditioning of B negative prompts, for NASA-T.
+            guidance: guidance of the student's attention, for NASA-T; it must be on again when the loss is
+                back-propagated.
         """
-        latents = self.backbone.one_step(student, draws.start_noise, prompts)
+        with guidance:
+            latents = self.backbone.one_step(student, draws.start_noise, prompts)
         frozen = latents.detach()
         noisy = self.backbone.schedule.add_noise(frozen, draws.noise, draws.timestep)
         scales = (draws.scale, draws.fake_score_scale)
@@ -204,7 +208,7 @@ class PGSB(Objective[PGSBDraws]):
         guided, null = self.settings.guided, self.null.expand(len(noisy))
         teacher = [prompts, null if negatives is None else negatives][: 1 + (guided != "fake_score")]
         fake = [prompts, null][: 1 + (guided != "teacher")]
-        branches = [(False, text) for text in teacher] + [(True, text) for text in fake]
+        branches = [(BASE, text) for text in teacher] + [(self.fake_score.role, text) for text in fake]
         outputs: list[Tensor] = []
         for group in self._group_branches(branches):
             outputs += self._predict(noisy, timestep, group)
@@ -234,15 +238,16 @@ class PGSB(Objective[PGSBDraws]):
             return [branches]
         if self.score_batch == "prediction":
             return [[branch] for branch in branches]
-        return [[b for b in branches if b[0] is role] for role in (False, True)]
+        return [[b for b in branches if b[0] == role] for role in (BASE, self.fake_score.role)]
 
     def _predict(self, noisy: Tensor, timestep: Tensor, branches: list[Branch]) -> Sequence[Tensor]:
         """Return the raw output (B, C, H, H) of each branch from one forward pass."""
-        count, fakes = len(branches), sum(role for role, _ in branches)
-        role: Role = fakes == count
-        if 0 < fakes < count:
-            row = torch.arange(count * len(noisy), device=noisy.device)
-            role = row >= (count - fakes) * len(noisy)  # the fake score's branches come last
+        count, roles = len(branches), [role for role, _ in branches]
+        role: Role = roles[0]
+        if len(set(roles)) > 1:
+            # Filled on the device, because a copy from the host would make the host wait.
+            rows = [torch.full((len(noisy),), each, device=noisy.device) for each in roles]
+            role = RowRoles(torch.cat(rows), tuple(set(roles) - {BASE}))
         output = self.backbone.predict(
             partial(self.fake_score.call_in_role, role),
             noisy.repeat(count, 1, 1, 1),

@@ -22,8 +22,9 @@ from workloads.backbones.families import check_start, family_of
 from workloads.backbones.network_calls import Network
 from workloads.backbones.noise_schedule import betas_of, flow_shift
 from workloads.backbones.prompts.conditioning import Conditioning
-from workloads.layers.lora import adapt_student
+from workloads.layers.lora import AdapterSet, merged
 from workloads.settings.train import LoraSettings
+from workloads.students.adapter_file import write_adapters
 from workloads.students.student_folder import write_student_folder
 
 SAMPLE_BATCH = 32
@@ -35,21 +36,22 @@ def new_student(
 ) -> nn.Module:
     """Return a trainable copy of the teacher, or of the network of the pipeline `start_from`.
 
-    With `lora` only an adapter of it is trainable.
+    With `lora` the student is an adapter set, and only its adapters are trainable: on the teacher's own
+    network, which then serves both, or on the network of `start_from`.
 
     Raises:
         ValueError: `start_from` has another family, other shapes or another prediction type than the
             teacher, or `lora` matches no layer.
     """
-    student = _initial_network(backbone, start_from).requires_grad_(True).train()
+    network = backbone.network if start_from is None else _load_start(backbone, start_from)
     if lora is not None:
-        adapt_student(student, lora)
-    return student
+        return AdapterSet(network, lora)
+    whole = copy.deepcopy(network) if start_from is None else network
+    return whole.requires_grad_(True).train()
 
 
-def _initial_network(backbone: Backbone, start_from: str | None) -> nn.Module:
-    if start_from is None:
-        return copy.deepcopy(backbone.network)
+def _load_start(backbone: Backbone, start_from: str) -> nn.Module:
+    """Return the frozen network of a pipeline that a student of `backbone` may start from."""
     check_start(start_from, backbone.source)
     student = load_network(start_from, backbone.family, backbone.dtype).to(backbone.device)
     shapes = {name: value.shape for name, value in student.state_dict().items()}
@@ -58,7 +60,7 @@ def _initial_network(backbone: Backbone, start_from: str | None) -> nn.Module:
             f"student start_from {start_from!r} differs in shapes from the teacher {backbone.source!r}: "
             "start from a student of that teacher"
         )
-    return student
+    return student.requires_grad_(False).eval()
 
 
 def load_autoencoder(source: str, device: torch.device | str = "cpu") -> Autoencoder:
@@ -130,5 +132,10 @@ def one_step_scheduler(backbone: Backbone) -> DDIMScheduler | FlowMatchEulerDisc
 
 
 def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
-    """Write the student as a pipeline folder that stock diffusers loads; see `student_folder`."""
-    write_student_folder(backbone.source, student, one_step_scheduler(backbone), folder)
+    """Write the student as a pipeline folder that stock diffusers loads; see `student_folder`.
+
+    Adapters are merged, and are written by themselves as well: see `adapter_file`.
+    """
+    write_student_folder(backbone.source, merged(student), one_step_scheduler(backbone), folder)
+    if isinstance(student, AdapterSet):
+        write_adapters(student, backbone.family, folder)

@@ -25,6 +25,7 @@ from workloads.backbones.autoencoders import AUTOENCODERS, decode_latents, laten
 from workloads.backbones.backbone import Backbone, network_kind
 from workloads.backbones.noise_schedule import NoiseSchedule
 from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.layers.lora import AdapterSet
 from workloads.layers.transformer_blocks import checkpoint_blocks
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
@@ -80,7 +81,8 @@ class StepNeeds:
     """Memory of one worker in bytes, and its operations; the first three are held all the time."""
 
     weights: int
-    """Teacher, student and adapters; on rank 0 also the sampler's copy of the student and the autoencoder."""
+    """Teacher, student and adapters; on rank 0 also the sampler's copy of a whole student and the
+    autoencoder."""
     optimizer: int
     """Both moments of AdamW, and the float32 master weights if the engine keeps any."""
     average: int
@@ -181,7 +183,9 @@ def _backbone(task: StepTask) -> Backbone:
 
 
 def _sampler(task: StepTask, student: nn.Module) -> tuple[Any, Any]:
-    """Return the networks that sample pictures: a copy of the student, and the autoencoder."""
+    """Return the networks that sample pictures: a whole student's copy or adapters, and the autoencoder."""
+    if isinstance(student, AdapterSet):
+        return student, _autoencoder(task)
     return copy.deepcopy(student).requires_grad_(False).eval(), _autoencoder(task)
 
 

@@ -1,6 +1,5 @@
 """Every objective on every miniature backbone: whole steps through the interface, and learning."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from workloads.objectives.pgsb import FAKE_SCORE, PGSB
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.settings.objectives import ClipLossSettings
 from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
-from workloads.students.ema import AverageWeights, copy_weights
+from workloads.students.ema import AverageWeights, exchanged_weights
 from workloads.students.student import decode, generate, load_autoencoder, new_student
 from workloads.training.step import apply_settings, make_engines, train_step
 
@@ -78,11 +77,11 @@ class Training:
 
     def accuracy(self, samples: int = 128) -> float:
         """Return the attribute accuracy of the averaged student."""
-        student, prompts = copy.deepcopy(self.student), AttributeAccuracy.prompts(samples)
-        copy_weights(self.average.weights, student)
+        prompts = AttributeAccuracy.prompts(samples)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn((samples, *self.backbone.latent_shape), generator=generator)
-        latents = generate(self.backbone, student, noise, self.encoder.encode(prompts))
+        with exchanged_weights(self.average.weights, self.student):
+            latents = generate(self.backbone, self.student, noise, self.encoder.encode(prompts))
         images = decode(load_autoencoder(self.backbone.source), latents)
         return AttributeAccuracy().score(images, prompts)[0].value
 

@@ -1,15 +1,17 @@
 """The estimate of a step's memory against the allocator's own figures, on the miniature teachers."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.benchmarks.memory import peak_bytes
 from workloads.backbones.architectures import PUBLISHED, SHIPPED, Architecture, architecture_of
-from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.backbones.backbone import Backbone, load_backbone, network_kind
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.layers.transformer_blocks import compile_blocks
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS
@@ -110,6 +112,11 @@ OTHERS = [
     ("BOOT", TrainSettings(batch_size=16, objective="boot"), StepSettings()),
     ("a CLIP loss", TrainSettings(batch_size=16, lora=LORA, clip=ClipLossSettings(CLIP)), StepSettings()),
     ("a LoRA student", TrainSettings(batch_size=16, lora=LORA, student_lora=LORA), StepSettings()),
+    (
+        "three masked roles",
+        TrainSettings(batch_size=8, lora=LORA, student_lora=LORA, nasa_interval=(0, 1)),
+        StepSettings(score_batch="all"),
+    ),
     ("all layers", TrainSettings(batch_size=8, lora=replace(LORA, targets=("all",))), StepSettings()),
 ]
 
@@ -120,6 +127,20 @@ def test_estimate_matches_other_objectives_and_settings(train: TrainSettings, se
     # NASA-T's keys and values are in a reference cycle, which lives until the garbage collector runs.
     tolerance = TOLERANCE if train.nasa_interval is None else 0.1
     assert planned("pixart", train, settings).peak == pytest.approx(measured, rel=tolerance)
+
+
+@pytest.mark.parametrize("source", PUBLISHED)
+def test_three_roles_need_little_more_than_one_network(source: str) -> None:
+    """Teacher, fake score and adapter student in bf16: weights, both optimisers and the average."""
+    architecture = architecture_of(source)
+    assert architecture is not None
+    train = TrainSettings(batch_size=1, student_lora=LoraSettings())
+    needs = step_needs(StepTask(architecture, train, 1, True, StepSettings(activation_checkpointing=True)))
+    with torch.device("meta"):
+        kind: Any = network_kind(architecture.family).model
+        network = kind.from_config(json.loads(architecture.network))
+    one = 2 * sum(parameter.numel() for parameter in network.parameters())
+    assert one < needs.weights + needs.optimizer + needs.average < 1.3 * one
 
 
 def published(
