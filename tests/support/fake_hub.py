@@ -1,4 +1,4 @@
-"""A server that answers as the Hugging Face hub does when a repository is made and files are committed to it."""
+"""A server that answers as the Hugging Face hub does when files are committed to a new repository."""
 
 import base64
 import json
@@ -40,20 +40,25 @@ def fake_hub() -> Iterator[Hub]:
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self._answer(200, {"siblings": [], "id": "x", "sha": "0" * 40})
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             body = self._body()
             if self.headers.get("authorization") != f"Bearer {hub.token}":
-                self._answer(403, {"error": "You don't have the rights to create a model under this namespace"})
+                self._answer(
+                    403, {"error": "You don't have the rights to create a model under this namespace"}
+                )
             elif self.path == "/api/repos/create":
                 content = json.loads(body)
                 name = f"{content['organization']}/{content['name']}"
                 hub.repositories.add(name)
                 self._answer(200, {"url": f"{hub.address}/{name}", "name": name})
             elif "/preupload/" in self.path:
-                files = [{**each, "uploadMode": "regular", "shouldIgnore": False} for each in json.loads(body)["files"]]
+                files = [
+                    {**each, "uploadMode": "regular", "shouldIgnore": False}
+                    for each in json.loads(body)["files"]
+                ]
                 self._answer(200, {"files": files})
             elif "/commit/" in self.path:
                 name = "/".join(self.path.split("/")[3:5])

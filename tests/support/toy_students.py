@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.backbones.backbone import load_backbone
 from workloads.backbones.families import family_of
 from workloads.backbones.prompts.text_encoder import load_text_encoder
-from workloads.students.origin import ADAPTERS, Origin, save_origin
+from workloads.layers.lora import AdapterSet
+from workloads.settings.train import LoraSettings
+from workloads.students.origin import Origin, save_origin
 from workloads.students.student import new_student, save_student
 
 Change = Callable[[nn.Module], None]
@@ -42,18 +43,19 @@ def whole_student(teacher: Path, folder: Path, change: Change = every_weight) ->
 
 
 @torch.no_grad()
-def adapter_student(teacher: Path, folder: Path, ends: tuple[str, ...], rank: int = 3) -> None:
-    """Save an adapter student of `teacher` whose adapters are on the layers with these ends of names."""
+def adapter_student(teacher: Path, folder: Path, targets: tuple[str, ...], size: float = 0.1) -> None:
+    """Save an adapter student of `teacher` whose adapters are on the layers with these ends of names.
+
+    `size` is the standard deviation of the adapters' weights.
+    """
     backbone = load_backbone(str(teacher))
     torch.manual_seed(1)
-    student, factors = new_student(backbone), dict[str, Tensor]()
-    for name, layer in student.named_modules():
-        if name.endswith(ends) and isinstance(layer, nn.Linear | nn.Conv2d):
-            down, up = _factors(layer.weight, rank)
-            layer.weight.add_((up.flatten(1) @ down.flatten(1)).view_as(layer.weight))
-            factors |= _named(backbone, name, down, up)
+    student = new_student(backbone, lora=LoraSettings(rank=3, alpha=6, targets=targets))
+    assert isinstance(student, AdapterSet)
+    for adapter in student.adapters().values():
+        adapter.down.weight.normal_(std=size)
+        adapter.up.weight.normal_(std=size)
     save_student(backbone, student, folder)
-    save_file(factors, folder / ADAPTERS)
     save_origin(folder, Origin(str(teacher)))
 
 
@@ -77,13 +79,3 @@ def every_layer_below(network: nn.Module, ends: tuple[str, ...]) -> None:
     for name, layer in network.named_modules():
         if name.endswith(ends) and isinstance(layer, nn.Linear):
             layer.weight.add_(torch.randn_like(layer.weight), alpha=0.05)
-
-
-def _factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    down = torch.randn(rank, *weight.shape[1:]) * 0.1
-    return down, torch.randn(weight.shape[0], rank, *[1] * (weight.ndim - 2)) * 0.1
-
-
-def _named(backbone: Backbone, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
-    name = f"{backbone.family.network}.{layer}"
-    return {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}

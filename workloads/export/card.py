@@ -30,7 +30,9 @@ pipeline = {pipeline}.from_single_file("{place}/{file}", config="{place}")
 {draw}
 ```
 """
-DRAW = 'image = pipeline(prompt="a photo of a corgi", num_inference_steps={steps}, guidance_scale={scale}).images[0]'
+DRAW = """\
+prompt = "a photo of a corgi"
+image = pipeline(prompt, num_inference_steps={steps}, guidance_scale={scale}).images[0]"""
 
 
 def folder_card(card: str, place: str) -> str:

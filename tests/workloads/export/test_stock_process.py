@@ -6,6 +6,7 @@ Every student and export is written first; then one process draws them all.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,18 @@ from workloads.students.sampler import Generator
 PROMPT = "A large RED circle"
 TEACHERS = {**LAYOUTS, **FLOW_FAMILIES}
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-MORE = (*ATTENTION, "proj_in", "ff.net.2", "conv1", "time_emb_proj", "conv_shortcut", "samplers.0.conv")
+MORE = (
+    *ATTENTION,
+    "proj_in",
+    "ff.net.2",
+    "conv1",
+    "time_emb_proj",
+    "conv_shortcut",
+    "downsamplers.0.conv",
+    "upsamplers.0.conv",
+)
+SIZES = {"sd3": 0.25, "klein": 0.5}
+"""Sizes of adapters that change the pictures of toys which depend little on their attention."""
 FULL = 32
 """Rank of the widest layer of the three UNets."""
 HALF = 2e-3
@@ -78,7 +90,9 @@ class Case:
 
 
 STUDENTS: dict[str, Callable[[Path, Path], None]] = {
-    "adapter": lambda teacher, folder: adapter_student(teacher, folder, ATTENTION),
+    "adapter": lambda teacher, folder: adapter_student(
+        teacher, folder, ATTENTION, SIZES.get(teacher.name, 0.1)
+    ),
     "adapter-of-more": lambda teacher, folder: adapter_student(teacher, folder, MORE),
     "layers": lambda teacher, folder: whole_student(teacher, folder, every_layer),
     "styled": lambda teacher, folder: styled_student(teacher, folder),
@@ -153,14 +167,20 @@ def _export(root: Path, case: Case) -> Exported:
 def _job(root: Path, case: Case, folder: Path) -> list[Any]:
     """Return the function of PROGRAM for a case, and its arguments."""
     student = str(_student(root, case))
-    family, pipeline = family_of(student), open_pipeline(student)
-    call = {"prompt": PROMPT, "num_inference_steps": 1, "guidance_scale": family.neutral_guidance}
-    call |= call_arguments(pipeline)
+    family, (scheduler, call) = family_of(student), _call(student)
     if case.format == "diffusers":
         return ["use_folder", str(folder), call]
     if case.format == "single-file":
         return ["use_file", family.pipeline, str(folder / "toy.safetensors"), str(folder), call]
-    return ["use_lora", str(root / case.teacher), str(folder), type(pipeline.scheduler).__name__, call]
+    return ["use_lora", str(root / case.teacher), str(folder), scheduler, call]
+
+
+@cache
+def _call(student: str) -> tuple[str, dict[str, Any]]:
+    """Return the class of a student's scheduler, and the arguments with which its stock pipeline draws it."""
+    pipeline, scale = open_pipeline(student), family_of(student).neutral_guidance
+    call = {"prompt": PROMPT, "num_inference_steps": 1, "guidance_scale": scale}
+    return type(pipeline.scheduler).__name__, call | call_arguments(pipeline)
 
 
 @pytest.mark.parametrize("case", EQUAL, ids=str)
