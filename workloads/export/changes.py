@@ -57,6 +57,12 @@ def is_adaptable(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
+def adaptable_shapes(network: nn.Module) -> list[tuple[int, ...]]:
+    """Return the shapes of the weights of all layers whose change a LoRA can hold."""
+    layers: list[Any] = [layer for layer in network.modules() if is_adaptable(layer)]
+    return [tuple(layer.weight.shape) for layer in layers]
+
+
 def same_architecture(base: nn.Module, student: StoredWeights) -> bool:
     """Return True if both have the same weights, by name and shape."""
     return {name: tuple(weight.shape) for name, weight in base.state_dict().items()} == {

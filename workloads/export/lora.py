@@ -18,7 +18,7 @@ from workloads.backbones.backbone import load_network
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.load_errors import one_line
 from workloads.backbones.prompts.text_encoder import load_text_encoder
-from workloads.export.changes import Change, StoredWeights, changes, same_architecture
+from workloads.export.changes import Change, StoredWeights, adaptable_shapes, changes, same_architecture
 from workloads.export.low_rank import full_rank, low_rank, product
 from workloads.students.origin import ADAPTERS, Origin
 
@@ -85,49 +85,62 @@ def student_lora(folder: Path, base: str, origin: Origin, rank: int | None = Non
         BaseModelError: the base model cannot be opened, or has another architecture.
         ValueError: `rank` is too large, or no layer of the student differs from its base model.
     """
-    own = origin.adapters_are_of_base and (folder / ADAPTERS).exists()
-    if own and rank is None:
-        return _own(load_file(folder / ADAPTERS))
     family = family_of(str(folder))
-    found = _products(family, folder) if own else _differences(family, folder, base, origin)
-    return _truncated(found, DEFAULT_RANK if rank is None else rank, rank is not None)
+    if not origin.adapters_are_of_base or not (folder / ADAPTERS).exists():
+        network = _base_network(base, family, folder)
+        _check_rank(rank, [full_rank(shape) for shape in adaptable_shapes(network)])
+        return _truncated(_differences(family, folder, base, origin, network), rank or DEFAULT_RANK)
+    adapters = load_file(folder / ADAPTERS)
+    ranks = [len(tensor) for name, tensor in adapters.items() if name.endswith(DOWN)]
+    _check_rank(rank, ranks)
+    return (
+        Lora(adapters, max(ranks), exact=True)
+        if rank is None
+        else _truncated(_products(family, adapters), rank)
+    )
 
 
-def _own(tensors: dict[str, Tensor]) -> Lora:
-    ranks = [len(tensor) for name, tensor in tensors.items() if name.endswith(DOWN)]
-    return Lora(tensors, max(ranks), exact=True)
+def _check_rank(rank: int | None, ranks: list[int]) -> None:
+    """Check that a layer can have the `rank` that was asked for, given the largest `ranks` of layers."""
+    if rank is not None and rank > max(ranks):
+        raise ValueError(
+            f"rank {rank} is above {max(ranks)}, the largest that a layer of the student can have"
+        )
 
 
 Found = Iterable[tuple[str, Change]]
 """Changes with the part that each belongs to."""
 
 
-def _products(family: Family, folder: Path) -> Found:
-    """Yield the changes that the student's own adapters stand for."""
-    tensors = load_file(folder / ADAPTERS)
+def _products(family: Family, tensors: dict[str, Tensor]) -> Found:
+    """Yield the changes that adapters stand for."""
     for name in [name.removesuffix(DOWN) for name in tensors if name.endswith(DOWN)]:
         delta = product(tensors[name + DOWN], tensors[name + UP])
         yield family.network, Change(name.removeprefix(f"{family.network}."), delta, adaptable=True)
 
 
-def _differences(family: Family, folder: Path, base: str, origin: Origin) -> Found:
-    """Yield the differences of the student's weights from those of its base model."""
-    network, stored = _base_network(base, family), StoredWeights(folder, family.network)
-    if not same_architecture(network, stored):
-        raise BaseModelError(f"base model {base!r}: its {family.network} has other layers than the student's")
+def _differences(family: Family, folder: Path, base: str, origin: Origin, network: nn.Module) -> Found:
+    """Yield the differences of the student's weights from those of its base model, with that `network`."""
+    stored = StoredWeights(folder, family.network)
     yield from ((family.network, change) for change in changes(network, stored))
     if origin.loras:
         for part, kind in family.text_encoders:
             yield from ((part, change) for change in _text_changes(folder, base, part, kind))
 
 
-def _base_network(base: str, family: Family) -> nn.Module:
+def _base_network(base: str, family: Family, folder: Path) -> nn.Module:
+    """Return the network of the base model; it must have the layers of the student in `folder`."""
     try:
-        if family_of(base) == family:
-            return load_network(base, family, torch.float32)
+        if family_of(base) != family:
+            raise BaseModelError(f"base model {base!r}: is no {family.pipeline}, as the student is")
+        network = load_network(base, family, torch.float32)
+    except BaseModelError:
+        raise
     except ValueError as error:
         raise BaseModelError(f"base model {base!r} cannot be opened: {one_line(error)}") from None
-    raise BaseModelError(f"base model {base!r}: is no {family.pipeline}, as the student is")
+    if not same_architecture(network, StoredWeights(folder, family.network)):
+        raise BaseModelError(f"base model {base!r}: its {family.network} has other layers than the student's")
+    return network
 
 
 def _text_changes(folder: Path, base: str, part: str, kind: str) -> Iterator[Change]:
@@ -139,12 +152,11 @@ def _text_changes(folder: Path, base: str, part: str, kind: str) -> Iterator[Cha
         yield Change(name, change.delta, change.adaptable and adaptable)
 
 
-def _truncated(found: Found, rank: int, given: bool) -> Lora:
-    """Approximate each change by a product of at most `rank`; a `given` rank that no layer has is refused."""
+def _truncated(found: Found, rank: int) -> Lora:
+    """Approximate each change by a product of at most `rank`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensors: dict[str, Tensor] = {}
     energies: dict[str, list[float]] = {}
-    largest = highest = 0
     for part, change in found:
         sums = energies.setdefault(part, [0.0, 0.0, 0.0])
         if not change.adaptable:
@@ -156,13 +168,7 @@ def _truncated(found: Found, rank: int, given: bool) -> Lora:
         # In half precision, as the student's own weights.
         tensors[f"{part}.{change.name}{DOWN}"] = factors.down.half().cpu()
         tensors[f"{part}.{change.name}{UP}"] = factors.up.half().cpu()
-        largest, highest = max(largest, len(factors.down)), max(highest, full_rank(tuple(change.delta.shape)))
-    _check(tensors, rank, highest, given)
-    return Lora(tensors, largest, False, tuple(PartEnergy(part, *sums) for part, sums in energies.items()))
-
-
-def _check(tensors: dict[str, Tensor], rank: int, highest: int, given: bool) -> None:
     if not tensors:
         raise ValueError("no linear or convolution layer of the student differs from its base model")
-    if given and rank > highest:
-        raise ValueError(f"rank {rank} is above {highest}, the full rank of the student's widest layer")
+    largest = max(len(tensor) for name, tensor in tensors.items() if name.endswith(DOWN))
+    return Lora(tensors, largest, False, tuple(PartEnergy(part, *sums) for part, sums in energies.items()))
