@@ -111,6 +111,8 @@ def _check_out(out: Path, name: str) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
+    except FileExistsError:
+        raise UserError(f"--out {out}: cannot be written: {out.parent} is a file") from None
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from None
 
