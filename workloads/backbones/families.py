@@ -60,6 +60,8 @@ class Family:
     """True if the tokens of text and image share their attention, false for cross-attention to the text."""
     lowercase: bool = False
     """True if the pipeline lowercases prompts before it encodes them."""
+    loads_lora: bool = True
+    """True if the stock pipeline has `load_lora_weights`."""
     masked: bool = False
     """True if the network takes an attention mask over padding tokens."""
     pooled: bool = False
@@ -127,6 +129,7 @@ FAMILIES = (
         tokens=120,
         start_timestep=400,
         lowercase=True,
+        loads_lora=False,
         masked=True,
     ),
     Family(
@@ -195,6 +198,7 @@ FAMILIES = (
         tokens=300,
         start_timestep=400,
         lowercase=True,
+        loads_lora=False,
         masked=True,
     ),
 )

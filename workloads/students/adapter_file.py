@@ -11,9 +11,7 @@ from torch import Tensor
 
 from workloads.backbones.families import Family
 from workloads.layers.lora import AdapterSet
-
-FILE = "pytorch_lora_weights.safetensors"
-"""Name under which diffusers looks for a LoRA in a folder."""
+from workloads.students.origin import ADAPTERS
 
 
 @torch.no_grad()
@@ -28,7 +26,7 @@ def write_adapters(student: AdapterSet, family: Family, folder: Path) -> None:
         prefix = f"{family.network}.{name}"
         tensors[f"{prefix}.lora_A.weight"] = _plain(adapter.down.weight)
         tensors[f"{prefix}.lora_B.weight"] = _plain(adapter.up.weight * adapter.scale)
-    save_file(tensors, folder / FILE, {"format": "pt"})
+    save_file(tensors, folder / ADAPTERS, {"format": "pt"})
 
 
 def _plain(weight: Tensor) -> Tensor:
