@@ -3,7 +3,7 @@
 from orchestrator.config.gpu_specs import ASSUMED_SHARE, DEFAULT_GPU, GPUS
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.estimate import assumed_tflops, estimate, gib, total_hours
-from orchestrator.planning.plan import DRIVER_CPUS, Plan, Trial
+from orchestrator.planning.plan import DRIVER_CPUS, Plan, Trial, describe_loras
 
 ABOUT_MEMORY = (
     "memory: peak of a trial's first worker, which also samples images; counted in a step on tensors "
@@ -22,6 +22,7 @@ def describe_plan(plan: Plan, storage: str, tracking: str, capacity: Capacity | 
         + (f" in {len(sweep.arms)} arms" if sweep.arms else "")
         + f", launch {plan.digest}",
         *_table(plan),
+        *_lora_lines(plan),
         *_unused_lines(plan),
         _resources_line(plan, capacity),
         _memory_line(plan),
@@ -56,6 +57,15 @@ def _row(plan: Plan, trial: Trial, width: int, price: bool) -> str:
 
 def _price(plan: Plan, hours: float) -> float:
     return hours * plan.gpus_per_trial * (plan.sweep.budget.price_per_gpu_hour or 0)
+
+
+def _lora_lines(plan: Plan) -> list[str]:
+    """Return a line for each backbone with LoRAs."""
+    return [
+        f"backbone {entry.name}: the teacher is {entry.model} with {describe_loras(entry)}"
+        for entry in plan.sweep.backbones
+        if entry.loras
+    ]
 
 
 def _unused_lines(plan: Plan) -> list[str]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.planning.plan import MINIATURE
+from orchestrator.planning.plan import MINIATURE, describe_loras
 from orchestrator.results.record import TrialRecord
 from workloads.backbones.families import family_of
 from workloads.backbones.hub import split_source
@@ -81,7 +81,7 @@ def model_card(
             neutral=family.neutral_guidance,
         ),
         f"# {trial.name}: one network call a picture\n",
-        f"A one-step student of `{trial.backbone.model}`, distilled by {DESCRIPTIONS[train.objective]} under "
+        f"A one-step student of {_teacher(record)}, distilled by {DESCRIPTIONS[train.objective]} under "
         f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"
         f"{'' if train.clip is None else ', with a clamped CLIP loss'}.\n",
         f"![Samples beside the teacher]({SAMPLES})\n",
@@ -118,11 +118,19 @@ def _making(record: TrialRecord, prompts: str) -> dict[str, str]:
     trial, train = record.trial, record.trial.train
     return {
         "base model": f"`{trial.backbone.model}`",
+        **({"LoRAs in the teacher": f"`{describe_loras(trial.backbone)}`"} if trial.loras else {}),
         "prompts": f"`{prompts}`, no pictures",
         "guidance scale in training": f"{trial.interval} ({train.guided})",
         "steps, batch, seed": f"{train.steps}, {train.batch_size}, {train.seed}",
         "training": f"{record.train_seconds:.0f} s",
     }
+
+
+def _teacher(record: TrialRecord) -> str:
+    """Return the teacher in words: its base model, and its LoRAs."""
+    backbone = record.trial.backbone
+    loras = f" with the LoRA `{describe_loras(backbone)}`" if backbone.loras else ""
+    return f"`{backbone.model}`{loras}"
 
 
 def _table(rows: Mapping[str, str]) -> list[str]:

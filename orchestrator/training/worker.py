@@ -72,6 +72,7 @@ class TrainWorker:
             start_timestep=job.trial.backbone.start_timestep,
             device=self.device,
             dtype=torch.bfloat16 if half else torch.float32,
+            loras=job.trial.loras,
         )
         reference = load_reference(self.store, job.reference)
         student = new_student(self.backbone, self.train.start_from, self.train.student_lora)

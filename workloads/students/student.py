@@ -33,7 +33,7 @@ SAMPLE_BATCH = 32
 def new_student(
     backbone: Backbone, start_from: str | None = None, lora: LoraSettings | None = None
 ) -> nn.Module:
-    """Return a trainable copy of the teacher, or of the network of the pipeline `start_from`.
+    """Return a trainable copy of the teacher with its LoRAs, or of the network of the pipeline `start_from`.
 
     With `lora` only an adapter of it is trainable.
 
@@ -131,4 +131,4 @@ def one_step_scheduler(backbone: Backbone) -> DDIMScheduler | FlowMatchEulerDisc
 
 def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
     """Write the student as a pipeline folder that stock diffusers loads; see `student_folder`."""
-    write_student_folder(backbone.source, student, one_step_scheduler(backbone), folder)
+    write_student_folder(backbone.source, student, one_step_scheduler(backbone), folder, backbone.loras)
