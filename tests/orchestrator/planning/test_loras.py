@@ -12,15 +12,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orchestrator.api import load_sweep, make_plan
+from orchestrator.common.errors import UserError
 from orchestrator.common.storage import Store
+from orchestrator.config.evaluation_schema import Evaluate
+from orchestrator.data.prompt_encoding import PromptSet
+from orchestrator.evaluation.reference import reference_name
 from orchestrator.execution.launch import _params
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.plan import Plan
+from orchestrator.results.champions import _champion_tags
 from orchestrator.results.compatibility import check_resumable, trial_identity
 from orchestrator.results.ledger import result_file
+from orchestrator.results.model_card import model_card
+from orchestrator.results.record import TrialRecord
 from tests.support.cli import MINIMAL, refused, written
 from tests.support.pickle_bomb import plant
+from workloads.backbones.loras.entry import Lora, TeacherSource
 from workloads.miniature import WEIGHTS
 
 LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -223,6 +231,26 @@ def test_plan_and_run_name_them(tmp_path: Path) -> None:
     assert "loras" not in _params(plan_of(tmp_path, MINIMAL).trials[0])
 
 
+def test_card_and_champion_name_them(tmp_path: Path) -> None:
+    (trial,) = plan_of(tmp_path, sweep("owner/style@v1:a.safetensors", 0.75)).trials
+    record = TrialRecord(trial, "run", "finished")
+    card = model_card(record, "prompts.txt", (), "red", {}, WEIGHTS / "unet-epsilon")
+    assert "student of `miniature/unet-epsilon` with the LoRA `owner/style@v1:a.safetensors x 0.75`" in card
+    assert "| LoRAs in the teacher | `owner/style@v1:a.safetensors x 0.75` |" in card
+    assert _champion_tags(record)["loras"] == "owner/style@v1:a.safetensors x 0.75"
+
+
+def test_reference_follows_the_content_of_the_file(tmp_path: Path) -> None:
+    """It is trained again under the same name; the path alone does not tell."""
+    evaluate, source = Evaluate(sheet_prompts=["a circle"], scorers=[]), str(WEIGHTS / "unet-epsilon")
+    path = file(pair())(tmp_path)
+    teachers = [TeacherSource(source, loras) for loras in ((), (Lora(path),), (Lora(path, 0.5),))]
+    names = [reference_name(teacher, evaluate, None) for teacher in teachers]
+    file(pair(rank=3))(tmp_path)
+    names.append(reference_name(teachers[1], evaluate, None))
+    assert len(set(names)) == 4
+
+
 def test_home_folder_is_written_as_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     file(pair())(tmp_path)
@@ -233,9 +261,6 @@ def test_home_folder_is_written_as_tilde(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("now", [None, 0.5])
 def test_a_finished_trial_with_another_lora_is_not_replaced(now: float | None, tmp_path: Path) -> None:
     """The LoRA is left out of the file, or has another weight than when the trial was trained."""
-    from orchestrator.common.errors import UserError
-    from orchestrator.data.prompt_encoding import PromptSet
-
     store, finished = Store(str(tmp_path)), plan_of(tmp_path, sweep("a"))
     identity = trial_identity(finished, finished.trials[0], PromptSet("", "", "", (1,), 1, 0))
     store.write_json(result_file("tiny", finished.trials[0]), {"identity": identity})

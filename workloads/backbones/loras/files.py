@@ -133,8 +133,8 @@ def _nothing(folder: Path, path: str) -> str:
 
 def _pickle(name: str) -> str:
     return (
-        f"{name} is a pickle, which can run any code when it is opened: take the safetensors file, or, if you "
-        f"trust it, save its tensors with safetensors.torch.save_file"
+        f"{name} is a pickle, which can run any code when it is opened: take the safetensors file, or, if "
+        f"you trust it, save its tensors with safetensors.torch.save_file"
     )
 
 
