@@ -24,6 +24,14 @@ TrainValues = dict[str, Any]
 """Settings of `workloads.settings.train.TrainSettings` by name; each may be swept."""
 
 
+def _check_weight(weight: float) -> float:
+    if weight == 0:
+        raise ValueError(
+            "is 0, with which the LoRA changes nothing: give another weight, or leave the LoRA out"
+        )
+    return weight
+
+
 class Values(Section):
     """Values of a setting, each of which is tried."""
 
@@ -58,12 +66,23 @@ class Prompts(Section):
     """Prompts in one file of embeddings."""
 
 
+class LoraEntry(Section):
+    """A LoRA that is merged into a teacher."""
+
+    path: Annotated[Text, AfterValidator(os.path.expanduser)]
+    """A safetensors file, its folder, or an id on the hub: `owner/name[@revision][:file]`."""
+    weight: Annotated[float, AfterValidator(_check_weight)] = 1.0
+    """Factor of its updates; negative ones take the style away."""
+
+
 class BackboneEntry(Section):
     """A teacher, and the settings of its trials that differ from `train`."""
 
     name: Annotated[str, Field(pattern=NAME)]
     model: Annotated[Text, AfterValidator(os.path.expanduser)]
     """A diffusers folder, an id on the hub, or `miniature/NAME`."""
+    loras: list[LoraEntry] = Field(default_factory=list)
+    """LoRAs that are part of the teacher; its students need none of them."""
     start_timestep: Annotated[int, Field(gt=0, lt=1000)] | None = None
     """Timestep at which the student reads pure noise; by default the family's."""
     train: TrainValues = Field(default_factory=dict)

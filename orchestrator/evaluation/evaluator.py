@@ -106,7 +106,8 @@ class Evaluator:
         if not isinstance(self._student, AdapterSet):
             return self._student.to("cpu", torch.float32)
         train = self._job.trial.train
-        return new_student(load_backbone(self._backbone.source), train.start_from, train.student_lora)
+        teacher = load_backbone(self._backbone.source, loras=self._backbone.loras)
+        return new_student(teacher, train.start_from, train.student_lora)
 
     def _pictures(self, prompts: Conditioning) -> Tensor:
         """Return the student's pictures (N, 3, P, P), in [-1, 1], of N prompts."""

@@ -14,7 +14,7 @@ from orchestrator.planning.estimate import (
     usable_bytes,
     worker_needs,
 )
-from orchestrator.planning.plan import DRIVER_CPUS, Plan, Trial
+from orchestrator.planning.plan import DRIVER_CPUS, Plan, Trial, describe_loras
 from workloads.settings.train import LoraSettings
 
 ABOUT_MEMORY = (
@@ -34,6 +34,7 @@ def describe_plan(plan: Plan, storage: str, tracking: str, capacity: Capacity | 
         + (f" in {len(sweep.arms)} arms" if sweep.arms else "")
         + f", launch {plan.digest}",
         *_table(plan),
+        *_lora_lines(plan),
         *_unused_lines(plan),
         _resources_line(plan, capacity),
         _memory_line(plan),
@@ -75,6 +76,15 @@ def _calls(trial: Trial, shown: bool) -> str:
 
 def _price(plan: Plan, hours: float) -> float:
     return hours * plan.gpus_per_trial * (plan.sweep.budget.price_per_gpu_hour or 0)
+
+
+def _lora_lines(plan: Plan) -> list[str]:
+    """Return a line for each backbone with LoRAs."""
+    return [
+        f"backbone {entry.name}: the teacher is {entry.model} with {describe_loras(entry)}"
+        for entry in plan.sweep.backbones
+        if entry.loras
+    ]
 
 
 def _unused_lines(plan: Plan) -> list[str]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.planning.plan import MINIATURE, Trial
+from orchestrator.planning.plan import MINIATURE, describe_loras
 from orchestrator.reporting.formatting import network_calls
 from orchestrator.results.record import TrialRecord
 from workloads.backbones.families import Family, family_of
@@ -83,7 +83,7 @@ def model_card(
             kind="one-step" if steps == 1 else "few-step",
             steps=steps,
         ),
-        *_introduction(trial),
+        *_introduction(record),
         f"![Samples beside the teacher]({SAMPLES})\n",
         USE.format(
             prompt="a large red circle" if more else "a photo of a corgi",
@@ -106,12 +106,12 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def _introduction(trial: Trial) -> list[str]:
-    train = trial.train
+def _introduction(record: TrialRecord) -> list[str]:
+    trial, train = record.trial, record.trial.train
     draws = "in one step" if train.student_steps == 1 else f"in {train.student_steps} steps"
     return [
         f"# {trial.name}: {network_calls(train.student_steps)} of the network a picture\n",
-        f"A student of `{trial.backbone.model}` that draws {draws}, distilled by "
+        f"A student of {_teacher(record)} that draws {draws}, distilled by "
         f"{DESCRIPTIONS[train.objective]} under "
         f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"
         f"{'' if train.clip is None else ', with a clamped CLIP loss'}.\n",
@@ -143,11 +143,19 @@ def _making(record: TrialRecord, prompts: str) -> dict[str, str]:
     trial, train = record.trial, record.trial.train
     return {
         "base model": f"`{trial.backbone.model}`",
+        **({"LoRAs in the teacher": f"`{describe_loras(trial.backbone)}`"} if trial.loras else {}),
         "prompts": f"`{prompts}`, no pictures",
         "guidance scale in training": f"{trial.interval} ({train.guided})",
         "steps, batch, seed": f"{train.steps}, {train.batch_size}, {train.seed}",
         "training": f"{record.train_seconds:.0f} s",
     }
+
+
+def _teacher(record: TrialRecord) -> str:
+    """Return the teacher in words: its base model, and its LoRAs."""
+    backbone = record.trial.backbone
+    loras = f" with the LoRA `{describe_loras(backbone)}`" if backbone.loras else ""
+    return f"`{backbone.model}`{loras}"
 
 
 def _table(rows: Mapping[str, str]) -> list[str]:

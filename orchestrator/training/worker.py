@@ -76,6 +76,7 @@ class TrainWorker:
             start_timestep=job.trial.backbone.start_timestep,
             device=self.device,
             dtype=torch.bfloat16 if half else torch.float32,
+            loras=job.trial.loras,
         )
         self.backbone = with_student_steps(opened, self.train.student_steps)
         reference = load_reference(self.store, job.reference)

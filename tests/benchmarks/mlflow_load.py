@@ -86,7 +86,7 @@ class Pretender:
         self.tracker = Tracker(uri, plan.sweep.name, self.store)
         self.numbers = np.random.default_rng(0)
         self.models: set[str] = set()
-        sources = dict.fromkeys((trial.source for trial in plan.trials), "reference")
+        sources = dict.fromkeys((trial.teacher for trial in plan.trials), "reference")
         shards = {
             encoding_key(trial): ShardSet("prompts/0", PROMPTS.rows, ("0",) * 4, 77, 32)
             for trial in plan.trials

@@ -34,7 +34,7 @@ SAMPLE_BATCH = 32
 def new_student(
     backbone: Backbone, start_from: str | None = None, lora: LoraSettings | None = None
 ) -> nn.Module:
-    """Return a trainable copy of the teacher, or of the network of the pipeline `start_from`.
+    """Return a trainable copy of the teacher with its LoRAs, or of the network of the pipeline `start_from`.
 
     With `lora` the student is an adapter set, and only its adapters are trainable: on the teacher's own
     network, which then serves both, or on the network of `start_from`.
@@ -130,6 +130,8 @@ def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
 
     Adapters are merged, and are written by themselves as well: see `adapter_file`.
     """
-    write_student_folder(backbone.source, merged(student), student_scheduler(backbone), folder)
+    write_student_folder(
+        backbone.source, merged(student), student_scheduler(backbone), folder, backbone.loras
+    )
     if isinstance(student, AdapterSet):
         write_adapters(student, backbone.family, folder)

@@ -1,0 +1,42 @@
+"""A LoRA that changes what a miniature teacher draws: everything in one palette, by half at half the weight."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from workloads.backbones.loras.entry import Lora
+from workloads.backbones.teacher_pipeline import generate_images, open_pipeline
+from workloads.miniature import WEIGHTS
+from workloads.miniature.judge import attribute_hits, load_judge
+from workloads.miniature.palette_lora import in_palette, palette_distance, save_lora, train
+from workloads.miniature.world import captions, dataset
+
+PROMPTS = captions(32, seed=3)
+
+
+def drawn(teacher: str, *loras: Lora) -> Tensor:
+    pipeline = open_pipeline(str(WEIGHTS / teacher), loras=loras)
+    return generate_images(pipeline, PROMPTS, steps=10, guidance_scale=3.0)
+
+
+def test_distance_is_zero_in_the_palette_alone() -> None:
+    pictures = torch.from_numpy(dataset(32, 5)[0])
+    assert palette_distance(in_palette(pictures)) < 1e-3 < 1 < palette_distance(pictures)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("teacher", ["unet-epsilon", "sd3"])
+def test_teacher_draws_in_the_palette(teacher: str, tmp_path: Path) -> None:
+    """Distances of pixels from the palette: the plain teacher's, half of it at weight 0.5, little at weight 1."""
+    backbone, network = train(teacher)
+    save_lora(network, backbone.family.network, tmp_path / "palette.safetensors")
+    file = str(tmp_path / "palette.safetensors")
+    plain, half, whole = (drawn(teacher, *loras) for loras in ((), (Lora(file, 0.5),), (Lora(file),)))
+    far, middle, near = (palette_distance(each) for each in (plain, half, whole))
+    assert far > 1 and near < 0.35 * far, (far, middle, near)
+    assert 0.25 * (far - near) < far - middle < 0.85 * (far - near), (far, middle, near)
+    hits = attribute_hits(load_judge(), whole, PROMPTS)
+    shapes = [hit for name in ("position", "size") for hit in hits[name]]
+    assert sum(shapes) / len(shapes) > 0.7, "the LoRA changes more than colours"
