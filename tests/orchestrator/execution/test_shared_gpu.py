@@ -33,8 +33,8 @@ def trainings(root: Path, share: str) -> list[dict[str, Any]]:
 
 
 def most_at_once(found: list[dict[str, Any]]) -> int:
-    starts = [each["time"][0] for each in found]
-    return max(sum(each["time"][0] <= now < each["time"][1] for each in found) for now in starts)
+    times: list[tuple[float, float]] = [each["time"] for each in found]
+    return max(sum(start <= now < end for start, end in times) for now, _ in times)
 
 
 @pytest.mark.parametrize(("share", "count", "together"), [("0.25", 4, 4), ("0.5", 3, 2)])

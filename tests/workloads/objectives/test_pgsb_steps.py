@@ -5,6 +5,8 @@ The derivation draws the student's own steps by hand, without gradient, up to th
 
 from dataclasses import replace
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ TIMES = {2: [1.0, 0.5], 4: [1.0, 0.75, 0.5, 0.25]}
 class StepsBench(Bench):
     """A bench whose student has several steps, with its noise levels written out."""
 
-    def __init__(self, prediction: Prediction, steps: int, **settings: object) -> None:
+    def __init__(self, prediction: Prediction, steps: int, **settings: Any) -> None:
         super().__init__(prediction, student_steps=steps, **settings)
         if self.by_hand.flow:
             t = torch.tensor(TIMES[steps], dtype=torch.float64)

@@ -117,7 +117,7 @@ def test_each_step_adds_its_noise_to_the_prediction_before(teacher: str) -> None
     def predicted(x: Tensor, rung: int) -> Tensor:
         mask = {"encoder_attention_mask": prompts.mask} if teacher in FLOW else {}
         text = prompts.embeddings
-        out = student(
+        out: Tensor = student(
             x, encoder_hidden_states=text, timestep=time[rung].expand(2), **mask, return_dict=False
         )[0]
         signal: Tensor = x if teacher in FLOW else alpha[rung] * x
