@@ -4,7 +4,6 @@ The derivation draws the student's own steps by hand, without gradient, up to th
 """
 
 from dataclasses import replace
-
 from typing import Any
 
 import pytest
