@@ -27,7 +27,7 @@ LAUNCHES = {
     "miniature": "f468c77d2ae0",
     "objectives": "13d758baea0e",
     "stability": "f2d517857d4a",
-    "student-steps": "2d2ec5ef640d",
+    "student-steps": "b9eb21e11493",
     "tune-new-backbone": "9916c08ee994",
 }
 """Launch digests of the shipped sweeps, which stored results carry. That of `backbones` changed with the
