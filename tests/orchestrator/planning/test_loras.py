@@ -191,7 +191,7 @@ def test_bad_loras_are_refused_before_start(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "lora").mkdir()
     text = sweep(write(tmp_path / "lora"))
     refused(capsys, pattern, written(tmp_path, text), "--storage", str(tmp_path / "results"))

@@ -1,4 +1,4 @@
-"""A LoRA that changes what a miniature teacher draws: everything in one palette, by half at half the weight."""
+"""A LoRA that changes what a miniature teacher draws: all in one palette, by half at half its weight."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_distance_is_zero_in_the_palette_alone() -> None:
 @pytest.mark.heavy
 @pytest.mark.parametrize("teacher", ["unet-epsilon", "sd3"])
 def test_teacher_draws_in_the_palette(teacher: str, tmp_path: Path) -> None:
-    """Distances of pixels from the palette: the plain teacher's, half of it at weight 0.5, little at weight 1."""
+    """The distance of pixels from the palette falls by about half at weight 0.5, and nearly to 0 at 1."""
     backbone, network = train(teacher)
     save_lora(network, backbone.family.network, tmp_path / "palette.safetensors")
     file = str(tmp_path / "palette.safetensors")
