@@ -1,4 +1,4 @@
-"""Draws with a registered student, one network call for each picture.
+"""Draws with a registered student, in as many network calls a picture as it was trained for: 1, 2 or 4.
 
     python -m orchestrator.generate --model models:/miniature-pixart@champion \\
         --prompt 'a large circle on the left' --negative-prompt green --count 4 --out pictures
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--strength", type=_strength, metavar="X", help="strength of attention guidance; 0 turns it off")
     add("--seed", type=_seed, default=0, help="seed of the first picture; the next ones count up (default 0)")
-    add("--count", type=_positive, default=1, help="pictures of each prompt (default 1)")
+    add("--count", type=positive, default=1, help="pictures of each prompt (default 1)")
     add(
         "--out",
         type=Path,
@@ -75,7 +75,12 @@ def _whole(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return the whole number in an option, which must be above 0.
+
+    Raises:
+        ArgumentTypeError: it is not.
+    """
     value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
@@ -99,14 +104,13 @@ def _strength(text: str) -> float:
 def _generate(options: argparse.Namespace) -> None:
     if options.strength is not None and not options.negative_prompt:
         raise UserError("--strength: needs a negative prompt: give --negative-prompt too")
-    if not options.model.startswith("models:/"):
-        raise UserError(f"--model {options.model}: write models:/NAME@champion or models:/NAME/VERSION")
+    check_model(options.model)
     _check_out(options)
-    tracking = _tracking(options.tracking_uri)
+    tracking = tracking_of(options.tracking_uri)
     from orchestrator.tracking.registry import fetch_student
     from workloads.students.sampler import Generator
 
-    with tempfile.TemporaryDirectory() as folder, _student_errors(options.model):
+    with tempfile.TemporaryDirectory() as folder, student_errors(options.model, "opened"):
         student = Generator(fetch_student(options.model, tracking, Path(folder)))
     negative = options.negative_prompt
     for text in (*options.prompt, negative):
@@ -116,6 +120,16 @@ def _generate(options: argparse.Namespace) -> None:
         for seed in range(options.seed, options.seed + options.count):
             content = student.png(prompt, seed, negative, options.strength)
             print(_write(options.out, prompt, negative, seed, content))
+
+
+def check_model(uri: str) -> None:
+    """Check that `uri` is one of a registered model; ask nothing.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not uri.startswith("models:/"):
+        raise UserError(f"--model {uri}: write models:/NAME@champion or models:/NAME/VERSION")
 
 
 def _check_out(options: argparse.Namespace) -> None:
@@ -143,14 +157,19 @@ def _is_file(out: Path) -> bool:
 
 
 @contextmanager
-def _student_errors(model: str) -> Iterator[None]:
-    """Turn errors of a student's files, and a full temporary folder, into one line."""
+def student_errors(model: str, work: str) -> Iterator[None]:
+    """Turn errors of a student's files, and a full temporary folder, into one line.
+
+    Args:
+        model: URI of the student.
+        work: what is done with it: `opened`.
+    """
     from workloads.backbones.load_errors import NOT_LOADED, describe
 
     try:
         yield
     except NOT_LOADED as error:
-        raise UserError(f"model {model} cannot be opened: {describe(error)}") from None
+        raise UserError(f"model {model} cannot be {work}: {describe(error)}") from None
 
 
 def _write(out: Path, prompt: str, negative: str, seed: int, content: bytes) -> Path:
@@ -170,7 +189,12 @@ def _write(out: Path, prompt: str, negative: str, seed: int, content: bytes) -> 
     return path
 
 
-def _tracking(given: str | None) -> str:
+def tracking_of(given: str | None) -> str:
+    """Return the tracking URI of a command: the given one, that of the environment, or the local database.
+
+    Raises:
+        UserError: there is none of them.
+    """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None and not DATABASE.exists():
         raise UserError(

@@ -9,11 +9,11 @@ import math
 import os.path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
 from orchestrator.config.base_model import Positive, Section, Seed, Text, validate
 from orchestrator.config.evaluation_schema import Evaluate, Infer, RankingMetric
-from orchestrator.config.gpu_specs import GPUS
+from orchestrator.config.gpu_specs import check_gpu, check_share, whole_as_integer
 from orchestrator.config.ranking import RANKING_METRICS, first_measured
 from workloads.settings.train import StepSettings
 
@@ -22,12 +22,6 @@ RESERVED_NAMES = ("artifacts", "mlflow.db", "prompts", "references")
 """Names that the storage uses beside the folders of sweeps."""
 TrainValues = dict[str, Any]
 """Settings of `workloads.settings.train.TrainSettings` by name; each may be swept."""
-
-
-def _check_gpu(name: str) -> str:
-    if name not in GPUS:
-        raise ValueError(f"is {name!r}, not one of {', '.join(GPUS)}: choose the nearest, or leave it out")
-    return name
 
 
 def _check_weight(weight: float) -> float:
@@ -127,9 +121,15 @@ class Resources(Section):
 
     workers: Positive = 1
     """Training processes of a trial; batch_size is divided among them."""
-    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
-    """0: trains on CPUs; 1: on a GPU. For more GPUs, more workers."""
-    gpu: Annotated[str, AfterValidator(_check_gpu)] | None = None
+    gpus_per_worker: Annotated[
+        float,
+        Field(ge=0, le=1),
+        AfterValidator(check_share),
+        PlainSerializer(whole_as_integer, return_type=int | float),
+    ] = 0
+    """0: trains on CPUs; 1: on a GPU. For more GPUs, more workers. 0.5, 0.3333, 0.25, ...: a worker shares
+    its GPU with those of other trials, and has that share of its memory and, as is assumed, of its time."""
+    gpu: Annotated[str, AfterValidator(check_gpu)] | None = None
     """Kind of GPU, with which `--plan` estimates time; a sweep that cannot fit it is refused."""
     step: StepSettings = StepSettings()
     """Memory and speed of a step; results differ by rounding alone."""
@@ -152,6 +152,15 @@ class Resources(Section):
         if self.gpu is not None and not self.gpus_per_worker:
             raise ValueError(
                 f"gpu is {self.gpu!r} but gpus_per_worker is 0: set gpus_per_worker, or leave gpu out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sharing(self) -> "Resources":
+        if self.workers > 1 and 0 < self.gpus_per_worker < 1:
+            raise ValueError(
+                f"gpus_per_worker is {self.gpus_per_worker:g} with {self.workers} workers, and NCCL refuses "
+                f"two workers on one GPU: set resources.workers=1, or gpus_per_worker=1"
             )
         return self
 

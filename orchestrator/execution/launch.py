@@ -278,6 +278,7 @@ def _params(trial: Trial) -> dict[str, Any]:
         **({"loras": describe_loras(trial.backbone)} if trial.loras else {}),
         "start_timestep": trial.backbone.start_timestep,
         "objective": trial.train.objective,
+        "student_steps": trial.train.student_steps,
         **({"arm": trial.arm} if trial.arm else {}),
         **train,
     }

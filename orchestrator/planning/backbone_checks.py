@@ -5,7 +5,7 @@ from pathlib import Path
 from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import refuse_credentials
 from orchestrator.planning.plan import Plan
-from workloads.backbones.families import check_start, family_of
+from workloads.backbones.families import check_start, check_student_steps, family_of
 from workloads.backbones.file_checks import check_files
 from workloads.backbones.loras.files import find_files
 from workloads.miniature import WEIGHTS
@@ -44,6 +44,7 @@ def _check(plan: Plan) -> None:
     _check_loras(plan)
     _check_attention(plan)
     _check_flow(plan)
+    _check_student_steps(plan)
     for column in dict.fromkeys(column for trial in plan.trials for column in columns_of(trial.train)):
         column.digest()
     # The shipped miniatures fit, and skipping them spares their sweeps the import of diffusers.
@@ -92,6 +93,14 @@ def _check_flow(plan: Plan) -> None:
                 f"backbone {trial.backbone.name}: flow_shift is a setting of flow matching, and this "
                 f"backbone has an alpha_bar schedule: set it under train of the other backbones alone"
             )
+
+
+def _check_student_steps(plan: Plan) -> None:
+    for trial in plan.trials:
+        family, steps = family_of(trial.source), trial.train.student_steps
+        if steps > 1:
+            start = trial.backbone.start_timestep or family.start_timestep
+            check_student_steps(trial.backbone.name, family, start, steps)
 
 
 def _check_shapes(folders: list[str], starts: set[tuple[str, str]]) -> None:

@@ -1,9 +1,21 @@
 """The text of `--plan`: trials, the resources that they request, memory, time and cost."""
 
+from dataclasses import replace
+
 from orchestrator.config.gpu_specs import ASSUMED_SHARE, DEFAULT_GPU, GPUS
 from orchestrator.planning.capacity import Capacity
-from orchestrator.planning.estimate import assumed_tflops, estimate, gib, total_hours
+from orchestrator.planning.estimate import (
+    amount,
+    assumed_tflops,
+    estimate,
+    gib,
+    sharing,
+    total_hours,
+    usable_bytes,
+    worker_needs,
+)
 from orchestrator.planning.plan import DRIVER_CPUS, Plan, Trial, describe_loras
+from workloads.settings.train import LoraSettings
 
 ABOUT_MEMORY = (
     "memory: peak of a trial's first worker, which also samples images; counted in a step on tensors "
@@ -26,6 +38,7 @@ def describe_plan(plan: Plan, storage: str, tracking: str, capacity: Capacity | 
         *_unused_lines(plan),
         _resources_line(plan, capacity),
         _memory_line(plan),
+        *_adapter_lines(plan),
         *_speed_lines(plan),
         *_infer_lines(plan),
         _total_line(plan),
@@ -39,8 +52,9 @@ def _table(plan: Plan) -> list[str]:
     width = max(len(trial.name) for trial in plan.trials)
     head = f"{'trial':<{width}}  guidance  seed   steps  batch  GiB/worker  samples/s  hours"
     price = plan.sweep.budget.price_per_gpu_hour is not None and plan.gpus_per_trial > 0
-    rows = [_row(plan, trial, width, price) for trial in plan.trials]
-    return [head + ("    cost" if price else ""), *rows]
+    calls = any(trial.train.student_steps > 1 for trial in plan.trials)
+    rows = [_row(plan, trial, width, price) + _calls(trial, calls) for trial in plan.trials]
+    return [head + ("    cost" if price else "") + ("  calls" if calls else ""), *rows]
 
 
 def _row(plan: Plan, trial: Trial, width: int, price: bool) -> str:
@@ -52,7 +66,12 @@ def _row(plan: Plan, trial: Trial, width: int, price: bool) -> str:
     if guess is None:
         return row + f"{'?':>10}  {'?':>9}  {'?':>5}" + (f"  {'?':>6}" if price else "")
     row += f"{gib(guess.needs.bytes):>10}  {guess.samples_per_second:>9.1f}  {guess.hours:>5.2f}"
-    return row + (f"  {_price(plan, guess.hours):>6,.0f}" if price else "")
+    return row + (f"  {amount(_price(plan, guess.hours)):>6}" if price else "")
+
+
+def _calls(trial: Trial, shown: bool) -> str:
+    """Return the column of network calls in which a student draws, if any student takes several."""
+    return f"  {trial.train.student_steps:>5}" if shown else ""
 
 
 def _price(plan: Plan, hours: float) -> float:
@@ -84,11 +103,11 @@ def _unused_lines(plan: Plan) -> list[str]:
 def _resources_line(plan: Plan, capacity: Capacity | None) -> str:
     resources = plan.sweep.resources
     requested = f"{plan.cpus_per_trial:g} CPUs" + (
-        f" and {plan.gpus_per_trial} GPUs" if plan.gpus_per_trial else " and no GPU"
+        f" and {plan.gpus_per_trial:g} GPUs" if plan.gpus_per_trial else " and no GPU"
     )
     return (
         f"each trial requests {requested} ({resources.workers} workers of {resources.cpus_per_worker:g} "
-        f"CPU and {resources.gpus_per_worker} GPU, and {DRIVER_CPUS:g} CPU "
+        f"CPU and {resources.gpus_per_worker:g} GPU, and {DRIVER_CPUS:g} CPU "
         f"for its driver); "
         + ("as many run at once as the cluster holds" if capacity is None else _concurrency(plan, capacity))
     )
@@ -102,10 +121,27 @@ def _memory_line(plan: Plan) -> str:
     name = plan.sweep.resources.gpu
     if name is not None:
         gpu = GPUS[name]
-        fits = f"{name} has {gpu.gibibytes:g} GiB, {gib(gpu.usable_bytes)} GiB of them usable: fits"
-        return f"{ABOUT_MEMORY}; {fits}"
+        fits = f"{name} has {gpu.gibibytes:g} GiB, {gib(usable_bytes(plan, gpu))} GiB of them usable"
+        return f"{ABOUT_MEMORY}; {fits}{sharing(plan)}: fits"
     unchecked = "; not checked against a GPU: set resources.gpu" if plan.gpus_per_trial else ""
     return ABOUT_MEMORY + unchecked
+
+
+def _adapter_lines(plan: Plan) -> list[str]:
+    """Return a line that compares the memory of whole students and of adapters, where it is a GPU's."""
+    if not plan.gpus_per_trial:
+        return []
+    first = {trial.backbone.name: trial for trial in reversed(plan.trials)}
+    backbones = [f"{name} {_either(plan, first[name])}" for name in dict.fromkeys(reversed(first))]
+    return [f"memory of a whole student, or of adapters (train.student_lora) in GiB: {'; '.join(backbones)}"]
+
+
+def _either(plan: Plan, trial: Trial) -> str:
+    """Return the memory of a trial's worker with a whole student and with adapters, as text."""
+    adapters = trial.train.student_lora or LoraSettings()
+    trainings = (replace(trial.train, student_lora=each) for each in (None, adapters))
+    both = [worker_needs(plan, replace(trial, train=train)) for train in trainings]
+    return ", or ".join("?" if needs is None else gib(needs.bytes) for needs in both)
 
 
 def _speed_lines(plan: Plan) -> list[str]:
@@ -121,7 +157,9 @@ def _rate(plan: Plan, rate: float) -> str:
         return f"{rate:g} TFLOP/s per worker: assumed, not measured"
     name = plan.sweep.resources.gpu or DEFAULT_GPU
     share = f"{ASSUMED_SHARE:.0%} of the peak of {name}"
-    return f"{share}, {rate:.0f} TFLOP/s per worker: assumed, not measured on a GPU"
+    if plan.gpus_per_trial < 1:
+        share = f"{plan.gpus_per_trial:g} of {share}"
+    return f"{share}, {rate:.3g} TFLOP/s per worker: assumed, not measured on a GPU"
 
 
 def _infer_lines(plan: Plan) -> list[str]:
@@ -168,7 +206,7 @@ def _total_line(plan: Plan) -> str:
         return "time: unknown, because the config of a backbone is not in the local cache"
     text = f"the sweep: about {total:.2f} h of trials"
     if plan.gpus_per_trial:
-        text += f", {total * plan.gpus_per_trial:.0f} GPU-hours"
+        text += f", {amount(total * plan.gpus_per_trial)} GPU-hours"
         price = plan.sweep.budget.price_per_gpu_hour
-        text += f", {_price(plan, total):,.0f} at {price:g} a GPU-hour" if price is not None else ""
+        text += f", {amount(_price(plan, total))} at {price:g} a GPU-hour" if price is not None else ""
     return text

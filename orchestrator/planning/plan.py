@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.common.digests import digest
+from orchestrator.common.gpu_sharing import holders
 from orchestrator.config.ranking import RANKING_METRICS
 from orchestrator.config.renamed_settings import in_old_form
 from orchestrator.config.schema import BackboneEntry, Range, Sweep, TrainValues, Values, draw
@@ -71,11 +72,12 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Readable name: backbone, arm (or objective and interval), seed, and the digest's beginning."""
+        """Readable name: backbone, arm (or objective, interval, student's steps), and digest."""
         if self.arm:
             return f"{self.backbone.name}-{self.arm}-s{self.train.seed}-{self.digest[:4]}"
         of = "" if self.train.objective == "pgsb" else f"-{self.train.objective}"
-        return f"{self.backbone.name}{of}-k{self.interval}-s{self.train.seed}-{self.digest[:4]}"
+        steps = "" if self.train.student_steps == 1 else f"-{self.train.student_steps}steps"
+        return f"{self.backbone.name}{of}-k{self.interval}{steps}-s{self.train.seed}-{self.digest[:4]}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Plan:
         return DRIVER_CPUS + self.sweep.resources.workers * self.sweep.resources.cpus_per_worker
 
     @property
-    def gpus_per_trial(self) -> int:
+    def gpus_per_trial(self) -> float:
         return self.sweep.resources.workers * self.sweep.resources.gpus_per_worker
 
 
@@ -138,7 +140,7 @@ def max_concurrent_inference_trials(plan: Plan, cpus: float, gpus: float, traini
     assert plan.infer is not None
     infer = plan.infer.infer
     if infer.gpus:
-        return 1 + int(gpus / infer.gpus)
+        return 1 + holders(gpus, infer.gpus)
     free = cpus - trainings * plan.cpus_per_trial - DRIVER_CPUS
     return max(1, min(int(cpus), int(free / DRIVER_CPUS + 1e-6)))
 

@@ -22,7 +22,7 @@ from orchestrator.evaluation.scoring import EXAMPLE, load_measured, score
 from orchestrator.evaluation.strength_curve import best, curve
 from orchestrator.jobs import InferenceJob
 from orchestrator.planning.inference import InferenceTrial
-from orchestrator.planning.plan import Plan, Trial
+from orchestrator.planning.plan import MINIATURE, Plan, Trial
 from orchestrator.reporting.contact_sheet import strength_sheet
 from orchestrator.reporting.formatting import describe_arm
 from orchestrator.reporting.rows import ArmRow
@@ -36,6 +36,7 @@ from workloads.backbones.loras.entry import TeacherSource
 from workloads.scorers.score import Score
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.defaults import save_defaults
+from workloads.students.origin import Origin, save_origin
 
 logger = logging.getLogger(__name__)
 SCORED_TOGETHER = 4
@@ -158,6 +159,7 @@ class Students:
             root=self.store.root,
             student=self._folder(trial, "student"),
             folder=self._plan.sweep.name,
+            gpus=plan.infer.gpus,
         )
 
     def _folder(self, trial: Trial, name: str) -> str:
@@ -245,6 +247,7 @@ class Students:
             folder = Path(copy) / "student"
             shutil.copytree(own, folder)
             save_defaults(folder, default)
+            save_origin(folder, _origin(record.trial))
             self._describe(record, folder, negative, sheet)
             self.store.put_folder(folder, place)
             example = (sweep.evaluate.sheet_prompts[0], negative if pairs else "", default.strength)
@@ -261,6 +264,13 @@ class Students:
             (folder / SAMPLES).write_bytes(self.store.read(record.sheet))
         if sheet:
             (folder / NEGATIVES).write_bytes(sheet)
+
+
+def _origin(trial: Trial) -> Origin:
+    """Return the base model of a trial's students: its name for a shipped one, since folders move."""
+    model = trial.backbone.model
+    base = model if model.startswith(MINIATURE) else trial.source
+    return Origin(base, start_from=trial.train.start_from)
 
 
 def _model_name(plan: Plan, trial: Trial) -> str:

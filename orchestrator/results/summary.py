@@ -66,6 +66,7 @@ def _row(
         checkpoint=record.checkpoint,
         checkpoint_sha256=record.checkpoint_digest,
         zero_stage=record.zero_stage,
+        seconds_per_picture=record.seconds_per_picture,
     )
 
 

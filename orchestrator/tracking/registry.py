@@ -4,13 +4,14 @@ import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
 import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
 
@@ -18,9 +19,15 @@ import workloads
 from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import redact
 from orchestrator.tracking.relocation import check_place
+from workloads.backbones.families import family_of
+from workloads.backbones.hub import split_source
+from workloads.miniature import teacher_folder
+from workloads.students.origin import ADAPTERS, load_origin
 
 CODE = Path(__file__).with_name("pyfunc_model.py")
 CHAMPION = "champion"
+ADAPTER_FLAVOR = "diffusers"
+"""MLflow's flavor for a LoRA of a base model."""
 IDENTITY_TAG = "identity"
 """Tag of a version: digest of the second search that its defaults come from."""
 NEEDS = (
@@ -71,8 +78,10 @@ def register_student(
         package = Path(copy) / "workloads"
         ignored = shutil.ignore_patterns("__pycache__", "weights", "gallery")
         shutil.copytree(Path(workloads.__file__).parent, package, ignore=ignored)
-        logged = mlflow.pyfunc.log_model(
+        logged = Model.log(
+            artifact_path=None,
             name="student",
+            flavor=_StudentFlavors(_adapter(folder)),
             python_model=str(CODE),
             artifacts={"pipeline": str(folder)},
             code_paths=[str(package)],
@@ -86,6 +95,39 @@ def register_student(
     tags = {IDENTITY_TAG: identity}
     made = client.create_model_version(name, logged.model_uri, run, tags, model_id=logged.model_id)
     return f"models:/{name}/{made.version}"
+
+
+class _StudentFlavors:
+    """The flavors of a student's model: MLflow's `python_function`, and its `diffusers` for an adapter.
+
+    MLflow calls `save_model` as it does that of its own flavors' modules.
+    """
+
+    def __init__(self, adapter: dict[str, str]) -> None:
+        """Add the flavor `diffusers` with the entries `adapter`, unless there are none."""
+        self._adapter = adapter
+
+    def save_model(self, path: str, mlflow_model: Model, **options: Any) -> None:
+        """Write the model to the folder `path`; `options` are those of `mlflow.pyfunc.save_model`."""
+        if self._adapter:
+            mlflow_model.add_flavor(ADAPTER_FLAVOR, **self._adapter)
+        mlflow.pyfunc.save_model(path=path, mlflow_model=mlflow_model, **options)
+
+
+def _adapter(folder: Path) -> dict[str, str]:
+    """Return the entries of MLflow's flavor for a LoRA: empty if the student is none of its base model.
+
+    `mlflow.diffusers.load_model` reads them. The flavor has no place for a scheduler, which is why the
+    adapter's own folder has it: see the model card.
+    """
+    origin = load_origin(folder)
+    if origin is None or not origin.adapters_are_of_base or not (folder / ADAPTERS).exists():
+        return {}
+    if not family_of(str(folder)).loads_lora:
+        return {}
+    base, revision = split_source(teacher_folder(origin.base))
+    entries = {"base_model": base, "adapter_type": "lora", "adapter_weights": f"artifacts/{folder.name}"}
+    return entries | ({"base_model_revision": revision} if revision else {})
 
 
 def registered_students(name: str) -> set[str]:

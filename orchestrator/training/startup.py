@@ -15,7 +15,7 @@ from orchestrator.common.storage import Store
 from orchestrator.data.batch_stream import BatchStream, missing_shard
 from orchestrator.data.shard_order import START, Position, ShardSet, advance
 from orchestrator.jobs import Event, Resumed, TrainingJob, WorkerReport
-from orchestrator.training.checkpoint.manifest import Progress
+from orchestrator.training.checkpoint.manifest import OLDEST, Progress
 from orchestrator.training.checkpoint.store import CheckpointStore
 from orchestrator.training.watchdog import collect_hang_reports
 from workloads.objectives.batch import Batch
@@ -48,7 +48,11 @@ def prepare_training(job: TrainingJob) -> TrainingStart:
     rank, world = context.get_world_rank(), context.get_world_size()
     _check_shards(job, rank)
     checkpoints = CheckpointStore(
-        Store(job.checkpoints), "checkpoints", rank=rank, keep=job.resources.keep_checkpoints
+        Store(job.checkpoints),
+        "checkpoints",
+        rank=rank,
+        keep=job.resources.keep_checkpoints,
+        oldest_layout=OLDEST[job.trial.train.student_lora is not None],
     )
     name, notes = checkpoints.newest()
     progress = Progress(prompts=job.shards.digest)

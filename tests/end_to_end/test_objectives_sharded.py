@@ -80,7 +80,7 @@ def rate(training: Training, name: str) -> float:
     return training.train.learning_rate if name == STUDENT else auxiliary[name].learning_rate
 
 
-@pytest.mark.parametrize("arm", ["swiftbrush_v2", "boot"])
+@pytest.mark.parametrize("arm", ["swiftbrush_v2", "boot", "two_steps"])
 def test_two_workers_train_what_one_device_trains(arm: str, tmp_path: Path) -> None:
     start_workers(2, _worker, tmp_path, arm)()
     alone = Training("pixart", replace(ARMS[arm], batch_size=ROWS))

@@ -12,12 +12,12 @@ REPOSITORY = Path(__file__).parents[2]
 ALLOWED = {
     "workloads": (
         "settings", "torchvision_operators", "images", "backbones", "layers", "attention", "students",
-        "miniature", "drawings", "objectives", "scorers", "training",
+        "export", "miniature", "drawings", "objectives", "scorers", "training",
     ),
     "orchestrator": (
         "common", "config", "analysis", "data", "reporting", "planning", "tracking", "jobs", "evaluation",
-        "training", "results", "execution", "diagnosis", "api", "run", "generate", "report", "relocate",
-        "doctor",
+        "training", "results", "execution", "diagnosis", "api", "run", "generate", "export", "report",
+        "relocate", "doctor",
     ),
 }  # fmt: skip
 """Who may import whom: a package or top-level module imports itself and those before it in the list, and

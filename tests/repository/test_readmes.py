@@ -30,6 +30,10 @@ RUN = {
     "--prompt 'a large circle on the left' --negative-prompt green --count 4 --out pictures": (
         f"{END_TO_END}::test_the_command_draws_with_the_champion"
     ),
+    "python -m orchestrator.export --model models:/miniature-unet-v@champion --format lora "
+    "--out student.safetensors": (
+        "tests/orchestrator/test_export.py::test_an_adapter_student_goes_through_mlflow_into_stock_diffusers"
+    ),
     "python -m orchestrator.report --experiment miniature --out report": (
         "tests/orchestrator/test_report.py::test_a_report_is_written_from_mlflow_alone"
     ),
@@ -92,7 +96,7 @@ NOT_RUN = {
     "az ": CLUSTER,
 }
 """Beginnings of commands that no test runs as they are, each with the reason."""
-HELP = tuple(f"orchestrator.{name}" for name in ("run", "generate", "report", "relocate", "doctor"))
+HELP = tuple(f"orchestrator.{name}" for name in ("run", "generate", "export", "report", "relocate", "doctor"))
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:\.ci|\.github|infra|orchestrator|sweeps|tests|workloads)/[\w./-]+)`")

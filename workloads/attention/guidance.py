@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from workloads.attention.state import GuidanceState, Plan
 from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.layers.lora import active, network_of
 from workloads.settings.train import AttentionGuidanceSettings
 
 JOINT = {
@@ -97,14 +98,16 @@ def nasa_guidance(
     """Return the NASA guidance of a training step (NASA-T; SNOOPI v3, arXiv 2412.02687v3, sec. 5.3).
 
     Args:
-        network: A diffusers network, or an engine or DDP module around one.
+        network: A student, or an engine or DDP module around one. Other roles of a network that it shares
+            are guided as well while the guidance is on.
         negatives: Embeddings (B, S, D) of the negative prompts; None: no guidance.
         strength: () or (B,), 0 included.
     """
     if negatives is None:
         return nullcontext()
-    wrapped = getattr(network, "module", network)
-    return AttentionGuidance(wrapped, negatives, AttentionGuidanceSettings("nasa"), strength)
+    student, settings = getattr(network, "module", network), AttentionGuidanceSettings("nasa")
+    with active(student):
+        return AttentionGuidance(network_of(student), negatives, settings, strength)
 
 
 @dataclass(frozen=True, eq=False)

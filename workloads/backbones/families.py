@@ -60,6 +60,8 @@ class Family:
     """True if the tokens of text and image share their attention, false for cross-attention to the text."""
     lowercase: bool = False
     """True if the pipeline lowercases prompts before it encodes them."""
+    loads_lora: bool = True
+    """True if the stock pipeline has `load_lora_weights`."""
     masked: bool = False
     """True if the network takes an attention mask over padding tokens."""
     pooled: bool = False
@@ -127,6 +129,7 @@ FAMILIES = (
         tokens=120,
         start_timestep=400,
         lowercase=True,
+        loads_lora=False,
         masked=True,
     ),
     Family(
@@ -195,6 +198,7 @@ FAMILIES = (
         tokens=300,
         start_timestep=400,
         lowercase=True,
+        loads_lora=False,
         masked=True,
     ),
 )
@@ -248,6 +252,25 @@ def check_start(start_from: str, source: str) -> None:
         raise ValueError(
             f"student start_from {start_from!r} predicts {start!r}, its teacher {source!r} predicts "
             f"{teacher!r}: name one that predicts the same"
+        )
+
+
+def check_student_steps(source: str, family: Family, start: int, steps: int) -> None:
+    """Check the timestep at which a student of several `steps` starts.
+
+    Raises:
+        ValueError: Fewer than two timesteps lie between its steps, or flow matching starts elsewhere than at
+            pure noise.
+    """
+    if family.flow and start != family.start_timestep:
+        raise ValueError(
+            f"start_timestep {start} of {source!r}: in flow matching a student of {steps} steps starts at "
+            f"pure noise: leave start_timestep out"
+        )
+    if start + 1 < 2 * steps:
+        raise ValueError(
+            f"start_timestep {start} of {source!r}: too small for a student of {steps} steps: set at least "
+            f"{2 * steps - 1}"
         )
 
 

@@ -11,8 +11,15 @@ from pathlib import Path
 WEIGHTS = Path(__file__).parent / "weights"
 TEACHERS = ("unet-epsilon", "unet-v", "pixart", "sana", "sd3")
 """Folders of the shipped teachers under `WEIGHTS`."""
-CLIP = "miniature/clip"
+PREFIX = "miniature/"
+"""Begins the names of the shipped models in settings."""
+CLIP = f"{PREFIX}clip"
 """Name of the shipped CLIP model in settings."""
+
+
+def teacher_folder(source: str) -> str:
+    """Return the folder of a shipped teacher for its name, and any other `source` as it is."""
+    return str(WEIGHTS / source.removeprefix(PREFIX)) if source.startswith(PREFIX) else source
 
 
 def clip_folder(source: str) -> str:

@@ -11,7 +11,7 @@ Shapes: B batch, C latent channels, H latent height and width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.network_calls import Network
-from workloads.layers.transformer_blocks import recompute
 from workloads.objectives.batch import Batch
 
 STUDENT = "student"
 """Name of the network that every objective trains."""
 SPREAD = "latent_spread"
-"""Metric of every objective, added by `train_step`: standard deviation of the student's latents over
-the batch, averaged over their elements. `collapse_ratio` is compared with it."""
+"""Metric of every objective, added by `train_step`: standard deviation over the batch of the latents x_0 that
+the student predicts from pure noise, averaged over their elements. `collapse_ratio` is compared with it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ class Update:
     """Further metrics by name, each a detached scalar."""
     latents: Tensor | None = None
     """The student's latents x_0 (B, C, H, H), with gradient; only in the student's update."""
+    from_noise: Tensor | None = None
+    """x_0 that a student of several steps predicts from pure noise, (B, C, H, H), if it is not `latents`."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,3 @@ class Objective(ABC, Generic[DrawsT]):
             batch: this worker's B samples.
             draws: this worker's B rows of what `draw` returned.
         """
-
-    def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a module of the teacher's network with activation checkpointing.
-
-        The same as `transformer_blocks.recompute`, unless the objective has state that the second
-        forward pass must restore.
-        """
-        return recompute(module, *args, **kwargs)

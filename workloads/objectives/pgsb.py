@@ -1,6 +1,6 @@
 """PG-SB: variational score distillation with a random guidance scale (SNOOPI, arXiv 2412.02687).
 
-The one-step student f maps noise z and a prompt y to latents x_0 = f(z, y). Its gradient is
+The student f maps noise z and a prompt y to latents x_0 = f(z, y). Its gradient is
 
     w(t) (e_teacher(x_t, t, y, k) - e_fake(x_t, t, y, k)) df/dtheta,    k ~ U(low, high)
 
@@ -12,6 +12,10 @@ With `weighting: dmd` the gradient is DMD's (arXiv 2311.18828; normalised as in 
 difference of the two predictions of x_0, (x_fake - x_teacher) / mean |x_0 - x_teacher|, where the mean is
 over one sample.
 
+A student of N steps (`Backbone.rungs`) has one of them trained in each step of the training, in turn: the
+same in all rows and workers. Its input is what the student itself draws up to there, without gradient; the
+x_0 that it predicts takes the place of f(z, y) above (DMD2, arXiv 2405.14867, sec. 4.5).
+
 With negative prompts y- (NASA-T; SNOOPI v3, sec. 5.3) the student generates under NASA at a strength
 alpha ~ U(0, 1), the teacher is guided against y- instead of the empty prompt, and the fake score does
 not use negative prompts.
@@ -19,7 +23,8 @@ not use negative prompts.
 Shapes: B batch, C latent channels, H latent height and width.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,16 +36,19 @@ from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.network_calls import Network
 from workloads.backbones.prompts.conditioning import Conditioning, concatenate
-from workloads.layers.lora import FakeScore, Role
+from workloads.layers.adapted_layer import BASE, Role, RowRoles
+from workloads.layers.lora import AdapterSet
 from workloads.objectives.base import SPREAD, STUDENT, Auxiliary, Objective, Update
 from workloads.objectives.batch import Batch
 from workloads.objectives.classifier_free_guidance import draw_scale, draw_timesteps, guide
 from workloads.objectives.pgsb_draws import FakeScoreDraws, PGSBDraws
 from workloads.settings.train import Distribution, ScoreBatch, TrainSettings
+from workloads.students.unroll import unroll
 
 FAKE_SCORE = "fake_score"
-Branch = tuple[bool, Conditioning]
-"""One prediction: true for the fake score, false for the teacher; and its B prompts."""
+NOTHING: AbstractContextManager[None] = nullcontext()
+Branch = tuple[int, Conditioning]
+"""One prediction: its role in the teacher's network, and its B prompts."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class StudentLoss:
     """The student's latents x_0, (B, C, H, H), with gradient; detached, the fake score's training data."""
     score_gap: Tensor
     """Root mean square of e_teacher - e_fake, a scalar; it measures progress, which the loss does not."""
+    from_noise: Tensor | None = None
+    """x_0 that the student predicts from pure noise, (B, C, H, H), if another step of it is trained."""
 
 
 class PGSB(Objective[PGSBDraws]):
@@ -77,7 +87,7 @@ class PGSB(Objective[PGSBDraws]):
         self.score_batch = score_batch
         self.null = null
         self.settings = settings
-        self.fake_score = FakeScore(backbone.network, settings.lora)
+        self.fake_score = AdapterSet(backbone.network, settings.lora)
         self.auxiliary = {FAKE_SCORE: Auxiliary(self.fake_score, settings.fake_score_learning_rate)}
 
     @property
@@ -85,9 +95,6 @@ class PGSB(Objective[PGSBDraws]):
         """Distribution of the timesteps that the fake score trains on."""
         default: Distribution = "logit_normal" if self.backbone.schedule.is_flow else "uniform"
         return self.settings.fake_score_timesteps or default
-
-    def recompute(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self.fake_score.recompute(module, *args, **kwargs)
 
     def draw(self, batch: int, generator: torch.Generator) -> PGSBDraws:
         shape = (batch, *self.backbone.latent_shape)
@@ -112,7 +119,10 @@ class PGSB(Objective[PGSBDraws]):
         updates = tuple(fake_score() for _ in range(settings.fake_score_updates))
         interval = settings.fake_score_interval
         fake_score_scale = scale if interval is None else draw_scale(interval, batch, per_sample, generator)
-        return PGSBDraws(start_noise, at, added, scale, strength, updates, fake_score_scale)
+        # Drawn last, so that a student of one step has the numbers that it had before there were others.
+        later = (batch, self.backbone.student_steps - 1, *self.backbone.latent_shape)
+        renoise = torch.randn(later, generator=generator, device=device)
+        return PGSBDraws(start_noise, at, added, scale, strength, updates, fake_score_scale, renoise)
 
     def _draw_strength(self, generator: torch.Generator) -> Tensor:
         if self.settings.nasa_interval is None:
@@ -123,10 +133,12 @@ class PGSB(Objective[PGSBDraws]):
         self, networks: Mapping[str, Network], batch: Batch, draws: PGSBDraws, step: int
     ) -> Iterator[Update]:
         student = networks[STUDENT]
-        # NASA stays on until the caller has back-propagated: checkpointed activations are recomputed then.
-        with nasa_guidance(student, batch.negatives, draws.strength):
-            result = self.student_loss(student, batch.prompts, draws, batch.negatives)
-            yield Update(STUDENT, result.loss, {"score_gap": result.score_gap}, result.latents)
+        guidance = nasa_guidance(student, batch.negatives, draws.strength)
+        rung = (step - 1) % self.backbone.student_steps
+        result = self.student_loss(student, batch.prompts, draws, batch.negatives, guidance, rung)
+        metrics = {"score_gap": result.score_gap}
+        with guidance:  # the caller back-propagates, where checkpointed activations are recomputed
+            yield Update(STUDENT, result.loss, metrics, result.latents, result.from_noise)
         latents = result.latents.detach()
         for fake_score_draws in draws.fake_score:
             loss = self.fake_score_loss(networks[FAKE_SCORE], latents, batch.prompts, fake_score_draws)
@@ -138,6 +150,8 @@ class PGSB(Objective[PGSBDraws]):
         prompts: Conditioning,
         draws: PGSBDraws,
         negatives: Conditioning | None = None,
+        guidance: AbstractContextManager[Any] = NOTHING,
+        rung: int = 0,
     ) -> StudentLoss:
         """Return a loss whose gradient is PG-SB's, by the stop-gradient trick of SwiftBrush's code.
 
@@ -145,12 +159,18 @@ class PGSB(Objective[PGSBDraws]):
         dL/dx_0 = g / N over its N elements. No gradient passes through the two scores.
 
         Args:
-            student: with `negatives`, must be inside `nasa_guidance` until the loss is back-propagated.
+            student: the student, or an engine around it.
             prompts: conditioning of B prompts.
             draws: B rows.
             negatives: conditioning of B negative prompts, for NASA-T.
+            guidance: guidance of the student's attention, for NASA-T; it must be on again when the loss is
+                back-propagated.
+            rung: the student's step, from 0, that is trained; those before it draw its input.
         """
-        latents = self.backbone.one_step(student, draws.start_noise, prompts)
+        start, renoise = draws.start_noise, draws.renoise
+        with guidance:
+            given, before = unroll(self.backbone, student, start, renoise, prompts, rung)
+            latents = self.backbone.one_step(student, given, prompts, rung)
         frozen = latents.detach()
         noisy = self.backbone.schedule.add_noise(frozen, draws.noise, draws.timestep)
         scales = (draws.scale, draws.fake_score_scale)
@@ -158,7 +178,8 @@ class PGSB(Objective[PGSBDraws]):
         weight = self._weight(draws.timestep, frozen, noisy, teacher)
         gradient = torch.nan_to_num(weight * (teacher - fake))
         loss = 0.5 * (latents - (frozen - gradient)).square().mean()
-        return StudentLoss(loss, latents, (teacher - fake).square().mean().sqrt())
+        gap = (teacher - fake).square().mean().sqrt()
+        return StudentLoss(loss, latents, gap, before[0] if before else None)
 
     def fake_score_loss(
         self, fake_score: Network, latents: Tensor, prompts: Conditioning, draws: FakeScoreDraws
@@ -204,7 +225,7 @@ class PGSB(Objective[PGSBDraws]):
         guided, null = self.settings.guided, self.null.expand(len(noisy))
         teacher = [prompts, null if negatives is None else negatives][: 1 + (guided != "fake_score")]
         fake = [prompts, null][: 1 + (guided != "teacher")]
-        branches = [(False, text) for text in teacher] + [(True, text) for text in fake]
+        branches = [(BASE, text) for text in teacher] + [(self.fake_score.role, text) for text in fake]
         outputs: list[Tensor] = []
         for group in self._group_branches(branches):
             outputs += self._predict(noisy, timestep, group)
@@ -234,15 +255,16 @@ class PGSB(Objective[PGSBDraws]):
             return [branches]
         if self.score_batch == "prediction":
             return [[branch] for branch in branches]
-        return [[b for b in branches if b[0] is role] for role in (False, True)]
+        return [[b for b in branches if b[0] == role] for role in (BASE, self.fake_score.role)]
 
     def _predict(self, noisy: Tensor, timestep: Tensor, branches: list[Branch]) -> Sequence[Tensor]:
         """Return the raw output (B, C, H, H) of each branch from one forward pass."""
-        count, fakes = len(branches), sum(role for role, _ in branches)
-        role: Role = fakes == count
-        if 0 < fakes < count:
-            row = torch.arange(count * len(noisy), device=noisy.device)
-            role = row >= (count - fakes) * len(noisy)  # the fake score's branches come last
+        count, roles = len(branches), [role for role, _ in branches]
+        role: Role = roles[0]
+        if len(set(roles)) > 1:
+            # Filled on the device, because a copy from the host would make the host wait.
+            rows = [torch.full((len(noisy),), each, device=noisy.device) for each in roles]
+            role = RowRoles(torch.cat(rows), tuple(set(roles) - {BASE}))
         output = self.backbone.predict(
             partial(self.fake_score.call_in_role, role),
             noisy.repeat(count, 1, 1, 1),

@@ -1,6 +1,7 @@
 """Exponential moving average (EMA) of the weights that a student trains, in float32."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -36,3 +37,15 @@ def copy_weights(weights: Mapping[str, Tensor], network: nn.Module) -> None:
     parameters = dict(network.named_parameters())
     for name, weight in weights.items():
         parameters[name].copy_(weight)
+
+
+@contextmanager
+def exchanged_weights(weights: Mapping[str, Tensor], network: nn.Module) -> Iterator[None]:
+    """Copy `weights`, keyed by parameter name, into `network`, and restore its own after the block."""
+    parameters = dict(network.named_parameters())
+    own = {name: parameters[name].detach().clone() for name in weights}
+    copy_weights(weights, network)
+    try:
+        yield
+    finally:
+        copy_weights(own, network)

@@ -4,7 +4,6 @@ A student has its own network, scheduler and model_index.json. From the teacher 
 encoders, the tokenizers and the documents. Nothing else is copied: no other parts, no pickles, no programs.
 """
 
-import copy
 import json
 import shutil
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ from workloads.backbones.load_errors import one_line
 from workloads.backbones.loras.entry import Lora
 from workloads.backbones.loras.merge import merge_into_files
 from workloads.backbones.weight_files import find_weights
-from workloads.layers.lora import merge_adapters
 
 DOCUMENTS = ("*.md", "*.txt", "LICENSE*", "LICENCE*", "NOTICE*")
 """Files at the top of a folder that say what the model is and what may be done with it."""
@@ -38,8 +36,8 @@ def write_student_folder(
 
     Args:
         source: folder or hub id of the teacher, or of another student of it.
-        network: the student, which is saved in half precision with its adapters merged.
-        scheduler: the student's one-step scheduler.
+        network: the student, which this function converts to half precision in place.
+        scheduler: the student's; see `schedulers`.
         folder: may exist, but hold none of these files.
         loras: of the teacher; they are merged into the text encoders here, and were into `network` before.
 
@@ -56,9 +54,8 @@ def write_student_folder(
         merge_into_files(folder, part, source, loras)
     for part in family.tokenizers:
         _copy_tokenizer(local, folder, part, family.most_tokens(part))
-    whole: Any = copy.deepcopy(network).eval()
-    merge_adapters(whole)
-    whole.half().save_pretrained(folder / family.network)
+    whole: Any = network
+    whole.eval().half().save_pretrained(folder / family.network)
     scheduler.save_pretrained(folder / "scheduler")
     index = _index(family, model_index(source), type(whole).__name__, type(scheduler).__name__)
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

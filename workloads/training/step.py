@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from workloads.layers.transformer_blocks import Recompute, compile_blocks, recompute
+from workloads.layers.lora import network_of, recompute_in_role
+from workloads.layers.transformer_blocks import Recompute, compile_blocks
 from workloads.objectives.base import SPREAD, STUDENT, Objective
 from workloads.objectives.batch import Batch
 from workloads.settings.train import StepSettings, TrainSettings
@@ -70,11 +71,8 @@ def make_optimizer(
     )
 
 
-def apply_settings(student: Any, objective: Objective[Any], settings: StepSettings) -> None:
-    """Turn on activation checkpointing or compilation in student and teacher, as `settings` ask.
-
-    `student` is a diffusers model.
-    """
+def apply_settings(student: nn.Module, objective: Objective[Any], settings: StepSettings) -> None:
+    """Turn on activation checkpointing or compilation in student and teacher, as `settings` ask."""
     for network, checkpoint in each_network(student, objective):
         if settings.compile:
             compile_blocks(network, keep=not settings.activation_checkpointing)
@@ -82,9 +80,13 @@ def apply_settings(student: Any, objective: Objective[Any], settings: StepSettin
             network.enable_gradient_checkpointing(checkpoint)
 
 
-def each_network(student: Any, objective: Objective[Any]) -> list[tuple[Any, Recompute]]:
-    """Return student and teacher, each with the function that calls its blocks under checkpointing."""
-    return [(student, recompute), (objective.backbone.network, objective.recompute)]
+def each_network(student: nn.Module, objective: Objective[Any]) -> list[tuple[Any, Recompute]]:
+    """Return the networks of student and teacher, each with the function that recomputes its blocks.
+
+    An adapter student shares the teacher's network, which is then the only one.
+    """
+    networks = dict.fromkeys((network_of(student), objective.backbone.network))
+    return [(network, recompute_in_role(network)) for network in networks]
 
 
 def make_engines(student: nn.Module, objective: Objective[Any], train: TrainSettings) -> dict[str, Engine]:
@@ -111,5 +113,7 @@ def train_step(
         engines[update.network].step(update.loss)
         metrics |= {f"{update.network}_loss": update.loss.detach(), **update.metrics}
         if update.latents is not None:
-            metrics[SPREAD] = update.latents.detach().std(dim=0, correction=0).mean()
+            # The first step's x_0, whichever is trained: those of different steps vary by different amounts.
+            first = update.latents if update.from_noise is None else update.from_noise
+            metrics[SPREAD] = first.detach().std(dim=0, correction=0).mean()
     return torch.stack([metrics[name] for name in objective.metric_names]).float()

@@ -14,8 +14,11 @@ from orchestrator.data.shard_order import START, Position
 from orchestrator.jobs import StepReport
 
 MANIFEST = "manifest.json"
-LAYOUT = 2
-"""Version of the tensors' files. In layout 1, which manifests do not name, rank 0 had the whole average."""
+LAYOUT = 3
+"""Version of the tensors' files. In layout 1, which manifests do not name, rank 0 had the whole average. In
+layout 2 the adapters of a student had another order."""
+OLDEST = {False: 2, True: 3}
+"""Oldest layout that is read of a whole student's checkpoint (False) and of an adapter student's (True)."""
 
 
 class DamagedCheckpointError(Exception):
@@ -55,8 +58,8 @@ class Manifest:
         return json.dumps({"layout": LAYOUT, **content}, indent=1, sort_keys=True)
 
     @classmethod
-    def parse(cls, content: bytes) -> "Manifest":
-        """Read the file's content.
+    def parse(cls, content: bytes, oldest: int = OLDEST[False]) -> "Manifest":
+        """Read the file's content, of a layout not older than `oldest`.
 
         Raises:
             DamagedCheckpointError: it is not a manifest, or it is of another layout.
@@ -70,23 +73,23 @@ class Manifest:
             manifest = cls(Progress(position=position, reports=reports, **progress), **stored)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedCheckpointError(f"{MANIFEST} cannot be read: {error}") from None
-        if layout != LAYOUT:
+        if not oldest <= layout <= LAYOUT:
             raise DamagedCheckpointError(
                 f"{MANIFEST} has layout {layout}: another version of this program wrote it, "
-                f"this version reads layout {LAYOUT}"
+                f"this version reads layouts from {oldest} to {LAYOUT}"
             )
         return manifest
 
 
-def verify(folder: Path) -> Manifest:
+def verify(folder: Path, oldest: int = OLDEST[False]) -> Manifest:
     """Read every file of a checkpoint and compare it with the manifest.
 
     Raises:
-        DamagedCheckpointError: a file is missing or has changed.
+        DamagedCheckpointError: a file is missing or has changed, or its layout is older than `oldest`.
     """
     if not (folder / MANIFEST).exists():
         raise DamagedCheckpointError(f"{MANIFEST} is missing")
-    manifest = Manifest.parse((folder / MANIFEST).read_bytes())
+    manifest = Manifest.parse((folder / MANIFEST).read_bytes(), oldest)
     for name, expected in manifest.files.items():
         if Path(name).name != name:
             raise DamagedCheckpointError(f"{MANIFEST} names a file outside of the folder: {name}")

@@ -21,6 +21,7 @@ from orchestrator.common.storage import Store
 from orchestrator.jobs import CheckpointFailed, CheckpointWritten
 from orchestrator.training.checkpoint.manifest import (
     MANIFEST,
+    OLDEST,
     DamagedCheckpointError,
     Manifest,
     Progress,
@@ -37,9 +38,12 @@ Saved = CheckpointWritten | CheckpointFailed
 class CheckpointStore:
     """The checkpoints of one training, in a folder of a store that all workers reach."""
 
-    def __init__(self, store: Store, folder: str, *, rank: int, keep: int) -> None:
+    def __init__(
+        self, store: Store, folder: str, *, rank: int, keep: int, oldest_layout: int = OLDEST[False]
+    ) -> None:
         """Use `folder` of the store; the newest `keep` checkpoints stay, beside the best one."""
         self._store, self._folder, self._rank, self._keep = store, folder, rank, keep
+        self._oldest_layout = oldest_layout
 
     def save(
         self, progress: Progress, score: float | None, write_part: Callable[[Path], dict[str, str]]
@@ -132,7 +136,7 @@ class CheckpointStore:
         for name in reversed(self._names()):
             try:
                 with self._store.folder(name) as folder:
-                    verify(folder)
+                    verify(folder, self._oldest_layout)
                 return name, notes
             except DamagedCheckpointError as damage:
                 aside = self._free(name + DAMAGED)

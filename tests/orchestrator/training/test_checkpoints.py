@@ -15,6 +15,7 @@ from orchestrator.data.shard_order import Position
 from orchestrator.jobs import CheckpointFailed, CheckpointWritten, StepReport
 from orchestrator.training.checkpoint.manifest import (
     MANIFEST,
+    OLDEST,
     DamagedCheckpointError,
     Manifest,
     Progress,
@@ -63,11 +64,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a torn manifest": (lambda c: (c / MANIFEST).write_text('{"progress": {'), "cannot be read"),
     "a manifest that is a list": (lambda c: (c / MANIFEST).write_text("[]"), "cannot be read"),
     "a manifest of another version": (
-        lambda c: (c / MANIFEST).write_text((c / MANIFEST).read_text().replace('"layout": 2', '"layout": 3')),
-        "has layout 3: another version of this program wrote it, this version reads layout 2",
+        lambda c: (c / MANIFEST).write_text((c / MANIFEST).read_text().replace('"layout": 3', '"layout": 4')),
+        "has layout 4: another version of this program wrote it, this version reads layouts from 2 to 3",
     ),
     "a manifest of an earlier version": (
-        lambda c: (c / MANIFEST).write_text((c / MANIFEST).read_text().replace('"layout": 2,', "")),
+        lambda c: (c / MANIFEST).write_text((c / MANIFEST).read_text().replace('"layout": 3,', "")),
         "has layout 1: another version",
     ),
     "a manifest of another kind": (lambda c: (c / MANIFEST).write_text('{"a": 1}'), "cannot be read"),
@@ -94,6 +95,20 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path, name: str) -> None:
     assert taken == "checkpoints/step-00000004"
     assert len(notes) == 1 and says in notes[0] and str(newest) in notes[0] and "\n" not in notes[0]
     assert newest.with_name("step-00000008.damaged").is_dir() and not newest.exists()
+
+
+def test_adapters_in_an_older_order_are_not_read(tmp_path: Path) -> None:
+    """Layout 2 is that of whole students; an adapter student would load it without an error, but wrongly."""
+    store = checkpoints(tmp_path)
+    store.save(progress(4), None, write_part)
+    manifest = tmp_path / "checkpoints/step-00000004" / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"layout": 3', '"layout": 2'))
+    assert store.newest() == ("checkpoints/step-00000004", [])
+    adapters = CheckpointStore(
+        Store(str(tmp_path)), "checkpoints", rank=0, keep=2, oldest_layout=OLDEST[True]
+    )
+    taken, (note,) = adapters.newest()
+    assert taken is None and "has layout 2: another version of this program wrote it" in note
 
 
 def test_the_same_step_may_be_damaged_again(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from workloads.attention import AttentionGuidance
 from workloads.attention.guidance import GuidedAttention, cross_attention_layers
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.shape_checks import encoder_constructor
-from workloads.layers.lora import AdaptedLayer, FakeScore
+from workloads.layers.adapted_layer import AdaptedLayer
+from workloads.layers.lora import AdapterSet
 from workloads.layers.transformer_blocks import compile_blocks
 from workloads.objectives.batch import Batch
 from workloads.objectives.pgsb import PGSB
 from workloads.settings.train import AttentionGuidanceSettings, LoraSettings, TrainSettings
-from workloads.students.student import new_student, one_step_scheduler
+from workloads.students.schedulers import one_step_scheduler
+from workloads.students.student import new_student
 from workloads.training.step import make_engines, train_step
 
 Sizes = dict[str, tuple[int, ...]]
@@ -206,7 +208,7 @@ def test_lora_adapts_target_layers(name: str, targets: tuple[str, ...]) -> None:
     layers = {k.removesuffix(".weight"): w for k, w in network.state_dict().items() if k.endswith(".weight")}
     wanted = {k: w for k, w in layers.items() if w.dim() > 1 and (k.endswith(targets) or "all" in targets)}
     with torch.device("meta"):
-        fake_score = FakeScore(network, LoraSettings(rank=rank, targets=targets))
+        fake_score = AdapterSet(network, LoraSettings(rank=rank, targets=targets))
     adapted = {key for key, layer in network.named_modules() if isinstance(layer, AdaptedLayer)}
     assert adapted == set(wanted)
     published = PUBLISHED[name]

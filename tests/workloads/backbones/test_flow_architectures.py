@@ -20,10 +20,11 @@ from workloads.backbones.architectures import architecture_of
 from workloads.backbones.autoencoders import AUTOENCODERS
 from workloads.backbones.backbone import network_kind
 from workloads.backbones.shape_checks import encoder_constructor
-from workloads.layers.lora import AdaptedLayer, FakeScore
+from workloads.layers.adapted_layer import AdaptedLayer
+from workloads.layers.lora import AdapterSet
 from workloads.layers.transformer_blocks import compile_blocks, transformer_blocks
 from workloads.settings.train import LoraSettings
-from workloads.students.student import one_step_scheduler
+from workloads.students.schedulers import one_step_scheduler
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def test_lora_adapts_target_layers(name: str, targets: tuple[str, ...]) -> None:
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
     ]
     with torch.device("meta"):
-        FakeScore(network, LoraSettings(rank=4, targets=targets))
+        AdapterSet(network, LoraSettings(rank=4, targets=targets))
     adapted = [layer for layer in network.modules() if isinstance(layer, AdaptedLayer)]
     assert len(adapted) == (len(layers) if "all" in targets else PUBLISHED[name].adapted)
 

@@ -1,32 +1,36 @@
 """PG-SB against an independent float64 re-derivation, for each prediction type.
 
-The derivation shares no code with the objective: two separate networks, the adapter merged into the
-weights of the second, four separate forward passes, and the gradient as the inner product of the
-score difference with the student's Jacobian.
+The derivation shares no code with the objective: separate networks, with the adapters of the fake score and
+of an adapter student merged into the weights of theirs, four separate forward passes, and the gradient as the
+inner product of the score difference with the student's Jacobian.
 """
 
 import copy
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tests.support.schedules import PREDICTIONS, ByHand
-from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.families import FAMILIES
 from workloads.backbones.noise_schedule import Prediction
 from workloads.backbones.prompts.conditioning import Conditioning
-from workloads.layers.lora import AdaptedLayer
+from workloads.layers.lora import AdapterSet
+from workloads.objectives.base import STUDENT
+from workloads.objectives.batch import Batch
 from workloads.objectives.classifier_free_guidance import rescale_norm
 from workloads.objectives.pgsb import PGSB
-from workloads.settings.train import LoraSettings, TrainSettings
+from workloads.settings.train import LoraSettings, ScoreBatch, TrainSettings
 
 BATCH = 4
 LORA = LoraSettings(rank=3, alpha=5.0, targets=("all",))
+STUDENT_LORA = LoraSettings(rank=2, alpha=3.0, targets=("to_q", "to_k", "to_v", "proj_in", "conv1"))
 
 
 def tiny_unet(seed: int) -> UNet2DConditionModel:
@@ -45,49 +49,67 @@ def tiny_unet(seed: int) -> UNet2DConditionModel:
 
 
 class Bench:
-    """A backbone, a student with other weights, and a fake score with non-zero adapters."""
+    """A backbone, a student with other weights, and a fake score with non-zero adapters.
 
-    def __init__(self, prediction: Prediction, **settings: object) -> None:
+    The student is a network of its own or, with `student_lora`, adapters on the teacher's.
+    """
+
+    def __init__(
+        self, prediction: Prediction, student_lora: LoraSettings | None = None, **settings: object
+    ) -> None:
         teacher = tiny_unet(0).requires_grad_(False).eval()
         self.teacher = copy.deepcopy(teacher)
         self.by_hand = ByHand(prediction)
         self.start = 999 if self.by_hand.flow else 700
         self.backbone = Backbone("tiny", FAMILIES[0], teacher, self.by_hand.schedule(), self.start)
-        self.student = tiny_unet(1)
+        self.student: Any = tiny_unet(1) if student_lora is None else AdapterSet(teacher, student_lora)
+        self.separate_student: Any = self.student if student_lora is None else copy.deepcopy(self.teacher)
         torch.manual_seed(2)
         self.prompts = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
         self.null = Conditioning(torch.randn(1, 3, 6, dtype=torch.float64))
-        train = TrainSettings(lora=LORA, **settings)  # type: ignore[arg-type]
+        train = TrainSettings(lora=LORA, student_lora=student_lora, **settings)  # type: ignore[arg-type]
         self.objective = PGSB(self.backbone, self.null, train)
         self.fake_score = self.objective.fake_score
-        for parameter in self.fake_score.parameters():
+        sets = [self.fake_score] if student_lora is None else [self.student, self.fake_score]
+        for parameter in (p for each in sets for p in each.parameters()):
             nn.init.normal_(parameter, std=0.2)
         torch.set_default_dtype(torch.float64)
         self.draws = self.objective.draw(BATCH, torch.Generator().manual_seed(3))
         torch.set_default_dtype(torch.float32)
 
+    def weights(self, adapters: AdapterSet, factor: float) -> dict[str, Tensor]:
+        """Return the teacher's weights that a set of adapters changes, with them: W + alpha / r B A."""
+        changed = {}
+        for (key, down), up in zip(adapters.down.items(), adapters.up.values(), strict=True):
+            name = f"{key.replace('/', '.')}.weight"
+            product = up.get_parameter("weight").flatten(1) @ down.get_parameter("weight").flatten(1)
+            weight = self.teacher.get_parameter(name)
+            changed[name] = weight + factor * product.view_as(weight)
+        return changed
+
     def merged(self) -> UNet2DConditionModel:
         """Return the fake score as a separate network, with the adapters merged into its weights."""
         network: UNet2DConditionModel = copy.deepcopy(self.teacher)
-        for name, layer in self.backbone.network.named_modules():
-            if isinstance(layer, AdaptedLayer):
-                down, up = layer.down.get_parameter("weight"), layer.up.get_parameter("weight")
-                product = up.flatten(1) @ down.flatten(1)
-                weight = network.get_submodule(name).get_parameter("weight")
-                weight.data += product.view_as(weight) * 5.0 / 3
+        network.load_state_dict(self.weights(self.fake_score, 5 / 3), strict=False)
         return network
 
-    def output(self, network: nn.Module, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def student_by_hand(self, *inputs: Tensor) -> Any:
+        """Call the student as a separate network; gradients flow into the adapters of an adapter student."""
+        adapters = isinstance(self.student, AdapterSet)
+        weights = self.weights(self.student, STUDENT_LORA.alpha / STUDENT_LORA.rank) if adapters else {}
+        return functional_call(self.separate_student, weights, inputs)
+
+    def output(self, network: Callable[..., Any], x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         out: Tensor = network(x, self.by_hand.shown[t], text).sample
         return out
 
-    def epsilon(self, network: nn.Module, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def epsilon(self, network: Callable[..., Any], x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         return self.by_hand.both(self.output(network, x, t, text), x, t)[1]
 
     def sampled_by_hand(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the student's latents x_0, detached x_t, and alpha and sigma at t."""
         draws, start = self.draws, torch.full((BATCH,), self.start)
-        output = self.output(self.student, draws.start_noise, start, self.prompts.embeddings)
+        output = self.output(self.student_by_hand, draws.start_noise, start, self.prompts.embeddings)
         x0 = self.by_hand.both(output, draws.start_noise, start)[0]
         a, s = (table[draws.timestep][:, None, None, None] for table in (self.by_hand.a, self.by_hand.s))
         return x0, (a * x0 + s * draws.noise).detach(), a, s
@@ -98,6 +120,15 @@ class Bench:
 @pytest.mark.parametrize("weighting", ["sigma_squared", "uniform", "dmd"])
 def test_student_gradient(prediction: Prediction, guided: str, weighting: str) -> None:
     check_student_gradient(Bench(prediction, guided=guided, weighting=weighting))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("score_batch", ["all", "role", "prediction"])
+def test_student_gradient_of_adapters(prediction: Prediction, score_batch: ScoreBatch) -> None:
+    """Teacher, fake score and student are one network."""
+    bench = Bench(prediction, STUDENT_LORA)
+    bench.objective.score_batch = score_batch
+    check_student_gradient(bench)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -123,7 +154,7 @@ def check_student_gradient(bench: Bench) -> None:
     x0, xt, a, s = bench.sampled_by_hand()
     null = bench.null.embeddings.expand(BATCH, -1, -1)
 
-    def guided_score(network: nn.Module, on: bool, scale: Tensor) -> Tensor:
+    def guided_score(network: Callable[..., Any], on: bool, scale: Tensor) -> Tensor:
         k = scale[:, None, None, None]
         conditional = bench.output(network, xt, draws.timestep, bench.prompts.embeddings)
         unconditional = bench.output(network, xt, draws.timestep, null)
@@ -150,8 +181,9 @@ def check_student_gradient(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_fake_score_loss(prediction: Prediction) -> None:
-    bench = Bench(prediction, null_rate=0.5)
+@pytest.mark.parametrize("student_lora", [None, STUDENT_LORA], ids=["whole", "adapters"])
+def test_fake_score_loss(prediction: Prediction, student_lora: LoraSettings | None) -> None:
+    bench = Bench(prediction, student_lora, null_rate=0.5)
     draws = bench.draws.fake_score[0]
     assert draws.drop_prompt.any() and not draws.drop_prompt.all()
     torch.manual_seed(4)
@@ -272,22 +304,26 @@ class ReferenceNasa:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "flow_prediction"])
 @pytest.mark.parametrize("guided", ["both", "teacher"])
-def test_nasa_t_gradient(guided: str, prediction: Prediction) -> None:
-    """SNOOPI v3, sec. 5.3: no negatives for the fake score; gradients pass through the negative branch."""
-    bench = Bench(prediction, guided=guided, nasa_interval=(0.2, 0.9))
+@pytest.mark.parametrize("student_lora", [None, STUDENT_LORA], ids=["whole", "adapters"])
+def test_nasa_t_gradient(guided: str, prediction: Prediction, student_lora: LoraSettings | None) -> None:
+    """SNOOPI v3, sec. 5.3: no negatives for the fake score; gradients pass through the negative branch.
+
+    Neither score is guided inside its attention, not even where it shares the student's network.
+    """
+    bench = Bench(prediction, student_lora, guided=guided, nasa_interval=(0.2, 0.9))
     negatives = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
     draws = bench.draws
     assert 0.2 <= draws.strength <= 0.9
-    with nasa_guidance(bench.student, negatives, draws.strength):
-        outcome = bench.objective.student_loss(bench.student, bench.prompts, draws, negatives)
-        ours = torch.autograd.grad(outcome.loss, list(bench.student.parameters()))
+    networks, batch = {STUDENT: bench.student}, Batch(bench.prompts, negatives)
+    update = next(bench.objective.updates(networks, batch, draws, 1))
+    ours = torch.autograd.grad(update.loss, list(bench.student.parameters()))
 
-    plain = dict(bench.student.attn_processors)
+    plain = dict(bench.separate_student.attn_processors)
     by_hand = {
         k: ReferenceNasa(negatives.embeddings, draws.strength) if "attn2" in k else p
         for k, p in plain.items()
     }
-    bench.student.set_attn_processor(by_hand)
+    bench.separate_student.set_attn_processor(by_hand)
     x0, xt, _, s = bench.sampled_by_hand()
     k = draws.scale[:, None, None, None]
     null = bench.null.embeddings.expand(BATCH, -1, -1)

@@ -6,16 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
+from safetensors.torch import load_file
+from torch import nn
 
 from workloads.backbones.backbone import load_backbone
 from workloads.backbones.families import family_of
 from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.backbones.prompts.text_encoder_files import encoder_digest
 from workloads.backbones.teacher_pipeline import call_arguments
+from workloads.layers.lora import network_of
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings.train import LoraSettings, TrainSettings
 from workloads.students.ema import AverageWeights, copy_weights
-from workloads.students.student import generate, new_student, one_step_scheduler, save_student
+from workloads.students.schedulers import one_step_scheduler
+from workloads.students.student import generate, new_student, save_student
 from workloads.training.step import PlainEngine
 
 PROMPTS = ["a large red circle", "a tiny blue square on a white background"]
@@ -113,11 +117,11 @@ def test_unneeded_files_are_not_copied(tmp_path: Path) -> None:
 
 
 def test_adapter_is_merged_when_saved(tmp_path: Path) -> None:
-    """The saved network has the averaged adapter in its weights."""
+    """The saved network has the averaged adapter in its weights; the adapter is in a file of its own too."""
     backbone = load_backbone(str(WEIGHTS / "pixart"), start_timestep=400)
-    student = new_student(backbone, lora=LoraSettings(4, 8, ("to_q", "to_v"))).eval()
+    student = new_student(backbone, lora=LoraSettings(4, 8, ("to_q", "to_v")))
     average = AverageWeights(PlainEngine(student, 1e-4, TrainSettings()).weights, decay=0.5)
-    assert all(".down." in name or ".up." in name for name in average.weights)
+    assert all(name.startswith(("down.", "up.")) for name in average.weights)
     copy_weights({name: weight + 0.1 for name, weight in average.weights.items()}, student)
     save_student(backbone, student, tmp_path / "student")
     saved = load_backbone(str(tmp_path / "student"), start_timestep=400)
@@ -126,3 +130,23 @@ def test_adapter_is_merged_when_saved(tmp_path: Path) -> None:
     ours, theirs = (generate(backbone, network, noise, prompts) for network in (student, saved.network))
     torch.testing.assert_close(theirs, ours, rtol=0, atol=0.02)
     assert (theirs - generate(backbone, backbone.network, noise, prompts)).abs().max() > 0.1
+    lora = load_file(tmp_path / "student" / "pytorch_lora_weights.safetensors")
+    down, up = (lora.pop(f"transformer.transformer_blocks.0.attn1.to_q.lora_{x}.weight") for x in "AB")
+    before, after = (
+        network.get_parameter("transformer_blocks.0.attn1.to_q.weight")
+        for network in (load_backbone(backbone.source).network, saved.network)
+    )
+    torch.testing.assert_close(after, before + up @ down, rtol=1e-3, atol=1e-3)
+    assert len(lora) == len(average.weights) - 2
+
+
+def test_a_student_with_its_own_start_is_adapted_there(tmp_path: Path) -> None:
+    """The teacher's network does not have its adapters."""
+    backbone = load_backbone(str(WEIGHTS / "pixart"))
+    whole = new_student(backbone)
+    nn.init.zeros_(whole.get_parameter("proj_out.bias"))
+    save_student(backbone, whole, tmp_path / "start")
+    student = new_student(backbone, str(tmp_path / "start"), LoraSettings(4, 8, ("to_q",)))
+    assert network_of(student) is not backbone.network
+    assert not network_of(student).get_parameter("proj_out.bias").any()
+    assert network_of(new_student(backbone, None, LoraSettings(4, 8, ("to_q",)))) is backbone.network

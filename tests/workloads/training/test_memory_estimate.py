@@ -1,15 +1,17 @@
 """The estimate of a step's memory against the allocator's own figures, on the miniature teachers."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from tests.benchmarks.memory import peak_bytes
 from workloads.backbones.architectures import PUBLISHED, SHIPPED, Architecture, architecture_of
-from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.backbones.backbone import Backbone, load_backbone, network_kind
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.layers.transformer_blocks import compile_blocks
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS
@@ -19,6 +21,7 @@ from workloads.objectives.catalogue import make_objective
 from workloads.settings.objectives import ClipLossSettings
 from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights
+from workloads.students.schedulers import with_student_steps
 from workloads.students.student import new_student
 from workloads.training.memory_estimate import (
     EngineFactory,
@@ -52,7 +55,7 @@ def texts(backbone: Backbone, rows: int) -> Conditioning:
 
 def train_twice(name: str, train: TrainSettings, settings: StepSettings) -> None:
     """Load and train for two steps: AdamW's moments exist from the start of the second one."""
-    backbone = load_backbone(str(WEIGHTS / name))
+    backbone = with_student_steps(load_backbone(str(WEIGHTS / name)), train.student_steps)
     student = new_student(backbone, lora=train.student_lora)
     objective = make_objective(backbone, texts(backbone, 1), train, settings)
     apply_settings(student, objective, settings)
@@ -63,7 +66,7 @@ def train_twice(name: str, train: TrainSettings, settings: StepSettings) -> None
         draws = objective.draw(rows, generator)
         negatives = None if train.nasa_interval is None else texts(backbone, rows)
         columns = {name: torch.randn(rows, width) for name, width in objective.columns.items()}
-        train_step(objective, engines, Batch(texts(backbone, rows), negatives, columns), draws)
+        train_step(objective, engines, Batch(texts(backbone, rows), negatives, columns), draws, step)
         average.update(engines[STUDENT].weights, step)
 
 
@@ -110,7 +113,13 @@ OTHERS = [
     ("BOOT", TrainSettings(batch_size=16, objective="boot"), StepSettings()),
     ("a CLIP loss", TrainSettings(batch_size=16, lora=LORA, clip=ClipLossSettings(CLIP)), StepSettings()),
     ("a LoRA student", TrainSettings(batch_size=16, lora=LORA, student_lora=LORA), StepSettings()),
+    (
+        "three masked roles",
+        TrainSettings(batch_size=8, lora=LORA, student_lora=LORA, nasa_interval=(0, 1)),
+        StepSettings(score_batch="all"),
+    ),
     ("all layers", TrainSettings(batch_size=8, lora=replace(LORA, targets=("all",))), StepSettings()),
+    ("two steps", TrainSettings(batch_size=16, lora=LORA, student_steps=2), StepSettings()),
 ]
 
 
@@ -122,16 +131,31 @@ def test_estimate_matches_other_objectives_and_settings(train: TrainSettings, se
     assert planned("pixart", train, settings).peak == pytest.approx(measured, rel=tolerance)
 
 
+@pytest.mark.parametrize("source", PUBLISHED)
+def test_three_roles_need_little_more_than_one_network(source: str) -> None:
+    """Teacher, fake score and adapter student in bf16: weights, both optimisers and the average."""
+    architecture = architecture_of(source)
+    assert architecture is not None
+    train = TrainSettings(batch_size=1, student_lora=LoraSettings())
+    needs = step_needs(StepTask(architecture, train, 1, True, StepSettings(activation_checkpointing=True)))
+    with torch.device("meta"):
+        kind: Any = network_kind(architecture.family).model
+        network = kind.from_config(json.loads(architecture.network))
+    one = 2 * sum(parameter.numel() for parameter in network.parameters())
+    assert one < needs.weights + needs.optimizer + needs.average < 1.3 * one
+
+
 def published(
     source: str,
     rows: int = 2,
     settings: StepSettings | None = None,
     engines: EngineFactory = PlannedPlainEngine,
+    student_steps: Literal[1, 4] = 1,
 ) -> StepNeeds:
     """Return the needs of one of four workers in bf16, which also samples pictures."""
     architecture = architecture_of(source)
     assert architecture is not None
-    train = TrainSettings(batch_size=4 * rows)
+    train = TrainSettings(batch_size=4 * rows, student_steps=student_steps)
     task = StepTask(architecture, train, rows, True, settings or StepSettings(), engines, pictures=8)
     return step_needs(task)
 
@@ -145,6 +169,14 @@ FORWARDS = {SD15: 0.803, "PixArt-alpha/PixArt-XL-2-512x512": 1.236}
 def test_operations_are_nine_forward_passes_per_sample(source: str) -> None:
     """Student 3, teacher 2, fake score 2 and its training 2; adapters add a little."""
     assert published(source).operations / 2e12 == pytest.approx(9 * FORWARDS[source], rel=0.05)
+
+
+def test_four_steps_are_one_and_a_half_forward_passes_more() -> None:
+    """The mean of 0, 1, 2 and 3, which draw the input of the trained step; nothing of them is kept."""
+    one, four = (published(SD15, student_steps=steps) for steps in (1, 4))
+    more = four.operations - one.operations
+    assert more / 2e12 == pytest.approx(1.5 * FORWARDS[SD15], rel=0.01)
+    assert four.step == pytest.approx(one.step, rel=0.01)
 
 
 def test_checkpointing_trades_memory_for_operations() -> None:
