@@ -7,7 +7,7 @@ from orchestrator.common.redaction import refuse_credentials
 from orchestrator.planning.plan import Plan
 from workloads.backbones.families import check_start, check_student_steps, family_of
 from workloads.backbones.file_checks import check_files
-from workloads.backbones.loras.files import find_files, is_hub_path
+from workloads.backbones.loras.files import find_files
 from workloads.miniature import WEIGHTS
 from workloads.objectives.columns import columns_of
 
@@ -56,18 +56,16 @@ def _check(plan: Plan) -> None:
 
 
 def _check_loras(plan: Plan) -> None:
-    """Check LoRAs: whole ones of local teachers; of teachers and LoRAs on the hub what needs no download."""
+    """Check LoRAs, which are downloaded if need be; whether they fit is checked for local teachers alone."""
     for teacher in dict.fromkeys(trial.teacher for trial in plan.trials if trial.loras):
         for lora in teacher.loras:
             refuse_credentials("lora", lora.path)
-        local = [lora for lora in teacher.loras if not is_hub_path(lora.path)]
-        for lora in local:
             find_files(lora.path)
-        if local and Path(teacher.source).is_dir():
+        if Path(teacher.source).is_dir():
             # Imports torch and diffusers, which sweeps without LoRAs need not wait for.
             from workloads.backbones.loras.merge import check_loras
 
-            check_loras(teacher.source, local)
+            check_loras(teacher.source, teacher.loras)
 
 
 def _check_attention(plan: Plan) -> None:

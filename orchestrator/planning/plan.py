@@ -12,7 +12,7 @@ from orchestrator.common.digests import digest
 from orchestrator.common.gpu_sharing import holders
 from orchestrator.config.ranking import RANKING_METRICS
 from orchestrator.config.renamed_settings import in_old_form
-from orchestrator.config.schema import BackboneEntry, Range, Sweep, TrainValues, Values, draw
+from orchestrator.config.schema import BackboneEntry, LoraEntry, Range, Sweep, TrainValues, Values, draw
 from orchestrator.config.sweep_file import SweepFile
 from orchestrator.planning.checks import check_prompts, check_sizes, check_weights
 from orchestrator.planning.inference import InferencePlan, InferenceTrial, make_inference_plan
@@ -127,7 +127,12 @@ class Plan:
 
 def describe_loras(backbone: BackboneEntry) -> str:
     """Return the LoRAs of a teacher as text, each with its weight; empty if it has none."""
-    return ", ".join(f"{entry.path} x {entry.weight:g}" for entry in backbone.loras)
+    return ", ".join(map(describe_lora, backbone.loras))
+
+
+def describe_lora(entry: LoraEntry) -> str:
+    """Return a LoRA of a teacher as text, with its weight."""
+    return f"{entry.path} x {entry.weight:g}"
 
 
 def max_concurrent_inference_trials(plan: Plan, cpus: float, gpus: float, trainings: int) -> int:

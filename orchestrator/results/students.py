@@ -22,7 +22,7 @@ from orchestrator.evaluation.scoring import EXAMPLE, load_measured, score
 from orchestrator.evaluation.strength_curve import best, curve
 from orchestrator.jobs import InferenceJob
 from orchestrator.planning.inference import InferenceTrial
-from orchestrator.planning.plan import MINIATURE, Plan, Trial
+from orchestrator.planning.plan import MINIATURE, Plan, Trial, describe_lora
 from orchestrator.reporting.contact_sheet import strength_sheet
 from orchestrator.reporting.formatting import describe_arm
 from orchestrator.reporting.rows import ArmRow
@@ -270,7 +270,8 @@ def _origin(trial: Trial) -> Origin:
     """Return the base model of a trial's students: its name for a shipped one, since folders move."""
     model = trial.backbone.model
     base = model if model.startswith(MINIATURE) else trial.source
-    return Origin(base, start_from=trial.train.start_from)
+    loras = tuple(describe_lora(entry) for entry in trial.backbone.loras)
+    return Origin(base, loras, trial.train.start_from)
 
 
 def _model_name(plan: Plan, trial: Trial) -> str:

@@ -1,6 +1,6 @@
 """Trains a LoRA with which a miniature teacher draws everything in one palette, in diffusers' format.
 
-    python -m workloads.miniature.palette_lora TEACHER OUT.safetensors [--steps N] [--threads N]
+    python -m workloads.miniature.palette_lora TEACHER FOLDER [--steps N] [--threads N]
 
 Shapes, sizes and positions stay as the caption says. Every colour becomes one between the two ends of the
 palette, by its brightness. Deterministic in the seed.
@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.backbones.network_calls import Network
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.backbones.prompts.text_encoder import TextEncoder
-from workloads.layers.lora import AdaptedLayer, adapt_student
+from workloads.layers.lora import AdapterSet
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.miniature.recipe_tools import batches, update
 from workloads.miniature.world import RGB, dataset
 from workloads.settings.train import LoraSettings
+from workloads.students.adapter_file import write_adapters
 from workloads.students.student import load_autoencoder
 
 DARK, BRIGHT = "blue", "yellow"
@@ -55,8 +56,8 @@ def palette_distance(pictures: Tensor) -> float:
     return rest.square().sum(1).mean().sqrt().item()
 
 
-def train(teacher: str, steps: int = STEPS, seed: int = 8) -> tuple[Backbone, nn.Module]:
-    """Return a miniature teacher, and its network with trained adapters."""
+def train(teacher: str, folder: Path, steps: int = STEPS, seed: int = 8) -> None:
+    """Train adapters of a miniature teacher, and write pytorch_lora_weights.safetensors into `folder`."""
     torch.manual_seed(seed)
     source = str(WEIGHTS / teacher)
     backbone, encoder = load_backbone(source), TextEncoder(source)
@@ -64,33 +65,20 @@ def train(teacher: str, steps: int = STEPS, seed: int = 8) -> tuple[Backbone, nn
     pictures, _, texts = dataset(PICTURES, seed, pixels)
     latents = _encode(load_autoencoder(source), in_palette(torch.from_numpy(pictures)))
     prompts = encoder.encode([*texts, ""])
-    network = load_backbone(source).network
-    adapt_student(network, LORA)
-    trained = [weight for weight in network.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    adapters = AdapterSet(backbone.network, LORA)
+    optimizer = torch.optim.AdamW(adapters.parameters(), lr=1e-2)
     for step, rows in enumerate(batches(len(latents), BATCH, steps, optimizer), 1):
         dropped = torch.rand(BATCH) < CAPTION_DROPOUT
         asked = prompts.select(torch.where(dropped, torch.tensor(len(texts)), rows))
-        loss = _loss(backbone, network, latents[rows], asked)
-        update(optimizer, loss, network)
+        loss = _loss(backbone, adapters, latents[rows], asked)
+        update(optimizer, loss, adapters)
         if step % 20 == 0:
             print(f"{teacher}: step {step} of {steps}, loss {loss.item():.4f}", flush=True)
-    return backbone, network.eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_adapters(adapters, backbone.family, folder)
 
 
-def save_lora(network: nn.Module, component: str, file: Path) -> None:
-    """Write the adapters of `network` under the names of diffusers; the scale is in the second factors."""
-    tensors: dict[str, Tensor] = {}
-    for name, layer in network.named_modules():
-        if isinstance(layer, AdaptedLayer):
-            stem = f"{component}.{name}"
-            tensors[f"{stem}.lora_A.weight"] = layer.down.weight.detach().clone()
-            tensors[f"{stem}.lora_B.weight"] = layer.up.weight.detach() * layer.scale
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, file, {"format": "pt"})
-
-
-def _loss(backbone: Backbone, network: nn.Module, latents: Tensor, prompts: Conditioning) -> Tensor:
+def _loss(backbone: Backbone, network: Network, latents: Tensor, prompts: Conditioning) -> Tensor:
     """Return the mean squared error in epsilon, weighted by 1 / alpha^2, for latents (B, C, H, H)."""
     timestep = torch.randint(0, len(backbone.schedule) - 1, (len(latents),))
     noise = torch.randn_like(latents)
@@ -113,13 +101,12 @@ def _encode(vae: Any, pictures: Tensor) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("teacher", choices=TEACHERS, help="folder of a miniature teacher")
-    parser.add_argument("out", type=Path, help="safetensors file to write")
+    parser.add_argument("out", type=Path, help="folder for pytorch_lora_weights.safetensors")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    backbone, network = train(arguments.teacher, arguments.steps)
-    save_lora(network, backbone.family.network, arguments.out)
+    train(arguments.teacher, arguments.out, arguments.steps)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from orchestrator.config.evaluation_schema import Evaluate
 from orchestrator.data.prompt_encoding import PromptSet
 from orchestrator.evaluation.reference import reference_name
 from orchestrator.execution.launch import _params
-from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.plan import Plan
 from orchestrator.results.champions import _champion_tags
@@ -191,7 +190,7 @@ def test_bad_loras_are_refused_before_start(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "lora").mkdir()
     text = sweep(write(tmp_path / "lora"))
     refused(capsys, pattern, written(tmp_path, text), "--storage", str(tmp_path / "results"))
@@ -222,7 +221,7 @@ def test_path_and_weight_are_part_of_the_trial(tmp_path: Path) -> None:
 
 def test_plan_and_run_name_them(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, sweep("owner/style@v1:a.safetensors", 0.75))
-    text = describe_plan(plan, "results", "mlflow", Capacity(()))
+    text = describe_plan(plan, "results", "mlflow")
     assert (
         "backbone pixart: the teacher is miniature/unet-epsilon with owner/style@v1:a.safetensors x 0.75"
         in text
