@@ -37,11 +37,11 @@ def loop(config: dict[str, Any]) -> None:
     (folder / f"{number}.json").write_text(json.dumps({"time": [began, time.time()], **assigned}))
 
 
-class Trials:
-    """Processes of trials, each a thread."""
+class Trial:
+    """A trial's process."""
 
     def train(self, folder: Path, number: int, share: float) -> None:
-        """Start a training group, and wait for its end."""
+        """Start a training group in this process, and wait for its end."""
         job: Any = SimpleNamespace(
             resources=Resources(gpus_per_worker=share),
             node_labels={},
@@ -58,12 +58,12 @@ def main(root: Path) -> None:
     """Run both rounds on a Ray of the product's own with a GPU that is not there."""
     ray_cluster._init = partial(ray_cluster._init, num_cpus=4, num_gpus=1)
     with ray_cluster.connected():
-        # One process for all, since each would import torch.
-        trials = ray.remote(num_cpus=0, max_concurrency=8)(Trials).remote()
+        trials = [ray.remote(num_cpus=0)(Trial).remote() for _ in range(max(count for _, count in ROUNDS))]
         for share, count in ROUNDS:
             folder = root / f"{share:g}"
             folder.mkdir()
-            ray.get([trials.train.remote(folder, number, share) for number in range(count)])
+            chosen = enumerate(trials[:count])
+            ray.get([trial.train.remote(folder, number, share) for number, trial in chosen])
 
 
 if __name__ == "__main__":
