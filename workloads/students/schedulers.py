@@ -107,4 +107,5 @@ def _several_step_scheduler(backbone: Backbone, steps: int) -> LCMScheduler | Fl
         timestep_scaling=EXACT_SCALING,
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,  # has no effect, but Stable Diffusion's pipeline warns of any other
     )
