@@ -1,4 +1,4 @@
-"""Draws with a registered student, one network call for each picture.
+"""Draws with a registered student, in as many network calls a picture as it was trained for: 1, 2 or 4.
 
     python -m orchestrator.generate --model models:/miniature-pixart@champion \\
         --prompt 'a large circle on the left' --negative-prompt green --count 4 --out pictures

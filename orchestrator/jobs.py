@@ -21,6 +21,9 @@ INTERRUPTED, PRUNED = "the sweep is interrupted", "stopped by the scheduler"
 """Reasons for which the driver ends a training early."""
 REPORT, PROGRESS = "report", "progress"
 """Keys of a result as Ray Tune receives it: the `WorkerReport`, and the percentage of steps done."""
+SECONDS_PER_PICTURE = "seconds_per_picture"
+"""Metric of an evaluation: seconds in which the student draws and decodes a picture, in batches, while its
+training pauses."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class InferenceJob:
     """Folder of the student in the storage."""
     folder: str
     """Folder of the sweep in the storage."""
+    gpus: float
+    """GPUs that it holds, of which it may use that share of the memory; 0: it draws on a CPU."""
 
     @property
     def drawn(self) -> str:

@@ -1,4 +1,4 @@
-"""Distils every backbone of a sweep file into one-step students.
+"""Distils every backbone of a sweep file into students of one, two or four steps.
 
     python -m orchestrator.run sweeps/miniature.yaml --plan
     python -m orchestrator.run sweeps/miniature.yaml --set name=try --set train.steps=50

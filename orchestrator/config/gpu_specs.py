@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from orchestrator.common.gpu_sharing import CONTEXT_BYTES, RAY_UNITS, one_nth
+
 RESERVED = 0.08
 """Share of a GPU's memory reserved for its context, for workspaces of cuDNN, cuBLAS and NCCL, and for
 fragmentation. Assumed, not measured."""
@@ -20,9 +22,13 @@ class Gpu:
     fp32_tflops: float
     """Peak without the matrix units, which is how torch multiplies float32."""
 
-    @property
-    def usable_bytes(self) -> float:
-        return self.gibibytes * (1 - RESERVED) * 2**30
+    def usable_bytes(self, share: float = 1) -> float:
+        """Return the memory that a process with `share` of the GPU can use for its tensors.
+
+        A process with less than a whole GPU has a context of its own beside those of the others.
+        """
+        part = share * self.gibibytes * (1 - RESERVED) * 2**30
+        return part if share == 1 else max(0.0, part - CONTEXT_BYTES)
 
     def assumed_tflops(self, half: bool) -> float:
         """Return the TFLOP/s that a step is assumed to sustain, in bf16 (`half`) or in float32."""
@@ -41,3 +47,34 @@ GPUS = {
 }
 DEFAULT_GPU = "A100-40GB"
 """GPU whose speed is assumed if a sweep file names none."""
+
+
+def check_gpu(name: str) -> str:
+    """Return `name` if it is one of `GPUS`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if name not in GPUS:
+        raise ValueError(f"is {name!r}, not one of {', '.join(GPUS)}: choose the nearest, or leave it out")
+    return name
+
+
+def check_share(share: float) -> float:
+    """Return `share` if it is 0, 1 or one nth of a GPU in Ray's four decimals.
+
+    Raises:
+        ValueError: it is another number between 0 and 1.
+    """
+    nearest = one_nth(round(1 / max(share, 1 / RAY_UNITS))) if share else share
+    if share != nearest:
+        raise ValueError(
+            f"is {share:g}, and Ray gives 0, 1 or one nth of a GPU, in four decimals: set {nearest:g}, the "
+            f"nearest"
+        )
+    return share
+
+
+def whole_as_integer(count: float) -> float:
+    """Return a whole number as an integer: the form in which digests of launches count it."""
+    return int(count) if float(count).is_integer() else count

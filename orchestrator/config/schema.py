@@ -9,11 +9,11 @@ import math
 import os.path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
 from orchestrator.config.base_model import Positive, Section, Seed, Text, validate
 from orchestrator.config.evaluation_schema import Evaluate, Infer, RankingMetric
-from orchestrator.config.gpu_specs import GPUS
+from orchestrator.config.gpu_specs import check_gpu, check_share, whole_as_integer
 from orchestrator.config.ranking import RANKING_METRICS, first_measured
 from workloads.settings.train import StepSettings
 
@@ -24,10 +24,12 @@ TrainValues = dict[str, Any]
 """Settings of `workloads.settings.train.TrainSettings` by name; each may be swept."""
 
 
-def _check_gpu(name: str) -> str:
-    if name not in GPUS:
-        raise ValueError(f"is {name!r}, not one of {', '.join(GPUS)}: choose the nearest, or leave it out")
-    return name
+def _check_weight(weight: float) -> float:
+    if weight == 0:
+        raise ValueError(
+            "is 0, with which the LoRA changes nothing: give another weight, or leave the LoRA out"
+        )
+    return weight
 
 
 class Values(Section):
@@ -64,12 +66,23 @@ class Prompts(Section):
     """Prompts in one file of embeddings."""
 
 
+class LoraEntry(Section):
+    """A LoRA that is merged into a teacher."""
+
+    path: Annotated[Text, AfterValidator(os.path.expanduser)]
+    """A safetensors file, its folder, or an id on the hub: `owner/name[@revision][:file]`."""
+    weight: Annotated[float, AfterValidator(_check_weight)] = 1.0
+    """Factor of its updates; negative ones take the style away."""
+
+
 class BackboneEntry(Section):
     """A teacher, and the settings of its trials that differ from `train`."""
 
     name: Annotated[str, Field(pattern=NAME)]
     model: Annotated[Text, AfterValidator(os.path.expanduser)]
     """A diffusers folder, an id on the hub, or `miniature/NAME`."""
+    loras: list[LoraEntry] = Field(default_factory=list)
+    """LoRAs that are part of the teacher; its students need none of them."""
     start_timestep: Annotated[int, Field(gt=0, lt=1000)] | None = None
     """Timestep at which the student reads pure noise; by default the family's."""
     train: TrainValues = Field(default_factory=dict)
@@ -108,9 +121,15 @@ class Resources(Section):
 
     workers: Positive = 1
     """Training processes of a trial; batch_size is divided among them."""
-    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
-    """0: trains on CPUs; 1: on a GPU. For more GPUs, more workers."""
-    gpu: Annotated[str, AfterValidator(_check_gpu)] | None = None
+    gpus_per_worker: Annotated[
+        float,
+        Field(ge=0, le=1),
+        AfterValidator(check_share),
+        PlainSerializer(whole_as_integer, return_type=int | float),
+    ] = 0
+    """0: trains on CPUs; 1: on a GPU. For more GPUs, more workers. 0.5, 0.3333, 0.25, ...: a worker shares
+    its GPU with those of other trials, and has that share of its memory and, as is assumed, of its time."""
+    gpu: Annotated[str, AfterValidator(check_gpu)] | None = None
     """Kind of GPU, with which `--plan` estimates time; a sweep that cannot fit it is refused."""
     step: StepSettings = StepSettings()
     """Memory and speed of a step; results differ by rounding alone."""
@@ -133,6 +152,15 @@ class Resources(Section):
         if self.gpu is not None and not self.gpus_per_worker:
             raise ValueError(
                 f"gpu is {self.gpu!r} but gpus_per_worker is 0: set gpus_per_worker, or leave gpu out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sharing(self) -> "Resources":
+        if self.workers > 1 and 0 < self.gpus_per_worker < 1:
+            raise ValueError(
+                f"gpus_per_worker is {self.gpus_per_worker:g} with {self.workers} workers, and NCCL refuses "
+                f"two workers on one GPU: set resources.workers=1, or gpus_per_worker=1"
             )
         return self
 

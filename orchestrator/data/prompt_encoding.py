@@ -30,6 +30,7 @@ from orchestrator.data.prompt_reading import DATA_CPUS, read_prompts
 from orchestrator.data.prompt_rows import Row
 from orchestrator.data.shard_codec import write_shard
 from orchestrator.data.shard_order import ShardSet
+from workloads.backbones.loras.entry import TeacherSource
 from workloads.miniature.world import captions
 from workloads.objectives.columns import Column
 
@@ -110,14 +111,14 @@ def prepare_prompts(settings: Prompts, store: Store) -> PromptSet:
 
 def encode_prompts(
     prompts: PromptSet,
-    source: str,
+    teacher: TeacherSource,
     encoder: str,
     store: Store,
     gpu: bool,
     columns: Sequence[Column] = (),
     negative: bool = False,
 ) -> ShardSet:
-    """Encode every text shard with the text encoder of `source` (pass two).
+    """Encode every text shard with the text encoder of `teacher` (pass two).
 
     Args:
         encoder: digest of that text encoder and of `columns`; with the prompts it names the folder.
@@ -140,7 +141,7 @@ def encode_prompts(
         shards = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
         done = shards.map(
             EncodeShard,
-            fn_constructor_args=(source, store.root, prompts.folder, folder, tuple(columns), negative),
+            fn_constructor_args=(teacher, store.root, prompts.folder, folder, tuple(columns), negative),
             compute=ray.data.ActorPoolStrategy(size=min(MAX_ENCODERS, -(-len(todo) // SHARDS_PER_ENCODER))),
             num_cpus=DATA_CPUS,
             num_gpus=1 if gpu else 0,
@@ -155,7 +156,7 @@ def encode_prompts(
         example = next(note["cut_example"] for note in notes.values() if note.get("cut"))
         logger.warning(
             "%d of %d prompts are longer than %d tokens; the encoder of %s sees their beginning alone: %s",
-            cut, found.prompts, found.tokens, source, example,
+            cut, found.prompts, found.tokens, teacher.source, example,
         )  # fmt: skip
     return found
 
@@ -172,7 +173,7 @@ class EncodeShard:
 
     def __init__(
         self,
-        source: str,
+        teacher: TeacherSource,
         root: str,
         text_folder: str,
         folder: str,
@@ -182,11 +183,11 @@ class EncodeShard:
         from orchestrator.common.devices import process_device
         from workloads.backbones.prompts.text_encoder import TextEncoder
 
-        self._refused, self._source = "", source
+        self._refused, self._source = "", teacher.source
         try:
             device = process_device()
-            self._encoder = TextEncoder(source, device)
-            self._makers = {column.name: column.open(source, device) for column in columns}
+            self._encoder = TextEncoder(teacher.source, device, teacher.loras)
+            self._makers = {column.name: column.open(teacher.source, device) for column in columns}
         except (
             UserError,
             ValueError,

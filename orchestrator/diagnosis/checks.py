@@ -6,6 +6,7 @@
 No check changes anything, raises, or takes longer than `LIMIT_S`: `examine` sees to the last two.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Subject:
     @property
     def gpus(self) -> int:
         """GPUs that a trial of the sweep needs on this machine."""
-        return 0 if self.plan is None or self.on_cluster else self.plan.gpus_per_trial
+        return 0 if self.plan is None or self.on_cluster else math.ceil(self.plan.gpus_per_trial)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from huggingface_hub.errors import (
 
 from orchestrator.diagnosis.checks import Finding, Subject, fail, ok, one_line
 from orchestrator.planning.plan import Plan
-from workloads.backbones.hub import split_source
+from workloads.backbones.loras.files import STANDARD, is_hub_path, split_path
 from workloads.scorers.catalogue import CLIP_MODEL
 from workloads.scorers.hpsv2_package import REPOSITORY
 
-INDEX_FILES = ("model_index.json", "config.json", "HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt")
+INDEX_FILES = ("model_index.json", "config.json", *STANDARD, "HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt")
 """Files of which the hub's cache has one if it has the model."""
 
 
@@ -37,14 +37,15 @@ def check_hub(subject: Subject) -> Iterator[Finding]:
 
 
 def hub_models(plan: Plan) -> list[str]:
-    """Return the ids on the hub that a plan names: teachers, starts of students, CLIP models, scorers."""
+    """Return the ids on the hub that a plan names: teachers, LoRAs, students' starts, CLIP, scorers."""
     names = [trial.source for trial in plan.trials]
     names += [trial.train.start_from for trial in plan.trials if trial.train.start_from]
     names += [trial.train.clip.model for trial in plan.trials if trial.train.clip]
     scorers = [*plan.sweep.evaluate.scorers, *(plan.infer.infer.scorers if plan.infer else ())]
     published = {"clip": CLIP_MODEL, "hpsv2": REPOSITORY}
     names += [each.weights or published[each.name] for each in scorers if each.name in published]
-    return [name for name in dict.fromkeys(names) if is_hub_id(name)]
+    loras = [lora.path for trial in plan.trials for lora in trial.loras if is_hub_path(lora.path)]
+    return [*(name for name in dict.fromkeys(names) if is_hub_id(name)), *dict.fromkeys(loras)]
 
 
 def is_hub_id(name: str) -> bool:
@@ -53,7 +54,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def _look_at(api: HfApi, model: str) -> Finding:
-    name, revision = split_source(model)
+    name, revision, _ = split_path(model)
     address = f"{api.endpoint}/{name}"
     token = get_token()
     try:
@@ -86,8 +87,9 @@ def _without_hub(model: str, error: Exception) -> Finding:
         return fail(
             f"{model}: the hub refuses the token: set HF_TOKEN to one of huggingface.co/settings/tokens"
         )
-    name, revision = split_source(model)
-    found = (try_to_load_from_cache(name, file, revision=revision) for file in INDEX_FILES)
+    name, revision, file = split_path(model)
+    files = INDEX_FILES if file is None else (file,)
+    found = (try_to_load_from_cache(name, each, revision=revision) for each in files)
     cached = any(isinstance(file, str) for file in found)
     reason = (
         "the hub is turned off (HF_HUB_OFFLINE)"
@@ -96,5 +98,6 @@ def _without_hub(model: str, error: Exception) -> Finding:
     )
     if cached:
         return ok(f"{model}: in the cache; {reason}")
-    command = f"hf download {name}" + ("" if revision is None else f" --revision {revision}")
+    command = f"hf download {name}" + ("" if file is None else f" {file}")
+    command += "" if revision is None else f" --revision {revision}"
     return fail(f"{model}: not in the cache, and {reason}: run `{command}` where the hub is reached")

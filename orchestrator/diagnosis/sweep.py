@@ -27,4 +27,4 @@ def check_sweep(subject: Subject) -> Iterator[Finding]:
                 check_files(source)
             except ValueError as error:
                 yield fail(one_line(error))
-    yield ok(f"{plan.sweep.name}: {len(plan.trials)} trials, {plan.gpus_per_trial} GPUs for each")
+    yield ok(f"{plan.sweep.name}: {len(plan.trials)} trials, {plan.gpus_per_trial:g} GPUs for each")

@@ -7,6 +7,7 @@ Shapes: N pictures, P pixels a side.
 import copy
 import io
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from orchestrator.common.storage import Store
 from orchestrator.evaluation.reference import Reference, score_pictures
-from orchestrator.jobs import StepReport, TrainingJob
+from orchestrator.jobs import SECONDS_PER_PICTURE, StepReport, TrainingJob
+from orchestrator.reporting.formatting import network_calls
 from workloads.backbones.backbone import Backbone, load_backbone
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.images import contact_sheet
@@ -30,6 +32,7 @@ from workloads.students.student import (
     new_student,
     save_student,
 )
+from workloads.students.unroll import draw_noise
 
 
 class Evaluator:
@@ -72,16 +75,20 @@ class Evaluator:
     def _draw_and_score(self, step: int) -> StepReport:
         sheet = self._pictures(self._reference.sheet)
         trial, evaluate = self._job.trial, self._job.evaluate
-        columns = {"teacher": self._reference.teacher_sheet, "student, 1 call": sheet}
+        calls = network_calls(self._backbone.student_steps)
+        columns = {"teacher": self._reference.teacher_sheet, f"student, {calls}": sheet}
         image = contact_sheet(list(evaluate.sheet_prompts), columns, f"{trial.name}  step {step}")
         content, name = io.BytesIO(), f"{self._job.folder}/sheets/step-{step:06d}.png"
         image.save(content, "png")
         self._store.write(name, content.getvalue())
         scores: tuple[Score, ...] = ()
+        metrics: dict[str, float] = {}
         if self._reference.scored is not None:
+            began = time.perf_counter()
             pictures = self._pictures(self._reference.scored)
+            metrics[SECONDS_PER_PICTURE] = (time.perf_counter() - began) / len(pictures)
             scores = tuple(score_pictures(pictures, evaluate, str(self._backbone.device)))
-        return StepReport(step, {}, name, scores)
+        return StepReport(step, metrics, name, scores)
 
     def save(self, averaged: Mapping[str, Tensor]) -> None:
         """Save the averaged student as a pipeline folder in the storage."""
@@ -99,13 +106,14 @@ class Evaluator:
         if not isinstance(self._student, AdapterSet):
             return self._student.to("cpu", torch.float32)
         train = self._job.trial.train
-        return new_student(load_backbone(self._backbone.source), train.start_from, train.student_lora)
+        teacher = load_backbone(self._backbone.source, loras=self._backbone.loras)
+        return new_student(teacher, train.start_from, train.student_lora)
 
     def _pictures(self, prompts: Conditioning) -> Tensor:
         """Return the student's pictures (N, 3, P, P), in [-1, 1], of N prompts."""
         backbone = self._backbone
         generator = torch.Generator("cpu").manual_seed(self._job.evaluate.seed)
-        noise = torch.randn((len(prompts), *backbone.latent_shape), generator=generator)
+        noise = draw_noise(backbone, len(prompts), generator)
         moved = prompts.to(backbone.device, backbone.dtype)
         latents = generate(backbone, self._student, noise.to(backbone.device), moved)
         return decode(self._vae, latents)

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.common.gpu_sharing import limit_gpu_memory
 from orchestrator.common.storage import Store
 from orchestrator.jobs import InferenceJob
 
@@ -36,6 +37,7 @@ def draw(job: InferenceJob) -> int:
     count = len(job.pairs) * job.pictures
     if store.exists(job.drawn) or store.exists(job.measured):
         return count
+    limit_gpu_memory(job.gpus)
     reference = load_reference(store, job.reference)
     assert reference.pairs is not None and reference.negatives is not None
     rows: list[dict[str, Any]] = []

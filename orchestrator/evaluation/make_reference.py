@@ -18,6 +18,7 @@ from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate, Pair
 from orchestrator.evaluation.reference import reference_name, score_pictures, scored_prompts
 from orchestrator.planning.inference import InferencePlan
+from workloads.backbones.loras.entry import TeacherSource
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.backbones.teacher_pipeline import generate_images, open_pipeline
@@ -26,21 +27,21 @@ from workloads.scorers.score import Score
 from workloads.scorers.scorer import Request
 
 
-def make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None, root: str) -> str:
+def make_reference(teacher: TeacherSource, evaluate: Evaluate, infer: InferencePlan | None, root: str) -> str:
     """Encode, draw and score unless the reference exists; return the name of its file."""
-    store, name = Store(root), reference_name(source, evaluate, infer)
+    store, name = Store(root), reference_name(teacher, evaluate, infer)
     if store.exists(f"{name}.safetensors"):
         return name
     device = process_device()
-    tensors, cut = _encoded(source, evaluate, infer.pairs if infer else (), device)
-    pipeline = open_pipeline(source, device)
-    teacher = {"steps": evaluate.teacher.steps, "guidance_scale": evaluate.teacher.guidance_scale}
-    sheet = generate_images(pipeline, evaluate.sheet_prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
+    tensors, cut = _encoded(teacher, evaluate, infer.pairs if infer else (), device)
+    pipeline = open_pipeline(teacher.source, device, teacher.loras)
+    sampling = {"steps": evaluate.teacher.steps, "guidance_scale": evaluate.teacher.guidance_scale}
+    sheet = generate_images(pipeline, evaluate.sheet_prompts, seed=evaluate.seed, **sampling)  # type: ignore[arg-type]
     tensors["teacher_sheet"] = sheet
     _check_scorers(infer, sheet, device)
     scores: list[Score] = []
     if prompts := scored_prompts(evaluate):
-        pictures = generate_images(pipeline, prompts, seed=evaluate.seed, **teacher)  # type: ignore[arg-type]
+        pictures = generate_images(pipeline, prompts, seed=evaluate.seed, **sampling)  # type: ignore[arg-type]
         scores = score_pictures(pictures, evaluate, device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reference"
@@ -64,10 +65,10 @@ def _check_scorers(infer: InferencePlan | None, sheet: Tensor, device: str) -> N
 
 
 def _encoded(
-    source: str, evaluate: Evaluate, pairs: Sequence[Pair], device: str
+    teacher: TeacherSource, evaluate: Evaluate, pairs: Sequence[Pair], device: str
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the conditioning of all prompts by name, and the prompts beyond the encoder's tokens."""
-    encoder = TextEncoder(source, device)
+    encoder = TextEncoder(teacher.source, device, teacher.loras)
     texts = {"null": [""], "sheet": list(evaluate.sheet_prompts)}
     if prompts := scored_prompts(evaluate):
         texts["scored"] = prompts
@@ -78,7 +79,7 @@ def _encoded(
     tensors: dict[str, Tensor] = {}
     for name, prompts in texts.items():
         encoded = encoder.encode(prompts, negative=name in ("null", "negatives"))
-        for part, tensor in _halved(source, encoded).parts.items():
+        for part, tensor in _halved(teacher.source, encoded).parts.items():
             tensors[name if part == "embeddings" else f"{name}_{part}"] = tensor.contiguous()
     every = sorted({prompt for prompts in texts.values() for prompt in prompts})
     return tensors, [text for text, end in zip(every, encoder.dropped(every), strict=True) if end is not None]

@@ -18,6 +18,8 @@ from orchestrator.common.digests import digest
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Evaluate
 from orchestrator.planning.inference import InferencePlan
+from workloads.backbones.loras.entry import TeacherSource
+from workloads.backbones.loras.files import files_digests
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.scorers.catalogue import make_scorer
@@ -50,13 +52,20 @@ class Reference:
     """Prompts that are longer than the text encoder's tokens; empty in references of earlier versions."""
 
 
-def reference_name(source: str, evaluate: Evaluate, infer: InferencePlan | None) -> str:
-    """Return the file of a backbone's reference in the storage, without its suffix."""
+def reference_name(teacher: TeacherSource, evaluate: Evaluate, infer: InferencePlan | None) -> str:
+    """Return the file of a teacher's reference in the storage, without its suffix.
+
+    The files of LoRAs count by their content, since they are trained again under the same name.
+
+    Raises:
+        ValueError: a LoRA has no file that can be read.
+    """
+    loras = [[*files_digests(lora), lora.weight] for lora in teacher.loras]
     asked = [
         evaluate.model_dump(mode="json", exclude={"evaluations"}),
         infer.pairs_and_scorers if infer else None,
     ]
-    return f"references/{digest([source, *asked])[:16]}"
+    return f"references/{digest([teacher.source, *loras, *asked])[:16]}"
 
 
 def load_reference(store: Store, name: str) -> Reference:

@@ -15,6 +15,7 @@ import ray
 from PIL import Image
 
 from orchestrator.common.errors import UserError
+from orchestrator.common.gpu_sharing import holders, limit_gpu_memory
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Infer
 from orchestrator.jobs import InferenceJob
@@ -45,14 +46,18 @@ class ReadDrawn:
 class Measure:
     """Ray Data actor that holds the scorers with their weights."""
 
-    def __init__(self, settings: Sequence[ScorerSettings], gpu: bool, pictures: int) -> None:
-        """Load the scorers; the first of the `pictures` of each pair is kept as an example."""
+    def __init__(self, settings: Sequence[ScorerSettings], gpus: float, pictures: int) -> None:
+        """Load the scorers; of the `pictures` of each pair the first is kept as an example.
+
+        `gpus` is what Ray has assigned to this actor, of one GPU its share; without any it uses a CPU.
+        """
         from workloads.scorers.catalogue import make_scorer
 
+        limit_gpu_memory(gpus)
         self._pictures = pictures
         self._scorers = [make_scorer(each) for each in settings]
         for scorer in self._scorers:
-            scorer.load("cuda" if gpu else "cpu")
+            scorer.load("cuda" if gpus else "cpu")
 
     def __call__(self, batch: Columns) -> Columns:
         """Add each scorer's measurements as columns SCORER/NAME, and drop the pictures."""
@@ -89,7 +94,7 @@ def score(jobs: Sequence[InferenceJob], infer: Infer, store: Store) -> None:
         .map_batches(ReadDrawn(store.root), batch_format="pyarrow", num_cpus=0, concurrency=2)
         .map_batches(
             Measure,
-            fn_constructor_args=(infer.scorers, infer.gpus > 0, todo[0].pictures),
+            fn_constructor_args=(infer.scorers, infer.gpus, todo[0].pictures),
             batch_size=BATCH,
             compute=actors,
             num_cpus=DRIVER_CPUS,
@@ -112,7 +117,7 @@ def score(jobs: Sequence[InferenceJob], infer: Infer, store: Store) -> None:
 def _most_actors(infer: Infer) -> int:
     """Return as many actors as the GPUs hold, or a quarter of the CPUs, as trainings need them more."""
     have = ray.cluster_resources()
-    return max(1, int(have.get("GPU", 0) / infer.gpus if infer.gpus else have.get("CPU", 0) / 4))
+    return max(1, holders(have.get("GPU", 0), infer.gpus) if infer.gpus else int(have.get("CPU", 0) / 4))
 
 
 def load_measured(store: Store, job: InferenceJob) -> pd.DataFrame:

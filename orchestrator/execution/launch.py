@@ -27,7 +27,7 @@ from orchestrator.execution.tune_callback import LaunchState
 from orchestrator.jobs import TrainingJob
 from orchestrator.planning.backbone_checks import check_backbones
 from orchestrator.planning.capacity import Capacity
-from orchestrator.planning.plan import Plan, Trial
+from orchestrator.planning.plan import Plan, Trial, describe_loras
 from orchestrator.reporting.contact_sheet import report_missing_characters
 from orchestrator.reporting.rows import SweepSummary, TrialRow
 from orchestrator.reporting.strength_figures import plotted_rows
@@ -43,6 +43,7 @@ from orchestrator.tracking.client import Tracker
 from orchestrator.tracking.history import recorded_trainings
 from orchestrator.tracking.parent_run import describe_sweep, log_comparison
 from orchestrator.tracking.server import tracking_uri
+from workloads.backbones.loras.entry import TeacherSource
 
 logger = logging.getLogger(__name__)
 LIBRARIES = ("ray", "torch", "diffusers", "transformers", "deepspeed", "mlflow", "numpy")
@@ -163,8 +164,8 @@ class _Launch:
         job = TrainingJob(
             trial=trial,
             shards=shared.shards[encoding_key(trial)],
-            negatives=shared.negatives[trial.source] if with_negatives else None,
-            reference=shared.references[trial.source],
+            negatives=shared.negatives[trial.teacher] if with_negatives else None,
+            reference=shared.references[trial.teacher],
             root=store.root,
             folder=folder,
             checkpoints=checkpoints_uri(artifacts, store, folder),
@@ -218,17 +219,17 @@ class _Launch:
         return found
 
 
-def _load_references(files: Mapping[str, str], store: Store) -> TeacherReferences:
+def _load_references(files: Mapping[TeacherSource, str], store: Store) -> TeacherReferences:
     """Return the teachers' scores; log prompts that a text encoder cuts to its tokens."""
     scores = {}
-    for source, name in files.items():
+    for teacher, name in files.items():
         reference = load_reference(store, name)
-        scores[source] = reference.teacher_scores
+        scores[teacher] = reference.teacher_scores
         if reference.cut:
             example = textwrap.shorten(reference.cut[0], 80)
             count = len(reference.cut)
             logger.warning(
-                "%s: cuts %d prompts of evaluate and infer to its tokens: %s", source, count, example
+                "%s: cuts %d prompts of evaluate and infer to its tokens: %s", teacher.source, count, example
             )
     return TeacherReferences(files, scores)
 
@@ -274,8 +275,10 @@ def _params(trial: Trial) -> dict[str, Any]:
     return {
         "backbone": trial.backbone.name,
         "model": trial.backbone.model,
+        **({"loras": describe_loras(trial.backbone)} if trial.loras else {}),
         "start_timestep": trial.backbone.start_timestep,
         "objective": trial.train.objective,
+        "student_steps": trial.train.student_steps,
         **({"arm": trial.arm} if trial.arm else {}),
         **train,
     }

@@ -14,6 +14,7 @@ from orchestrator.data.prompt_encoding import PromptSet, encode_prompts, prepare
 from orchestrator.data.shard_order import ShardSet
 from orchestrator.planning.inference import InferencePlan
 from orchestrator.planning.plan import Plan, Trial
+from workloads.backbones.loras.entry import TeacherSource
 from workloads.backbones.prompts.text_encoder_files import encoder_digest
 from workloads.objectives.columns import Column, columns_of
 
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 REFERENCE_CPUS = 0.75
 """CPUs of each task that draws with a teacher: on two CPUs two of them fit, and the data stage beside."""
 
-EncodingKey = tuple[str, tuple[Column, ...]]
-"""Key of a trial's encoded prompts: source of the backbone, and the extra columns of its objective."""
+EncodingKey = tuple[TeacherSource, tuple[Column, ...]]
+"""Key of a trial's encoded prompts: its teacher, and the extra columns of its objective."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,10 @@ class Shared:
     prompts: PromptSet
     shards: Mapping[EncodingKey, ShardSet]
     """Encoded prompts; backbones with the same text encoder share them."""
-    negatives: Mapping[str, ShardSet]
-    """Encoded negative prompts by source of the backbone, if any trial trains with them."""
-    references: Mapping[str, str]
-    """Files of the teacher references by source of the backbone."""
+    negatives: Mapping[TeacherSource, ShardSet]
+    """Encoded negative prompts by teacher, if any trial trains with them."""
+    references: Mapping[TeacherSource, str]
+    """Files of the teachers' references."""
 
 
 def prepare(plan: Plan, store: Store) -> Shared:
@@ -45,20 +46,20 @@ def prepare(plan: Plan, store: Store) -> Shared:
         UserError: no prompt is usable, or a part of a backbone cannot be read.
     """
     gpu = plan.gpus_per_trial > 0
-    sources = list(dict.fromkeys(trial.source for trial in plan.trials))
+    teachers = list(dict.fromkeys(trial.teacher for trial in plan.trials))
     make = ray.remote(_make_reference).options(num_cpus=REFERENCE_CPUS, num_gpus=1 if gpu else 0)
-    logger.info("drawing with %d teachers, reading prompts", len(sources))
-    pending = [make.remote(source, plan.sweep.evaluate, plan.infer, store.root) for source in sources]
+    logger.info("drawing with %d teachers, reading prompts", len(teachers))
+    pending = [make.remote(teacher, plan.sweep.evaluate, plan.infer, store.root) for teacher in teachers]
     try:
         prompts = prepare_prompts(plan.sweep.prompts, store)
         _log_prompts("prompts", prompts, store)
         shards = _encoded(prompts, dict.fromkeys(map(encoding_key, plan.trials)), store, gpu)
         cut = {trial.backbone.name: shards[encoding_key(trial)].cut for trial in plan.trials}
         prompts = replace(prompts, cut=cut)
-        negatives = _negatives(plan, sources, store, gpu)
+        negatives = _negatives(plan, teachers, store, gpu)
         folders = len({found.folder for found in shards.values()})
         logger.info("shards: %d for each of %d text encoders", len(prompts.rows), folders)
-        references = dict(zip(sources, ray.get(pending), strict=True))
+        references = dict(zip(teachers, ray.get(pending), strict=True))
     except ray.exceptions.RayTaskError as error:
         raise _reported(error, store) from None
     except ray.exceptions.ActorDiedError as error:
@@ -80,7 +81,7 @@ def _reported(error: ray.exceptions.RayTaskError, store: Store) -> Exception:
 
 def encoding_key(trial: Trial) -> EncodingKey:
     """Return the key of a trial's encoded prompts."""
-    return trial.source, columns_of(trial.train)
+    return trial.teacher, columns_of(trial.train)
 
 
 def _log_prompts(name: str, prompts: PromptSet, store: Store) -> None:
@@ -88,13 +89,15 @@ def _log_prompts(name: str, prompts: PromptSet, store: Store) -> None:
     logger.info("%s: %d used, %d set aside%s", name, prompts.prompts, prompts.set_aside, aside)
 
 
-def _negatives(plan: Plan, sources: Sequence[str], store: Store, gpu: bool) -> Mapping[str, ShardSet]:
+def _negatives(
+    plan: Plan, teachers: Sequence[TeacherSource], store: Store, gpu: bool
+) -> Mapping[TeacherSource, ShardSet]:
     if plan.sweep.negative_prompts is None or not plan.trains_with_negatives:
         return {}
     found = prepare_prompts(plan.sweep.negative_prompts, store)
     _log_prompts("negative prompts", found, store)
-    encoded = _encoded(found, [(source, ()) for source in sources], store, gpu, negative=True)
-    return {source: shards for (source, _), shards in encoded.items()}
+    encoded = _encoded(found, [(teacher, ()) for teacher in teachers], store, gpu, negative=True)
+    return {teacher: shards for (teacher, _), shards in encoded.items()}
 
 
 def _encoded(
@@ -102,19 +105,21 @@ def _encoded(
 ) -> Mapping[EncodingKey, ShardSet]:
     digests = {key: _digest(*key, negative) for key in wanted}
     return {
-        (source, columns): encode_prompts(prompts, source, encoder, store, gpu, columns, negative)
-        for (source, columns), encoder in digests.items()
+        (teacher, columns): encode_prompts(prompts, teacher, encoder, store, gpu, columns, negative)
+        for (teacher, columns), encoder in digests.items()
     }
 
 
-def _digest(source: str, columns: Sequence[Column], negative: bool) -> str:
+def _digest(teacher: TeacherSource, columns: Sequence[Column], negative: bool) -> str:
     """Return the digest of the text encoder and the extra columns."""
-    encoder = encoder_digest(source, negative=negative)
+    encoder = encoder_digest(teacher.source, negative=negative, loras=teacher.loras)
     return digest([encoder, *(column.digest() for column in columns)]) if columns else encoder
 
 
-def _make_reference(source: str, evaluate: Evaluate, infer: InferencePlan | None, root: str) -> str:
+def _make_reference(
+    teacher: TeacherSource, evaluate: Evaluate, infer: InferencePlan | None, root: str
+) -> str:
     """Run as a Ray task; the task and not the driver imports diffusers."""
     from orchestrator.evaluation.make_reference import make_reference
 
-    return make_reference(source, evaluate, infer, root)
+    return make_reference(teacher, evaluate, infer, root)

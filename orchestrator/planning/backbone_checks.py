@@ -5,8 +5,9 @@ from pathlib import Path
 from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import refuse_credentials
 from orchestrator.planning.plan import Plan
-from workloads.backbones.families import check_start, family_of
+from workloads.backbones.families import check_start, check_student_steps, family_of
 from workloads.backbones.file_checks import check_files
+from workloads.backbones.loras.files import find_files
 from workloads.miniature import WEIGHTS
 from workloads.objectives.columns import columns_of
 
@@ -40,8 +41,10 @@ def _check(plan: Plan) -> None:
         check_files(folder)
     for start, source in starts:
         check_start(start, source)
+    _check_loras(plan)
     _check_attention(plan)
     _check_flow(plan)
+    _check_student_steps(plan)
     for column in dict.fromkeys(column for trial in plan.trials for column in columns_of(trial.train)):
         column.digest()
     # The shipped miniatures fit, and skipping them spares their sweeps the import of diffusers.
@@ -50,6 +53,19 @@ def _check(plan: Plan) -> None:
         _check_shapes(own, starts)
     called = {(trial.source, trial.backbone.start_timestep) for trial in plan.trials}
     _check_timesteps({(source, at) for source, at in called if source in own or (at or 0) >= TIMESTEPS})
+
+
+def _check_loras(plan: Plan) -> None:
+    """Check LoRAs, which are downloaded if need be; whether they fit is checked for local teachers alone."""
+    for teacher in dict.fromkeys(trial.teacher for trial in plan.trials if trial.loras):
+        for lora in teacher.loras:
+            refuse_credentials("lora", lora.path)
+            find_files(lora.path)
+        if Path(teacher.source).is_dir():
+            # Imports torch and diffusers, which sweeps without LoRAs need not wait for.
+            from workloads.backbones.loras.merge import check_loras
+
+            check_loras(teacher.source, teacher.loras)
 
 
 def _check_attention(plan: Plan) -> None:
@@ -77,6 +93,14 @@ def _check_flow(plan: Plan) -> None:
                 f"backbone {trial.backbone.name}: flow_shift is a setting of flow matching, and this "
                 f"backbone has an alpha_bar schedule: set it under train of the other backbones alone"
             )
+
+
+def _check_student_steps(plan: Plan) -> None:
+    for trial in plan.trials:
+        family, steps = family_of(trial.source), trial.train.student_steps
+        if steps > 1:
+            start = trial.backbone.start_timestep or family.start_timestep
+            check_student_steps(trial.backbone.name, family, start, steps)
 
 
 def _check_shapes(folders: list[str], starts: set[tuple[str, str]]) -> None:

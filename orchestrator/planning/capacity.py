@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.common.errors import UserError
+from orchestrator.common.gpu_sharing import holders
 from orchestrator.planning.plan import Plan
 
 GPU_LABEL = "gpu"
@@ -37,7 +38,7 @@ class NodeGroup:
             return 0
         each = self.cpus / requested.cpus_per_worker
         if requested.gpus_per_worker:
-            each = min(each, self.gpus / requested.gpus_per_worker)
+            each = min(each, holders(self.gpus, requested.gpus_per_worker))
         return int(each + ROUNDING)
 
     def __str__(self) -> str:
@@ -67,7 +68,7 @@ class Capacity:
             kind = f" of {resources.gpu}" if resources.gpu else ""
             raise UserError(
                 f"sweep {plan.sweep.name}: a trial requests {resources.workers} workers of "
-                f"{resources.cpus_per_worker:g} CPUs and {resources.gpus_per_worker} GPUs{kind}, and "
+                f"{resources.cpus_per_worker:g} CPUs and {resources.gpus_per_worker:g} GPUs{kind}, and "
                 f"{plan.cpus_per_trial:g} CPUs in total; the cluster cannot hold one such trial ({self}): "
                 f"lower resources.workers or cpus_per_worker, or enlarge the cluster"
             )

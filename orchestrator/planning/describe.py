@@ -4,8 +4,17 @@ from dataclasses import replace
 
 from orchestrator.config.gpu_specs import ASSUMED_SHARE, DEFAULT_GPU, GPUS
 from orchestrator.planning.capacity import Capacity
-from orchestrator.planning.estimate import assumed_tflops, estimate, gib, total_hours, worker_needs
-from orchestrator.planning.plan import DRIVER_CPUS, Plan, Trial
+from orchestrator.planning.estimate import (
+    amount,
+    assumed_tflops,
+    estimate,
+    gib,
+    sharing,
+    total_hours,
+    usable_bytes,
+    worker_needs,
+)
+from orchestrator.planning.plan import DRIVER_CPUS, Plan, Trial, describe_loras
 from workloads.settings.train import LoraSettings
 
 ABOUT_MEMORY = (
@@ -25,6 +34,7 @@ def describe_plan(plan: Plan, storage: str, tracking: str, capacity: Capacity | 
         + (f" in {len(sweep.arms)} arms" if sweep.arms else "")
         + f", launch {plan.digest}",
         *_table(plan),
+        *_lora_lines(plan),
         *_unused_lines(plan),
         _resources_line(plan, capacity),
         _memory_line(plan),
@@ -42,8 +52,9 @@ def _table(plan: Plan) -> list[str]:
     width = max(len(trial.name) for trial in plan.trials)
     head = f"{'trial':<{width}}  guidance  seed   steps  batch  GiB/worker  samples/s  hours"
     price = plan.sweep.budget.price_per_gpu_hour is not None and plan.gpus_per_trial > 0
-    rows = [_row(plan, trial, width, price) for trial in plan.trials]
-    return [head + ("    cost" if price else ""), *rows]
+    calls = any(trial.train.student_steps > 1 for trial in plan.trials)
+    rows = [_row(plan, trial, width, price) + _calls(trial, calls) for trial in plan.trials]
+    return [head + ("    cost" if price else "") + ("  calls" if calls else ""), *rows]
 
 
 def _row(plan: Plan, trial: Trial, width: int, price: bool) -> str:
@@ -55,11 +66,25 @@ def _row(plan: Plan, trial: Trial, width: int, price: bool) -> str:
     if guess is None:
         return row + f"{'?':>10}  {'?':>9}  {'?':>5}" + (f"  {'?':>6}" if price else "")
     row += f"{gib(guess.needs.bytes):>10}  {guess.samples_per_second:>9.1f}  {guess.hours:>5.2f}"
-    return row + (f"  {_price(plan, guess.hours):>6,.0f}" if price else "")
+    return row + (f"  {amount(_price(plan, guess.hours)):>6}" if price else "")
+
+
+def _calls(trial: Trial, shown: bool) -> str:
+    """Return the column of network calls in which a student draws, if any student takes several."""
+    return f"  {trial.train.student_steps:>5}" if shown else ""
 
 
 def _price(plan: Plan, hours: float) -> float:
     return hours * plan.gpus_per_trial * (plan.sweep.budget.price_per_gpu_hour or 0)
+
+
+def _lora_lines(plan: Plan) -> list[str]:
+    """Return a line for each backbone with LoRAs."""
+    return [
+        f"backbone {entry.name}: the teacher is {entry.model} with {describe_loras(entry)}"
+        for entry in plan.sweep.backbones
+        if entry.loras
+    ]
 
 
 def _unused_lines(plan: Plan) -> list[str]:
@@ -78,11 +103,11 @@ def _unused_lines(plan: Plan) -> list[str]:
 def _resources_line(plan: Plan, capacity: Capacity | None) -> str:
     resources = plan.sweep.resources
     requested = f"{plan.cpus_per_trial:g} CPUs" + (
-        f" and {plan.gpus_per_trial} GPUs" if plan.gpus_per_trial else " and no GPU"
+        f" and {plan.gpus_per_trial:g} GPUs" if plan.gpus_per_trial else " and no GPU"
     )
     return (
         f"each trial requests {requested} ({resources.workers} workers of {resources.cpus_per_worker:g} "
-        f"CPU and {resources.gpus_per_worker} GPU, and {DRIVER_CPUS:g} CPU "
+        f"CPU and {resources.gpus_per_worker:g} GPU, and {DRIVER_CPUS:g} CPU "
         f"for its driver); "
         + ("as many run at once as the cluster holds" if capacity is None else _concurrency(plan, capacity))
     )
@@ -96,8 +121,8 @@ def _memory_line(plan: Plan) -> str:
     name = plan.sweep.resources.gpu
     if name is not None:
         gpu = GPUS[name]
-        fits = f"{name} has {gpu.gibibytes:g} GiB, {gib(gpu.usable_bytes)} GiB of them usable: fits"
-        return f"{ABOUT_MEMORY}; {fits}"
+        fits = f"{name} has {gpu.gibibytes:g} GiB, {gib(usable_bytes(plan, gpu))} GiB of them usable"
+        return f"{ABOUT_MEMORY}; {fits}{sharing(plan)}: fits"
     unchecked = "; not checked against a GPU: set resources.gpu" if plan.gpus_per_trial else ""
     return ABOUT_MEMORY + unchecked
 
@@ -132,7 +157,9 @@ def _rate(plan: Plan, rate: float) -> str:
         return f"{rate:g} TFLOP/s per worker: assumed, not measured"
     name = plan.sweep.resources.gpu or DEFAULT_GPU
     share = f"{ASSUMED_SHARE:.0%} of the peak of {name}"
-    return f"{share}, {rate:.0f} TFLOP/s per worker: assumed, not measured on a GPU"
+    if plan.gpus_per_trial < 1:
+        share = f"{plan.gpus_per_trial:g} of {share}"
+    return f"{share}, {rate:.3g} TFLOP/s per worker: assumed, not measured on a GPU"
 
 
 def _infer_lines(plan: Plan) -> list[str]:
@@ -179,7 +206,7 @@ def _total_line(plan: Plan) -> str:
         return "time: unknown, because the config of a backbone is not in the local cache"
     text = f"the sweep: about {total:.2f} h of trials"
     if plan.gpus_per_trial:
-        text += f", {total * plan.gpus_per_trial:.0f} GPU-hours"
+        text += f", {amount(total * plan.gpus_per_trial)} GPU-hours"
         price = plan.sweep.budget.price_per_gpu_hour
-        text += f", {_price(plan, total):,.0f} at {price:g} a GPU-hour" if price is not None else ""
+        text += f", {amount(_price(plan, total))} at {price:g} a GPU-hour" if price is not None else ""
     return text

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.common.errors import UserError
+from orchestrator.common.gpu_sharing import one_nth, sharers
 from orchestrator.config.gpu_specs import DEFAULT_GPU, GPUS, Gpu
 from orchestrator.planning.plan import Plan, Trial
 from workloads.backbones.architectures import Architecture, architecture_of
@@ -57,12 +58,16 @@ def estimate(plan: Plan, trial: Trial) -> Estimate | None:
 
 
 def assumed_tflops(plan: Plan, trial: Trial) -> float:
-    """Return the rate that a worker is assumed to sustain, in 10^12 operations per second."""
+    """Return the rate that a worker is assumed to sustain, in 10^12 operations per second.
+
+    Of a share of a GPU it is that share: workers on one GPU take turns.
+    """
     if plan.sweep.budget.assumed_tflops is not None:
         return plan.sweep.budget.assumed_tflops
     if not plan.gpus_per_trial:
         return ASSUMED_CPU_TFLOPS
-    return GPUS[plan.sweep.resources.gpu or DEFAULT_GPU].assumed_tflops(_half(plan, trial))
+    gpu = GPUS[plan.sweep.resources.gpu or DEFAULT_GPU]
+    return plan.sweep.resources.gpus_per_worker * gpu.assumed_tflops(_half(plan, trial))
 
 
 def worker_needs(
@@ -130,7 +135,7 @@ def check_budget(plan: Plan) -> None:
     hours *= plan.gpus_per_trial
     if hours > limit:
         raise UserError(
-            f"sweep {plan.sweep.name}: about {hours:.0f} GPU-hours, above budget.max_gpu_hours "
+            f"sweep {plan.sweep.name}: about {amount(hours)} GPU-hours, above budget.max_gpu_hours "
             f"{limit:g}: run fewer trials or steps, or raise the budget"
         )
 
@@ -147,21 +152,42 @@ def check_memory(plan: Plan) -> None:
     gpu = GPUS[name]
     for trial in plan.trials:
         needs = worker_needs(plan, trial)
-        if needs is not None and needs.bytes > gpu.usable_bytes:
-            raise UserError(
-                f"trial {trial.name}: a worker needs {gib(needs.bytes)} GiB"
-                f"{' to sample images' if needs.peak_is_sampling else ''}, but of {name}'s {gpu.gibibytes:g} "
-                f"GiB only {gib(gpu.usable_bytes)} GiB are usable; {suggestion(plan, trial, gpu)}"
-            )
+        if needs is not None and needs.bytes > usable_bytes(plan, gpu):
+            raise UserError(_too_large(plan, trial, needs, name))
+
+
+def _too_large(plan: Plan, trial: Trial, needs: Needs, name: str) -> str:
+    gpu = GPUS[name]
+    return (
+        f"trial {trial.name}: a worker needs {gib(needs.bytes)} GiB"
+        f"{' to sample images' if needs.peak_is_sampling else ''}, but of {name}'s {gpu.gibibytes:g} "
+        f"GiB only {gib(usable_bytes(plan, gpu))} GiB are usable{sharing(plan)}; "
+        f"{suggestion(plan, trial, gpu)}"
+    )
+
+
+def usable_bytes(plan: Plan, gpu: Gpu) -> float:
+    """Return the memory that each worker of the plan can use on `gpu`."""
+    return gpu.usable_bytes(plan.sweep.resources.gpus_per_worker)
+
+
+def sharing(plan: Plan) -> str:
+    """Return text that says how many workers share a GPU; empty if each has a whole one, or none."""
+    share = plan.sweep.resources.gpus_per_worker
+    return f" by each of the {sharers(share)} workers that share it" if 0 < share < 1 else ""
 
 
 def suggestion(plan: Plan, trial: Trial, gpu: Gpu) -> str:
     """Return text that names the settings with which the trial's workers fit `gpu`."""
     now = plan.sweep.resources.step
     least = replace(now, **LIGHTEST)
-    lighter, smaller = _lighter_step(plan, trial, gpu), _smaller_batch(plan, trial, gpu, now)
-    if lighter or smaller:
-        return ", or ".join(f"{change} fits" for change in (lighter, smaller) if change)
+    changes = (
+        _lighter_step(plan, trial, gpu),
+        _smaller_batch(plan, trial, gpu, now),
+        _larger_share(plan, trial, gpu),
+    )
+    if any(changes):
+        return ", or ".join(f"{change} fits" for change in changes if change)
     if both := _smaller_batch(plan, trial, gpu, least):
         return f"{_step_text(LIGHTEST)} with {both} fits"
     needs = worker_needs(plan, trial, rows=1, step=least)
@@ -175,7 +201,7 @@ def _lighter_step(plan: Plan, trial: Trial, gpu: Gpu) -> str | None:
     for change in LIGHTER:
         step = replace(now, **change)
         needs = None if step == now else worker_needs(plan, trial, step=step)
-        if needs is not None and needs.bytes <= gpu.usable_bytes:
+        if needs is not None and needs.bytes <= usable_bytes(plan, gpu):
             return f"{_step_text(change)} ({gib(needs.bytes)} GiB)"
     return None
 
@@ -188,12 +214,21 @@ def _smaller_batch(plan: Plan, trial: Trial, gpu: Gpu, step: StepSettings) -> st
     """
     workers = plan.sweep.resources.workers
     rows = trial.train.batch_size // workers
+    usable = usable_bytes(plan, gpu)
     every, one = worker_needs(plan, trial, step=step), worker_needs(plan, trial, rows=1, step=step)
-    if every is None or one is None or one.bytes > gpu.usable_bytes or every.bytes <= gpu.usable_bytes:
+    if every is None or one is None or one.bytes > usable or every.bytes <= usable:
         return None
     each = (every.bytes - one.bytes) / (rows - 1)
-    fits = 1 + int((gpu.usable_bytes - one.bytes) / each)
+    fits = 1 + int((usable - one.bytes) / each)
     return f"train.batch_size {fits * workers}"
+
+
+def _larger_share(plan: Plan, trial: Trial, gpu: Gpu) -> str | None:
+    """Return the smallest share of `gpu` that fits where its workers share it; None if none does."""
+    needs = worker_needs(plan, trial)
+    shares = map(one_nth, range(1, sharers(plan.sweep.resources.gpus_per_worker)))
+    fits = [share for share in shares if needs is not None and needs.bytes <= gpu.usable_bytes(share)]
+    return f"resources.gpus_per_worker {min(fits):g}" if fits else None
 
 
 def _step_text(change: Change) -> str:
@@ -203,3 +238,8 @@ def _step_text(change: Change) -> str:
 def gib(count: float) -> str:
     """Format bytes as gibibytes."""
     return f"{count / 2**30:.1f}" if count >= 2**30 else f"{count / 2**30:.2f}"
+
+
+def amount(count: float) -> str:
+    """Format GPU-hours, or their price: whole numbers, or three digits of less than ten."""
+    return f"{count:,.0f}" if count >= 10 else f"{count:.3g}"

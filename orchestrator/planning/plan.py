@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.common.digests import digest
+from orchestrator.common.gpu_sharing import holders
 from orchestrator.config.ranking import RANKING_METRICS
 from orchestrator.config.renamed_settings import in_old_form
-from orchestrator.config.schema import BackboneEntry, Range, Sweep, TrainValues, Values, draw
+from orchestrator.config.schema import BackboneEntry, LoraEntry, Range, Sweep, TrainValues, Values, draw
 from orchestrator.config.sweep_file import SweepFile
 from orchestrator.planning.checks import check_prompts, check_sizes, check_weights
 from orchestrator.planning.inference import InferencePlan, InferenceTrial, make_inference_plan
+from workloads.backbones.loras.entry import Lora, TeacherSource
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings.train import TrainSettings
 
@@ -38,12 +40,22 @@ class Trial:
     """Source and column of the prompts, which are part of the identity."""
     arm: str = ""
     """Name of its arm, which is not part of the identity; empty if the file names no arms."""
+    loras: tuple[Lora, ...] = ()
+    """LoRAs that are merged into the teacher, with the paths that the backbone's `loras` resolve to."""
+
+    @property
+    def teacher(self) -> TeacherSource:
+        """The pipeline with its LoRAs; trials of equal teachers share prompts and reference."""
+        return TeacherSource(self.source, self.loras)
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that determines the training's result, as JSON values."""
+        loras = [entry.model_dump(mode="json") for entry in self.backbone.loras]
         return {
             "model": self.backbone.model,
+            # Only where there are some, so that other trials keep their digests.
+            **({"loras": loras} if loras else {}),
             "start_timestep": self.backbone.start_timestep,
             "prompts": self.prompts,
             "train": self.train.identity,
@@ -60,11 +72,12 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Readable name: backbone, arm (or objective and interval), seed, and the digest's beginning."""
+        """Readable name: backbone, arm (or objective, interval, student's steps), and digest."""
         if self.arm:
             return f"{self.backbone.name}-{self.arm}-s{self.train.seed}-{self.digest[:4]}"
         of = "" if self.train.objective == "pgsb" else f"-{self.train.objective}"
-        return f"{self.backbone.name}{of}-k{self.interval}-s{self.train.seed}-{self.digest[:4]}"
+        steps = "" if self.train.student_steps == 1 else f"-{self.train.student_steps}steps"
+        return f"{self.backbone.name}{of}-k{self.interval}{steps}-s{self.train.seed}-{self.digest[:4]}"
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,9 @@ class Plan:
         unused = {"storage", "tracking"} | (set() if self.sweep.arms else {"arms"})
         resolved = self.sweep.model_dump(mode="json", exclude=unused)
         resolved["search"]["metric"] = self.sweep.search.metric or RANKING_METRICS[0]
+        for backbone in resolved["backbones"]:
+            if not backbone["loras"]:
+                del backbone["loras"]
         return digest(in_old_form(resolved))[:12]
 
     @property
@@ -105,8 +121,18 @@ class Plan:
         return DRIVER_CPUS + self.sweep.resources.workers * self.sweep.resources.cpus_per_worker
 
     @property
-    def gpus_per_trial(self) -> int:
+    def gpus_per_trial(self) -> float:
         return self.sweep.resources.workers * self.sweep.resources.gpus_per_worker
+
+
+def describe_loras(backbone: BackboneEntry) -> str:
+    """Return the LoRAs of a teacher as text, each with its weight; empty if it has none."""
+    return ", ".join(map(describe_lora, backbone.loras))
+
+
+def describe_lora(entry: LoraEntry) -> str:
+    """Return a LoRA of a teacher as text, with its weight."""
+    return f"{entry.path} x {entry.weight:g}"
 
 
 def max_concurrent_inference_trials(plan: Plan, cpus: float, gpus: float, trainings: int) -> int:
@@ -119,7 +145,7 @@ def max_concurrent_inference_trials(plan: Plan, cpus: float, gpus: float, traini
     assert plan.infer is not None
     infer = plan.infer.infer
     if infer.gpus:
-        return 1 + int(gpus / infer.gpus)
+        return 1 + holders(gpus, infer.gpus)
     free = cpus - trainings * plan.cpus_per_trial - DRIVER_CPUS
     return max(1, min(int(cpus), int(free / DRIVER_CPUS + 1e-6)))
 
@@ -146,7 +172,7 @@ def make_plan(file: SweepFile) -> Plan:
         for values in _points(file, index, arm, *swept[index, arm]):
             settings = file.train_settings(values, index, arm)
             prompts = _check_trial(file, settings)
-            trials.append(Trial(backbone, source, settings, prompts, name))
+            trials.append(Trial(backbone, source, settings, prompts, name, _loras(backbone)))
     _check_duplicates(file, trials)
     return Plan(sweep, tuple(trials), infer)
 
@@ -178,12 +204,21 @@ def _check_duplicates(file: SweepFile, trials: Sequence[Trial]) -> None:
 def _source(file: SweepFile, index: int) -> str:
     model = file.sweep.backbones[index].model
     if not model.startswith(MINIATURE):
-        return os.path.realpath(model) if os.path.exists(model) else model
+        return _real(model)
     name = model.removeprefix(MINIATURE)
     if name not in TEACHERS:
         known = ", ".join(MINIATURE + teacher for teacher in TEACHERS)
         raise file.error(("backbones", index, "model"), f"no {model!r}: choose one of {known}")
     return str(WEIGHTS / name)
+
+
+def _loras(backbone: BackboneEntry) -> tuple[Lora, ...]:
+    return tuple(Lora(_real(entry.path), entry.weight) for entry in backbone.loras)
+
+
+def _real(path: str) -> str:
+    """Return the real path of a file or folder, and anything else, such as a hub id, as it is."""
+    return os.path.realpath(path) if os.path.exists(path) else path
 
 
 Grid = dict[str, list[Any]]

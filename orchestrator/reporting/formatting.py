@@ -17,6 +17,11 @@ def format_value(metric: str, value: float) -> str:
     return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4f}"
 
 
+def network_calls(student_steps: int) -> str:
+    """Return the number of network calls in which a student draws, in words."""
+    return f"{student_steps} call{'s' if student_steps > 1 else ''}"
+
+
 def describe_arm(arm: ArmRow) -> str:
     """Format an arm's name with its removal rate, or with the score that ranks it."""
     removal, metric = arm.score("removal_rate"), first_measured(STRENGTH_METRICS, arm.metrics)

@@ -113,6 +113,13 @@ class TrialRow:
     checkpoint: str
     checkpoint_sha256: str
     zero_stage: int
+    seconds_per_picture: float | None = None
+    """Seconds in which the student drew a picture for its scores; None if it was not measured."""
+
+    @property
+    def student_steps(self) -> int:
+        """Network calls with which the student draws; 1 in results of earlier versions."""
+        return int(self.settings.get("student_steps", 1))
 
     @property
     def metrics(self) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.reporting.html import figure, image, table, whole_page
 from orchestrator.reporting.rows import SweepSummary, TrialRow
+from orchestrator.reporting.steps_table import steps_parts
 from orchestrator.reporting.strength_figures import (
     MAPPED,
     arm_names,
@@ -44,6 +45,7 @@ def sweep_report(
         f"{summary.prompts['used']}. All intervals are 95 % confidence intervals.</p>",
         "<h2>Students beside their teachers</h2>",
         table(*_comparison(rows)),
+        *steps_parts(rows),
         *(study_parts(over_seeds) if over_seeds is not None else []),
     ]
     if any(row.curve for row in rows):

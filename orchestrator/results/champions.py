@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from orchestrator.config.ranking import STRENGTH_METRICS, first_measured
+from orchestrator.planning.plan import describe_loras
 from orchestrator.results.record import TrialRecord
 from orchestrator.tracking.registry import name_champion
 from workloads.scorers.score import find_score
@@ -30,6 +31,8 @@ def assign_champion_aliases(records: Sequence[TrialRecord], metric: str | None) 
 def _champion_tags(record: TrialRecord) -> dict[str, str]:
     trial = record.trial
     tags = {"guidance_interval": trial.interval, "base_model": trial.backbone.model}
+    if trial.loras:
+        tags["loras"] = describe_loras(trial.backbone)
     tags |= {score.metric: f"{score.value:.4f}" for score in record.scores}
     if record.best is not None:
         tags |= {"guidance": record.best.label, "strength": f"{record.best.strength:g}"}

@@ -17,6 +17,8 @@ from orchestrator.results.ledger import result_file
 
 Settings = Mapping[str, Any]
 """Settings as JSON holds them, by name."""
+_NOT_OF_TRIAL = ("evaluate", "prompts.digest")
+"""Names in a stored identity that are no settings of its trial."""
 WAY_OUT = "restore it, or give this sweep another name (--set name=...)"
 
 
@@ -71,10 +73,16 @@ def _check_not_replaced(digest: str, kept: Settings, plan: Plan, store: Store) -
     new = [trial for trial in plan.trials if not store.exists(result_file(plan.sweep.name, trial))]
     settings = [_settings(trial) for trial in new if trial.backbone.name == kept["backbone"]]
     if settings:
-        changes = [[key for key in each if each[key] != kept.get(key)] for each in settings]
+        changes = [_changed(kept, each) for each in settings]
         nearest = min(range(len(settings)), key=lambda index: len(changes[index]))
         key = changes[nearest][0]
-        raise _altered(plan, digest, key, kept.get(key), settings[nearest][key])
+        raise _altered(plan, digest, key, kept.get(key), settings[nearest].get(key))
+
+
+def _changed(kept: Settings, settings: Settings) -> list[str]:
+    """Return the names of the settings of a trial that differ; either may lack some that have a default."""
+    names = dict.fromkeys([*settings, *(name for name in kept if name not in _NOT_OF_TRIAL)])
+    return [name for name in names if settings.get(name) != kept.get(name)]
 
 
 def _settings(trial: Trial) -> Settings:

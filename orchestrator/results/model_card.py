@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.planning.plan import MINIATURE
+from orchestrator.planning.plan import MINIATURE, describe_loras
+from orchestrator.reporting.formatting import network_calls
 from orchestrator.results.record import TrialRecord
-from workloads.backbones.families import family_of
+from workloads.backbones.families import Family, family_of
 from workloads.backbones.hub import split_source
 from workloads.scorers.score import Score
 from workloads.settings.objectives import DESCRIPTIONS
@@ -19,9 +20,9 @@ base_model_relation: finetune
 license: {licence}
 pipeline_tag: text-to-image
 library_name: diffusers
-tags: [one-step, distillation, pg-sb]
+tags: [{kind}, distillation, pg-sb]
 inference:
-  parameters: {{num_inference_steps: 1, guidance_scale: {neutral}}}
+  parameters: {{num_inference_steps: {steps}, guidance_scale: {neutral}}}
 ---
 """
 USE = """
@@ -29,7 +30,7 @@ USE = """
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("FOLDER")
-image = pipeline(prompt="{prompt}", num_inference_steps=1, guidance_scale={neutral}{more}).images[0]
+image = pipeline(prompt="{prompt}", num_inference_steps={steps}, guidance_scale={neutral}{more}).images[0]
 ```
 
 A negative prompt needs the project that trained the student (stock pipelines ignore it at guidance scale 1):
@@ -73,23 +74,23 @@ def model_card(
     """
     trial, train = record.trial, record.trial.train
     family, miniature = family_of(str(base)), trial.backbone.model.startswith(MINIATURE)
-    more = MINIATURE_CALLS[family.pipeline] if miniature else ""
+    more, steps = MINIATURE_CALLS[family.pipeline] if miniature else "", train.student_steps
     lines = [
         FRONT.format(
             base=split_source(trial.backbone.model)[0],
             licence=licence(trial.backbone.model, base),
             neutral=family.neutral_guidance,
+            kind="one-step" if steps == 1 else "few-step",
+            steps=steps,
         ),
-        f"# {trial.name}: one network call a picture\n",
-        f"A one-step student of `{trial.backbone.model}`, distilled by {DESCRIPTIONS[train.objective]} under "
-        f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"
-        f"{'' if train.clip is None else ', with a clamped CLIP loss'}.\n",
+        *_introduction(record),
         f"![Samples beside the teacher]({SAMPLES})\n",
         USE.format(
             prompt="a large red circle" if more else "a photo of a corgi",
             negative=negative,
             more=more,
             neutral=family.neutral_guidance,
+            steps=steps,
         ),
         "## How it was made\n",
         *_table({**_making(record, prompts), **made_by}),
@@ -98,11 +99,35 @@ def model_card(
         *_scores(record.scores, teacher),
         *(_negatives(record) if record.curve else []),
         "\n## Limits\n",
-        "One step only: more steps do not improve the picture. Where the teacher is wrong the student is "
+        f"{_only(steps, family)} Where the teacher is wrong the student is "
         "wrong too, and its pictures of one prompt vary less than the teacher's. Scores are from one "
         "training seed, on the stated number of pictures.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _introduction(record: TrialRecord) -> list[str]:
+    trial, train = record.trial, record.trial.train
+    draws = "in one step" if train.student_steps == 1 else f"in {train.student_steps} steps"
+    return [
+        f"# {trial.name}: {network_calls(train.student_steps)} of the network a picture\n",
+        f"A student of {_teacher(record)} that draws {draws}, distilled by "
+        f"{DESCRIPTIONS[train.objective]} under "
+        f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"
+        f"{'' if train.clip is None else ', with a clamped CLIP loss'}.\n",
+    ]
+
+
+def _only(steps: int, family: Family) -> str:
+    if steps == 1:
+        return "One step only: more steps do not improve the picture."
+    text = f"{steps} steps only: it was not trained for other numbers."
+    if not family.joint:
+        return text
+    return (  # these pipelines give their generator to the first noise alone
+        f"{text} Its stock pipeline draws the noise of later steps from torch's own generator: call "
+        "`torch.manual_seed` for the same picture again."
+    )
 
 
 def licence(model: str, base: Path) -> str:
@@ -118,11 +143,19 @@ def _making(record: TrialRecord, prompts: str) -> dict[str, str]:
     trial, train = record.trial, record.trial.train
     return {
         "base model": f"`{trial.backbone.model}`",
+        **({"LoRAs in the teacher": f"`{describe_loras(trial.backbone)}`"} if trial.loras else {}),
         "prompts": f"`{prompts}`, no pictures",
         "guidance scale in training": f"{trial.interval} ({train.guided})",
         "steps, batch, seed": f"{train.steps}, {train.batch_size}, {train.seed}",
         "training": f"{record.train_seconds:.0f} s",
     }
+
+
+def _teacher(record: TrialRecord) -> str:
+    """Return the teacher in words: its base model, and its LoRAs."""
+    backbone = record.trial.backbone
+    loras = f" with the LoRA `{describe_loras(backbone)}`" if backbone.loras else ""
+    return f"`{backbone.model}`{loras}"
 
 
 def _table(rows: Mapping[str, str]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from orchestrator.jobs import StepReport
+from orchestrator.jobs import SECONDS_PER_PICTURE, StepReport
 from orchestrator.planning.plan import Trial
 from orchestrator.reporting.formatting import NAMES, format_value
 from orchestrator.reporting.rows import ArmRow
@@ -53,6 +53,8 @@ class TrialRecord:
     checkpoint: str = ""
     checkpoint_digest: str = ""
     zero_stage: int = 0
+    seconds_per_picture: float | None = None
+    """Seconds in which the student drew a picture at its last evaluation; None if it was not measured."""
     identity: dict[str, Any] = field(default_factory=dict)
     """Settings and digests that the result depends on; see `compatibility`."""
     reports: dict[int, StepReport] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class TrialRecord:
         self.train_seconds = _train_seconds(self.reports)
         if SECONDS_PER_STEP in report.metrics:
             self.rate = 1 / report.metrics[SECONDS_PER_STEP]
+        self.seconds_per_picture = report.metrics.get(SECONDS_PER_PICTURE, self.seconds_per_picture)
         self.scores = list(report.scores) or self.scores
         self.sheet = report.sheet or self.sheet
 

@@ -22,7 +22,7 @@ from orchestrator.evaluation.scoring import EXAMPLE, load_measured, score
 from orchestrator.evaluation.strength_curve import best, curve
 from orchestrator.jobs import InferenceJob
 from orchestrator.planning.inference import InferenceTrial
-from orchestrator.planning.plan import MINIATURE, Plan, Trial
+from orchestrator.planning.plan import MINIATURE, Plan, Trial, describe_lora
 from orchestrator.reporting.contact_sheet import strength_sheet
 from orchestrator.reporting.formatting import describe_arm
 from orchestrator.reporting.rows import ArmRow
@@ -32,6 +32,7 @@ from orchestrator.results.record import TrialRecord
 from orchestrator.tracking.client import Tracker
 from orchestrator.tracking.registry import register_student, registered_students
 from orchestrator.tracking.strength_curve import log_curve
+from workloads.backbones.loras.entry import TeacherSource
 from workloads.scorers.score import Score
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.defaults import save_defaults
@@ -46,11 +47,11 @@ SHEET_PAIRS = 8
 
 @dataclass(frozen=True)
 class TeacherReferences:
-    """References of the sweep's teachers, by source of the backbone."""
+    """References of the sweep's teachers."""
 
-    files: Mapping[str, str]
+    files: Mapping[TeacherSource, str]
     """Files in the storage."""
-    scores: Mapping[str, Sequence[Score]]
+    scores: Mapping[TeacherSource, Sequence[Score]]
     """Scores of the teachers' own pictures."""
 
 
@@ -154,10 +155,11 @@ class Students:
             pairs=plan.pairs,
             pictures=plan.infer.pictures,
             seed=plan.seed,
-            reference=self._teachers.files[trial.source],
+            reference=self._teachers.files[trial.teacher],
             root=self.store.root,
             student=self._folder(trial, "student"),
             folder=self._plan.sweep.name,
+            gpus=plan.infer.gpus,
         )
 
     def _folder(self, trial: Trial, name: str) -> str:
@@ -254,7 +256,7 @@ class Students:
 
     def _describe(self, record: TrialRecord, folder: Path, negative: str, sheet: bytes) -> None:
         """Write the model card and its pictures into the student's local folder."""
-        teacher = self._teachers.scores[record.trial.source]
+        teacher = self._teachers.scores[record.trial.teacher]
         made_by = {"sweep": self._plan.sweep.name, "MLflow run": record.run}
         card = model_card(record, self._prompts.source, teacher, negative, made_by, folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -268,7 +270,8 @@ def _origin(trial: Trial) -> Origin:
     """Return the base model of a trial's students: its name for a shipped one, since folders move."""
     model = trial.backbone.model
     base = model if model.startswith(MINIATURE) else trial.source
-    return Origin(base, start_from=trial.train.start_from)
+    loras = tuple(describe_lora(entry) for entry in trial.backbone.loras)
+    return Origin(base, loras, trial.train.start_from)
 
 
 def _model_name(plan: Plan, trial: Trial) -> str:

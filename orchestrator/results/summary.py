@@ -16,12 +16,13 @@ from orchestrator.results.budget import GpuHourBudget
 from orchestrator.results.record import TrialRecord
 from orchestrator.tracking.client import Tracker
 from orchestrator.tracking.server import serve_command, view_address
+from workloads.backbones.loras.entry import TeacherSource
 from workloads.scorers.score import Score, find_score
 
 
 def trial_rows(
     records: Sequence[TrialRecord],
-    teachers: Mapping[str, Sequence[Score]],
+    teachers: Mapping[TeacherSource, Sequence[Score]],
     champions: Container[str],
     metric: str | None,
 ) -> tuple[TrialRow, ...]:
@@ -29,11 +30,11 @@ def trial_rows(
 
     Args:
         records: all trials.
-        teachers: scores of the teachers' own pictures, by source of the backbone.
+        teachers: scores of the teachers' own pictures.
         champions: digests of the trials whose students are champions.
         metric: ranks the trials.
     """
-    return tuple(_row(each, teachers[each.trial.source], champions, metric) for each in records)
+    return tuple(_row(each, teachers[each.trial.teacher], champions, metric) for each in records)
 
 
 def _row(
@@ -65,6 +66,7 @@ def _row(
         checkpoint=record.checkpoint,
         checkpoint_sha256=record.checkpoint_digest,
         zero_stage=record.zero_stage,
+        seconds_per_picture=record.seconds_per_picture,
     )
 
 

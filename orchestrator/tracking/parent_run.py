@@ -19,7 +19,7 @@ from workloads.images import side_by_side
 
 COLUMNS = (
     "trial", "backbone", "interval", "seed", "status", "metric", "score", "score_low",
-    "score_high", "teacher_score", "train_seconds",
+    "score_high", "teacher_score", "train_seconds", "student_steps", "seconds_per_picture",
 )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def _plot_trial(axes: Any, place: int, row: TrialRow, unit: float) -> None:
     low, value, high, teacher = (
         unit * (each or 0.0) for each in (row.score_low, row.score, row.score_high, row.teacher_score)
     )
-    labels = ("student, one network call (95 % interval)", "its teacher") if place == 0 else (None, None)
+    labels = ("student (95 % interval)", "its teacher") if place == 0 else (None, None)
     bar = [[length] for length in error_bar(low, value, high)]
     axes.errorbar(value, place, xerr=bar, fmt="o", color="tab:blue", capsize=3, label=labels[0])
     style = {"color": "tab:orange", "markersize": 16, "markeredgewidth": 2}

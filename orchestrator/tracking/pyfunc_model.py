@@ -27,7 +27,7 @@ class Student(PythonModel):  # type: ignore[misc]
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Draw each row in one network call; the same seed gives the same picture.
+        """Draw each row in the student's number of network calls; the same seed gives the same picture.
 
         A missing negative prompt, seed or strength stands for none, 0 and the student's own. A cell with a
         list stands for as many rows. The result has the index of the input's rows.

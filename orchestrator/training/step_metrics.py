@@ -52,6 +52,8 @@ class StepMetrics:
     def due(self, step: int) -> bool:
         """Return true if a report is due after `step`."""
         every = min(max(1, self._train.steps // REPORTS_PER_TRAINING), MAX_STEPS_BETWEEN_REPORTS)
+        # Means over whole rounds, as the losses of a student's steps differ.
+        every = -(-every // self._train.student_steps) * self._train.student_steps
         return step == 1 or step % every == 0
 
     def read(self) -> dict[str, float]:

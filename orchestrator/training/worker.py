@@ -17,6 +17,7 @@ from torch import Tensor
 from orchestrator.common.devices import process_device
 from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
+from orchestrator.common.gpu_sharing import limit_gpu_memory
 from orchestrator.common.storage import Store
 from orchestrator.data.shard_order import advance
 from orchestrator.evaluation.evaluator import Evaluator
@@ -41,6 +42,7 @@ from workloads.objectives.base import SPREAD, STUDENT
 from workloads.objectives.batch import Batch
 from workloads.objectives.catalogue import make_objective
 from workloads.students.ema import AverageWeights
+from workloads.students.schedulers import with_student_steps
 from workloads.students.student import new_student
 from workloads.training.step import apply_settings, train_step
 
@@ -60,6 +62,8 @@ class TrainWorker:
         self.job, self.train, self._asked = job, job.trial.train, asked
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         cuda = process_device() == "cuda" and job.resources.gpus_per_worker > 0
+        if cuda:
+            limit_gpu_memory(job.resources.gpus_per_worker)
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         half = self.train.precision == "bf16" or (self.train.precision == "auto" and cuda)
         self.store = Store(job.root)
@@ -67,12 +71,14 @@ class TrainWorker:
         self._start = start
         prepare_process()
         torch.manual_seed(self.train.seed)
-        self.backbone = load_backbone(
+        opened = load_backbone(
             job.trial.source,
             start_timestep=job.trial.backbone.start_timestep,
             device=self.device,
             dtype=torch.bfloat16 if half else torch.float32,
+            loras=job.trial.loras,
         )
+        self.backbone = with_student_steps(opened, self.train.student_steps)
         reference = load_reference(self.store, job.reference)
         student = new_student(self.backbone, self.train.start_from, self.train.student_lora)
         null = reference.null.to(self.device, self.backbone.dtype)

@@ -34,8 +34,8 @@ from tests.infra.manifests import REPOSITORY
 from workloads.images import contact_sheet
 from workloads.scorers.score import Score
 
-PER_SEED = 6
-"""Trials of sweeps/miniature.yaml: three backbones, two intervals."""
+PER_SEED = 8
+"""Trials of sweeps/miniature.yaml."""
 CURVES = ("student_loss", "fake_score_loss", "score_gap", "latent_spread", "seconds_per_step",
           "samples_per_second", "seconds_to_first_step", "system/data_wait_percentage",
           "system/cpu_utilization_percentage", "system/process_memory_megabytes",
@@ -86,7 +86,7 @@ class Pretender:
         self.tracker = Tracker(uri, plan.sweep.name, self.store)
         self.numbers = np.random.default_rng(0)
         self.models: set[str] = set()
-        sources = dict.fromkeys((trial.source for trial in plan.trials), "reference")
+        sources = dict.fromkeys((trial.teacher for trial in plan.trials), "reference")
         shards = {
             encoding_key(trial): ShardSet("prompts/0", PROMPTS.rows, ("0",) * 4, 77, 32)
             for trial in plan.trials

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import step
+
 pytestmark = pytest.mark.heavy
 REPOSITORY = Path(__file__).parents[2]
 BARE = """
@@ -36,10 +38,10 @@ def test_the_figures_of_each_backbone(tmp_path: Path) -> None:
     assert "ours / restated" in done.stdout
 
 
-def test_a_backbone_that_is_not_there() -> None:
-    command = [sys.executable, "-m", "tests.benchmarks.step", "--backbones", "sd9"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and "no backbone 'sd9'; there are unet-epsilon" in done.stderr
+def test_a_backbone_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["step", "--backbones", "sd9"])
+    with pytest.raises(SystemExit, match=r"^no backbone 'sd9'; there are unet-epsilon"):
+        step.main()
 
 
 def test_what_an_option_is_worth(tmp_path: Path) -> None:
@@ -56,10 +58,13 @@ def test_what_an_option_is_worth(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "mistake", [["--batch", "0"], ["--rounds", "1"], ["--json", "nowhere/x.json"]], ids=lambda m: m[0]
 )
-def test_a_mistake_is_told_at_once(mistake: list[str]) -> None:
-    command = [sys.executable, "-m", "tests.benchmarks.step", *mistake]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and "Traceback" not in done.stderr and mistake[0] in done.stderr
+def test_a_mistake_is_told_at_once(
+    mistake: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["step", *mistake])
+    with pytest.raises(SystemExit) as ended:
+        step.main()
+    assert ended.value.code == 2 and mistake[0] in capsys.readouterr().err
 
 
 def test_a_bare_machine_can_run_it() -> None:

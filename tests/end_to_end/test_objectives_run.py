@@ -1,4 +1,4 @@
-"""BOOT and SwiftBrush v2 through the whole product: a real Ray, DeepSpeed and MLflow."""
+"""BOOT, SwiftBrush v2 and two steps through the whole product: a real Ray, DeepSpeed and MLflow."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator.training.checkpoint.manifest import verify
-from workloads.students.sampler import Generator
+from workloads.students.sampler import Generator, load_student
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 REPOSITORY = Path(__file__).parents[2]
@@ -26,6 +26,7 @@ backbones:
       objective: swiftbrush_v2
       clip: {model: miniature/clip, every: 2}
       student_lora: {rank: 4, alpha: 4, targets: [all]}
+  - {name: two, model: miniature/pixart, start_timestep: 400, train: {student_steps: 2}}
 train: {steps: 6, batch_size: 8, guidance_interval: [3, 3], lora: {rank: 4, alpha: 4, targets: [all]},
         learning_rate: 1.0e-4, fake_score_learning_rate: 2.0e-3, ema_decay: 0.9}
 evaluate: {scorers: [attributes], samples: 16, evaluations: 1, teacher: {steps: 2, guidance_scale: 3},
@@ -86,7 +87,19 @@ def test_only_who_has_a_clip_loss_has_prompts_read_by_clip(storage: Path) -> Non
     assert sorted("more.clip_texts" in names for names in columns) == [False, True]
 
 
-@pytest.mark.parametrize("name", ["boot", "v2"])
+@pytest.mark.parametrize("name", ["boot", "v2", "two"])
 def test_students_draw_as_all_do(storage: Path, name: str) -> None:
     folder = storage / "arms/trials" / trials(storage)[name]["digest"] / "student"
     assert Generator(folder).draw("a red circle", [0, 1]).shape == (2, 3, 16, 16)
+
+
+def test_a_student_of_two_steps_says_so(storage: Path) -> None:
+    trial = trials(storage)["two"]
+    assert trial["settings"]["student_steps"] == 2 and "-2steps-" in trial["trial"]
+    run = MlflowClient(f"sqlite:///{storage}/mlflow.db").get_run(trial["run"])
+    assert run.data.params["student_steps"] == "2"
+    assert 0 < trial["seconds_per_picture"] == run.data.metrics["seconds_per_picture"] < 10
+    folder = storage / "arms/trials" / trial["digest"] / "student"
+    card = (folder / "README.md").read_text()
+    assert "num_inference_steps=2" in card and "2 calls of the network a picture" in card
+    assert load_student(str(folder)).student_steps == 2

@@ -20,6 +20,7 @@ from workloads.training.step import train_step
 pytestmark = pytest.mark.heavy
 
 ROWS, STEPS = 4, 3
+TRAINED = ("swiftbrush_v2", "boot", "two_steps")
 
 
 def steps(training: Training, rows: slice, first: int, last: int) -> None:
@@ -41,12 +42,21 @@ def weights(training: Training) -> dict[str, Tensor]:
     }
 
 
-def _worker(rank: int, folder: str, arm: str) -> None:
-    """One of two: trains without a break, then again from a checkpoint of the step before the last."""
-    from orchestrator.training.deepspeed_engine import Engine, prepare_process
+def _worker(rank: int, folder: str) -> None:
+    """One of two, for all objectives, since each process imports DeepSpeed."""
+    from orchestrator.training.deepspeed_engine import prepare_process
 
     prepare_process()
-    rows, path = slice(2 * rank, 2 * rank + 2), Path(folder)
+    for arm in TRAINED:
+        _train(rank, Path(folder) / arm, arm)
+        distributed.barrier()
+
+
+def _train(rank: int, path: Path, arm: str) -> None:
+    """Train without a break, then again from a checkpoint of the step before the last."""
+    from orchestrator.training.deepspeed_engine import Engine
+
+    rows = slice(2 * rank, 2 * rank + 2)
 
     def sharded() -> Training:
         training = Training("pixart", ARMS[arm])
@@ -80,13 +90,22 @@ def rate(training: Training, name: str) -> float:
     return training.train.learning_rate if name == STUDENT else auxiliary[name].learning_rate
 
 
-@pytest.mark.parametrize("arm", ["swiftbrush_v2", "boot"])
-def test_two_workers_train_what_one_device_trains(arm: str, tmp_path: Path) -> None:
-    start_workers(2, _worker, tmp_path, arm)()
+@pytest.fixture(scope="module")
+def trained_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with what two workers have trained, by arm."""
+    folder = tmp_path_factory.mktemp("sharded")
+    for arm in TRAINED:
+        (folder / arm).mkdir()
+    start_workers(2, _worker, folder)()
+    return folder
+
+
+@pytest.mark.parametrize("arm", TRAINED)
+def test_two_workers_train_what_one_device_trains(arm: str, trained_by_two: Path) -> None:
     alone = Training("pixart", replace(ARMS[arm], batch_size=ROWS))
     before = weights(alone)
     steps(alone, slice(0, ROWS), 1, STEPS)
-    trained, expected = load_file(tmp_path / "trained"), weights(alone)
+    trained, expected = load_file(trained_by_two / arm / "trained"), weights(alone)
     assert trained.keys() == expected.keys()
     moved = torch.cat([(expected[key] - before[key]).flatten() for key in expected])
     off = torch.cat([(expected[key] - trained[key]).flatten() for key in expected])

@@ -91,5 +91,6 @@ def _gpu_errors(plan: Plan, ray_spec: Manifest) -> Iterator[str]:
         yield f"the sweep reckons with {plan.sweep.resources.gpu}, and the groups have {have}"
     for kind in kinds:
         needs = max(needs.bytes for trial in plan.trials if (needs := worker_needs(plan, trial)))
-        if needs > GPUS[kind].usable_bytes:
-            yield f"a worker needs {gib(needs)} GiB, and of {kind} {gib(GPUS[kind].usable_bytes)} can be used"
+        usable = GPUS[kind].usable_bytes(plan.sweep.resources.gpus_per_worker)
+        if needs > usable:
+            yield f"a worker needs {gib(needs)} GiB, and of {kind} {gib(usable)} can be used"

@@ -6,6 +6,7 @@ same architecture (a student, an engine around one, the fake score), with latent
 Shapes: B batch, C latent channels, H latent size, P pooled width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from workloads.backbones.autoencoders import AUTOENCODERS, latent_size
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.hub import split_source
 from workloads.backbones.load_errors import one_line
+from workloads.backbones.loras.entry import Lora
+from workloads.backbones.loras.merge import merged
 from workloads.backbones.network_calls import NETWORKS, Inputs, Network, NetworkKind
 from workloads.backbones.noise_schedule import NoiseSchedule
 from workloads.backbones.prompts.conditioning import Conditioning
@@ -38,11 +41,16 @@ class Backbone:
     """The teacher's network, frozen and in evaluation mode."""
     schedule: NoiseSchedule
     start_timestep: int
-    """Timestep at which the one-step student is called with pure noise."""
+    """Timestep at which a student is called with pure noise; for one of several steps see `rungs`."""
     latent_scale: int = 8
     """Pixels per side of one latent."""
     latent_size: int | None = None
     """Latent size H of a network whose config has no `sample_size`."""
+    rungs: NoiseSchedule | None = None
+    """Noise levels at which a student of several steps is called, the first of pure noise; None: a student of
+    one step, called at the start timestep."""
+    loras: tuple[Lora, ...] = ()
+    """LoRAs that are merged into the network and into the text encoders."""
 
     @property
     def config(self) -> FrozenDict:
@@ -65,6 +73,11 @@ class Backbone:
         """Shape (C, H, H) of one sample's latents."""
         size = self.latent_size or self.config["sample_size"]
         return (self.config["in_channels"], size, size)
+
+    @property
+    def student_steps(self) -> int:
+        """Number of network calls with which a student draws."""
+        return 1 if self.rungs is None else len(self.rungs)
 
     @property
     def token_size(self) -> int:
@@ -115,15 +128,23 @@ class Backbone:
         output = self.predict(network, latents, timestep, conditioning)
         return self.schedule.to_epsilon(output, latents, timestep)
 
-    def one_step(self, network: Network, noise: Tensor, conditioning: Conditioning) -> Tensor:
-        """Return the student's latents x_0 (B, C, H, H) for pure `noise` (B, C, H, H), in one call.
+    def one_step(self, network: Network, noisy: Tensor, conditioning: Conditioning, rung: int = 0) -> Tensor:
+        """Return the student's latents x_0 (B, C, H, H) for its input `noisy` (B, C, H, H), in one call.
 
-        x_0 = (z - sigma_s epsilon) / alpha_s at the start timestep s (SwiftBrush, arXiv 2312.05239,
-        sec. 3); in flow matching x_0 = z - v(z, t = 1). `conditioning` is of B prompts.
+        At rung 0 the input is pure noise z. In one step x_0 = (z - sigma_s epsilon) / alpha_s at the start
+        timestep s (SwiftBrush, arXiv 2312.05239, sec. 3); in flow matching x_0 = z - v(z, t = 1).
+        `conditioning` is of B prompts.
         """
-        timestep = torch.full((len(noise),), self.start_timestep, device=noise.device)
-        output = self.predict(network, noise, timestep, conditioning)
-        return self.schedule.to_latents(output, noise, timestep)
+        at = self if self.rungs is None else replace(self, schedule=self.rungs)
+        first = self.start_timestep if self.rungs is None else 0
+        timestep = torch.full((len(noisy),), first + rung, device=noisy.device)
+        output = at.predict(network, noisy, timestep, conditioning)
+        return at.schedule.to_latents(output, noisy, timestep)
+
+    def renoise(self, latents: Tensor, noise: Tensor, rung: int) -> Tensor:
+        """Return the student's input at `rung`, from 1, given x_0 and noise; all (B, C, H, H)."""
+        assert self.rungs is not None, "a student of one step is called once"
+        return self.rungs.alpha[rung] * latents + self.rungs.sigma[rung] * noise
 
 
 def load_backbone(
@@ -132,21 +153,23 @@ def load_backbone(
     start_timestep: int | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    loras: Sequence[Lora] = (),
 ) -> Backbone:
-    """Open the teacher of a diffusers folder or hub id: network and schedule, no text encoder.
+    """Open the teacher of a diffusers folder or hub id: network with `loras`, and schedule; no text encoder.
 
     Hub ids use the usual cache and variables (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN). Only safetensors are read.
 
     Raises:
-        ValueError: The pipeline is of no supported family, or its weights cannot be read.
+        ValueError: The pipeline is of no supported family, its weights cannot be read, or a LoRA does not
+            fit.
     """
     family = family_of(source)
-    network = load_network(source, family, dtype).to(device).requires_grad_(False).eval()
+    network = load_network(source, family, dtype, loras).to(device).requires_grad_(False).eval()
     schedule = load_schedule(source)
     start = resolve_start(source, schedule, start_timestep)
     schedule = schedule.to(torch.device(device))
     scale, size = load_latent_sizes(source, family, network.config)
-    return Backbone(source, family, network, schedule, start, scale, size)
+    return Backbone(source, family, network, schedule, start, scale, size, loras=tuple(loras))
 
 
 def network_kind(family: Family) -> NetworkKind:
@@ -154,14 +177,17 @@ def network_kind(family: Family) -> NetworkKind:
     return NETWORKS[family.network_classes[0]]
 
 
-def load_network(source: str, family: Family, dtype: torch.dtype) -> nn.Module:
-    """Load the network of a pipeline folder or hub id.
+def load_network(source: str, family: Family, dtype: torch.dtype, loras: Sequence[Lora] = ()) -> nn.Module:
+    """Load the network of a pipeline folder or hub id, with `loras` merged into it.
 
     Raises:
-        ValueError: The weights are missing, are not safetensors, or do not fit the config.
+        ValueError: The weights are missing, are not safetensors, or do not fit the config; or a LoRA does not
+            fit the network.
     """
-    network: nn.Module = load_model(network_kind(family).model, source, family.network, dtype)
-    return network
+    kind: type[nn.Module] = network_kind(family).model
+    return merged(
+        lambda at: load_model(kind, source, family.network, at), source, family.network, loras, dtype
+    )
 
 
 def load_model(kind: type[Model], source: str, part: str, dtype: torch.dtype) -> Model:

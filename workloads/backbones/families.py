@@ -255,6 +255,25 @@ def check_start(start_from: str, source: str) -> None:
         )
 
 
+def check_student_steps(source: str, family: Family, start: int, steps: int) -> None:
+    """Check the timestep at which a student of several `steps` starts.
+
+    Raises:
+        ValueError: Fewer than two timesteps lie between its steps, or flow matching starts elsewhere than at
+            pure noise.
+    """
+    if family.flow and start != family.start_timestep:
+        raise ValueError(
+            f"start_timestep {start} of {source!r}: in flow matching a student of {steps} steps starts at "
+            f"pure noise: leave start_timestep out"
+        )
+    if start + 1 < 2 * steps:
+        raise ValueError(
+            f"start_timestep {start} of {source!r}: too small for a student of {steps} steps: set at least "
+            f"{2 * steps - 1}"
+        )
+
+
 def _prediction(source: str) -> Any:
     try:
         return prediction_of(_read(source, "scheduler/scheduler_config.json"))

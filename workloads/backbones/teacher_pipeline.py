@@ -16,32 +16,36 @@ from workloads.backbones.autoencoders import AUTOENCODERS, latent_size
 from workloads.backbones.backbone import load_model, load_network, load_scheduler_config
 from workloads.backbones.families import FAMILIES, family_of, model_index
 from workloads.backbones.load_errors import one_line
+from workloads.backbones.loras.entry import Lora
+from workloads.backbones.loras.merge import check_loras, shapes_of
+from workloads.backbones.loras.placing import lora_parts
 from workloads.backbones.prompts.text_encoder import load_text_encoder, load_tokenizer
 
 BATCH = 32
 """Prompts per call of the pipeline."""
 
 
-def open_pipeline(source: str, device: str = "cpu") -> DiffusionPipeline:
-    """Open the stock pipeline of a backbone, text encoder included; in half precision on GPUs.
+def open_pipeline(source: str, device: str = "cpu", loras: Sequence[Lora] = ()) -> DiffusionPipeline:
+    """Open the stock pipeline of a backbone with `loras`, text encoder included; in half precision on GPUs.
 
     It is made of the parts that a student has too, each opened as the training opens it. Other parts that the
     folder lists need not be there: a safety checker would replace images by black ones.
 
     Raises:
-        ValueError: A part cannot be opened.
+        ValueError: A part cannot be opened, or a LoRA has an update without a place in it.
     """
     family, index = family_of(source), model_index(source)
     half = torch.bfloat16 if family.flow else torch.float16  # as they are published
     dtype = half if device == "cuda" else torch.float32
     parts: dict[str, Any] = {
-        family.network: load_network(source, family, dtype),
+        family.network: load_network(source, family, dtype, loras),
         "vae": load_model(AUTOENCODERS[family.autoencoder].model, source, "vae", dtype),
         "scheduler": load_scheduler(source),
-        **{part: load_text_encoder(source, part, kind, dtype) for part, kind in family.text_encoders},
+        **{part: load_text_encoder(source, part, kind, dtype, loras) for part, kind in family.text_encoders},
         **{part: load_tokenizer(source, part) for part in family.tokenizers},
         **dict.fromkeys(family.unused),
     }
+    check_loras(source, loras, {part: shapes_of(parts[part]) for part in lora_parts(family)})
     pipeline = getattr(diffusers, family.pipeline)(**parts, **family.options(index))
     pipeline.set_progress_bar_config(disable=True)
     # SDXL's autoencoder runs in float32 and needs 3 GiB for each image of 1024 px.

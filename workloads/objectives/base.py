@@ -24,8 +24,8 @@ from workloads.objectives.batch import Batch
 STUDENT = "student"
 """Name of the network that every objective trains."""
 SPREAD = "latent_spread"
-"""Metric of every objective, added by `train_step`: standard deviation of the student's latents over
-the batch, averaged over their elements. `collapse_ratio` is compared with it."""
+"""Metric of every objective, added by `train_step`: standard deviation over the batch of the latents x_0 that
+the student predicts from pure noise, averaged over their elements. `collapse_ratio` is compared with it."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Update:
     """Further metrics by name, each a detached scalar."""
     latents: Tensor | None = None
     """The student's latents x_0 (B, C, H, H), with gradient; only in the student's update."""
+    from_noise: Tensor | None = None
+    """x_0 that a student of several steps predicts from pure noise, (B, C, H, H), if it is not `latents`."""
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,11 @@ def make_objective(
             default it is read from the backbone's folder.
 
     Raises:
-        ValueError: a model that the objective needs is not on this machine.
+        ValueError: a model that the objective needs is not on this machine, or the backbone has the
+            rungs of another number of steps than `train`; see `with_student_steps`.
     """
+    if backbone.student_steps != train.student_steps:
+        raise ValueError(f"the backbone is for {backbone.student_steps} steps, not {train.student_steps}")
     backbone = backbone.with_flow_shift(train.flow_shift)
     if train.objective == "boot":
         return BOOT(backbone, null, train)

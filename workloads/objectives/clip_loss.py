@@ -63,9 +63,12 @@ class ClipLoss:
         """Width D of CLIP's embedding space."""
         return int(self._model.config.projection_dim)
 
-    def weight(self, step: int) -> float:
-        """Return the weight of the loss at step number `step` (from 1); 0 at steps without the loss."""
-        if (step - 1) % self.settings.every:
+    def weight(self, step: int, student_steps: int = 1) -> float:
+        """Return the weight of the loss at step number `step` (from 1); 0 at steps without the loss.
+
+        Whole rounds of a student's `student_steps`, which are trained in turn, have the loss or do not.
+        """
+        if (step - 1) // student_steps % self.settings.every:
             return 0.0
         return self.settings.weight * (1 - (step - 1) / self._steps)
 
@@ -113,7 +116,7 @@ class WithClipLoss(Objective[Any]):
 
     def _add_clip_loss(self, update: Update, batch: Batch, step: int) -> Update:
         assert update.latents is not None
-        weight, loss = self.clip.weight(step), update.loss
+        weight, loss = self.clip.weight(step, self.backbone.student_steps), update.loss
         if weight:
             value = self.clip(update.latents, batch.columns[ClipTextColumn.name])
             loss, self._last_value = loss + weight * value, value.detach()

@@ -1,6 +1,6 @@
 """PG-SB: variational score distillation with a random guidance scale (SNOOPI, arXiv 2412.02687).
 
-The one-step student f maps noise z and a prompt y to latents x_0 = f(z, y). Its gradient is
+The student f maps noise z and a prompt y to latents x_0 = f(z, y). Its gradient is
 
     w(t) (e_teacher(x_t, t, y, k) - e_fake(x_t, t, y, k)) df/dtheta,    k ~ U(low, high)
 
@@ -11,6 +11,10 @@ samples (the LoRA teacher of SwiftBrush v2, arXiv 2408.14176). low = high is Swi
 With `weighting: dmd` the gradient is DMD's (arXiv 2311.18828; normalised as in DMD2's code): the
 difference of the two predictions of x_0, (x_fake - x_teacher) / mean |x_0 - x_teacher|, where the mean is
 over one sample.
+
+A student of N steps (`Backbone.rungs`) has one of them trained in each step of the training, in turn: the
+same in all rows and workers. Its input is what the student itself draws up to there, without gradient; the
+x_0 that it predicts takes the place of f(z, y) above (DMD2, arXiv 2405.14867, sec. 4.5).
 
 With negative prompts y- (NASA-T; SNOOPI v3, sec. 5.3) the student generates under NASA at a strength
 alpha ~ U(0, 1), the teacher is guided against y- instead of the empty prompt, and the fake score does
@@ -39,6 +43,7 @@ from workloads.objectives.batch import Batch
 from workloads.objectives.classifier_free_guidance import draw_scale, draw_timesteps, guide
 from workloads.objectives.pgsb_draws import FakeScoreDraws, PGSBDraws
 from workloads.settings.train import Distribution, ScoreBatch, TrainSettings
+from workloads.students.unroll import unroll
 
 FAKE_SCORE = "fake_score"
 NOTHING: AbstractContextManager[None] = nullcontext()
@@ -56,6 +61,8 @@ class StudentLoss:
     """The student's latents x_0, (B, C, H, H), with gradient; detached, the fake score's training data."""
     score_gap: Tensor
     """Root mean square of e_teacher - e_fake, a scalar; it measures progress, which the loss does not."""
+    from_noise: Tensor | None = None
+    """x_0 that the student predicts from pure noise, (B, C, H, H), if another step of it is trained."""
 
 
 class PGSB(Objective[PGSBDraws]):
@@ -112,7 +119,10 @@ class PGSB(Objective[PGSBDraws]):
         updates = tuple(fake_score() for _ in range(settings.fake_score_updates))
         interval = settings.fake_score_interval
         fake_score_scale = scale if interval is None else draw_scale(interval, batch, per_sample, generator)
-        return PGSBDraws(start_noise, at, added, scale, strength, updates, fake_score_scale)
+        # Drawn last, so that a student of one step has the numbers that it had before there were others.
+        later = (batch, self.backbone.student_steps - 1, *self.backbone.latent_shape)
+        renoise = torch.randn(later, generator=generator, device=device)
+        return PGSBDraws(start_noise, at, added, scale, strength, updates, fake_score_scale, renoise)
 
     def _draw_strength(self, generator: torch.Generator) -> Tensor:
         if self.settings.nasa_interval is None:
@@ -124,9 +134,11 @@ class PGSB(Objective[PGSBDraws]):
     ) -> Iterator[Update]:
         student = networks[STUDENT]
         guidance = nasa_guidance(student, batch.negatives, draws.strength)
-        result = self.student_loss(student, batch.prompts, draws, batch.negatives, guidance)
+        rung = (step - 1) % self.backbone.student_steps
+        result = self.student_loss(student, batch.prompts, draws, batch.negatives, guidance, rung)
+        metrics = {"score_gap": result.score_gap}
         with guidance:  # the caller back-propagates, where checkpointed activations are recomputed
-            yield Update(STUDENT, result.loss, {"score_gap": result.score_gap}, result.latents)
+            yield Update(STUDENT, result.loss, metrics, result.latents, result.from_noise)
         latents = result.latents.detach()
         for fake_score_draws in draws.fake_score:
             loss = self.fake_score_loss(networks[FAKE_SCORE], latents, batch.prompts, fake_score_draws)
@@ -139,6 +151,7 @@ class PGSB(Objective[PGSBDraws]):
         draws: PGSBDraws,
         negatives: Conditioning | None = None,
         guidance: AbstractContextManager[Any] = NOTHING,
+        rung: int = 0,
     ) -> StudentLoss:
         """Return a loss whose gradient is PG-SB's, by the stop-gradient trick of SwiftBrush's code.
 
@@ -152,9 +165,12 @@ class PGSB(Objective[PGSBDraws]):
             negatives: conditioning of B negative prompts, for NASA-T.
             guidance: guidance of the student's attention, for NASA-T; it must be on again when the loss is
                 back-propagated.
+            rung: the student's step, from 0, that is trained; those before it draw its input.
         """
+        start, renoise = draws.start_noise, draws.renoise
         with guidance:
-            latents = self.backbone.one_step(student, draws.start_noise, prompts)
+            given, before = unroll(self.backbone, student, start, renoise, prompts, rung)
+            latents = self.backbone.one_step(student, given, prompts, rung)
         frozen = latents.detach()
         noisy = self.backbone.schedule.add_noise(frozen, draws.noise, draws.timestep)
         scales = (draws.scale, draws.fake_score_scale)
@@ -162,7 +178,8 @@ class PGSB(Objective[PGSBDraws]):
         weight = self._weight(draws.timestep, frozen, noisy, teacher)
         gradient = torch.nan_to_num(weight * (teacher - fake))
         loss = 0.5 * (latents - (frozen - gradient)).square().mean()
-        return StudentLoss(loss, latents, (teacher - fake).square().mean().sqrt())
+        gap = (teacher - fake).square().mean().sqrt()
+        return StudentLoss(loss, latents, gap, before[0] if before else None)
 
     def fake_score_loss(
         self, fake_score: Network, latents: Tensor, prompts: Conditioning, draws: FakeScoreDraws

@@ -1,6 +1,6 @@
 """Random numbers of PG-SB's steps.
 
-Shapes: B batch, C latent channels, H latent height and width.
+Shapes: B batch, N steps of the student, C latent channels, H latent height and width.
 """
 
 from dataclasses import dataclass
@@ -41,8 +41,10 @@ class PGSBDraws:
     """Random numbers of each update of the fake score."""
     fake_score_scale: Tensor
     """Guidance scale of the fake score, (B,); the teacher's k unless `fake_score_interval` is set."""
+    renoise: Tensor
+    """Noise that is added between the student's steps, (B, N - 1, C, H, H) for N steps."""
 
     def __getitem__(self, rows: slice) -> "PGSBDraws":
         fake_score = tuple(update[rows] for update in self.fake_score)
         per_row = (self.start_noise[rows], self.timestep[rows], self.noise[rows], self.scale[rows])
-        return PGSBDraws(*per_row, self.strength, fake_score, self.fake_score_scale[rows])
+        return PGSBDraws(*per_row, self.strength, fake_score, self.fake_score_scale[rows], self.renoise[rows])

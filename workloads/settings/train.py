@@ -37,6 +37,7 @@ COST_SETTINGS = (
     "nasa_interval",
     "fake_score_updates",
     "clip",
+    "student_steps",
 )
 """Settings that change the shapes or the number of the tensors that a step computes."""
 
@@ -222,6 +223,10 @@ class TrainSettings(PGSBSettings):
     """Pipeline whose network initialises the student; None: the teacher's own network."""
     student_lora: LoraSettings | None = field(default=None, metadata=ADDED_LATER)
     """Adapter that the student trains instead of all its weights (SwiftBrush v2); None: all weights."""
+    student_steps: Literal[1, 2, 4] = field(default=1, metadata=ADDED_LATER)
+    """Network calls with which the student draws a picture, at noise levels that are fixed by the scheduler
+    saved with it (`workloads.students.schedulers`). Above 1 each step of the training trains one of them, in
+    turn, on what the student draws up to there (DMD2, arXiv 2405.14867, sec. 4.5)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of all networks; auto: bf16 on GPUs, fp32 on CPUs."""
     collapse_ratio: float = 0.05
@@ -249,6 +254,8 @@ class TrainSettings(PGSBSettings):
         for name in ("nasa_interval", "clip", "fake_score_interval"):
             if self.objective == "boot" and getattr(self, name) is not None:
                 raise ValueError(f"{name} is a setting of the objective pgsb, but objective is boot")
+        if self.objective == "boot" and self.student_steps != 1:
+            raise ValueError(f"student_steps must be 1 for the objective boot, not {self.student_steps}")
 
     @property
     def unused(self) -> list[str]:

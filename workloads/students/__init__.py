@@ -1,1 +1,1 @@
-"""One-step students: initialisation, sampling, saving, averaging and merging."""
+"""Students of one, two or four steps: initialisation, sampling, saving, averaging and merging."""

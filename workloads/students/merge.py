@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 
 from workloads.backbones.backbone import load_network, load_schedule, load_scheduler_config
 from workloads.backbones.families import family_of
+from workloads.backbones.teacher_pipeline import load_scheduler
+from workloads.students.schedulers import student_steps
 from workloads.students.student_folder import write_student_folder
 
 
@@ -24,23 +25,24 @@ def merge_students(first: str, second: str, out: Path, share: float = 0.5) -> No
     """Write the weighted average of two students to the new folder `out`.
 
     Raises:
-        ValueError: the students differ in family, start timestep or shapes, `share` is outside [0, 1],
+        ValueError: the students differ in family, start timestep, steps or shapes, `share` is outside [0, 1],
             or `out` exists.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must be at least 0 and at most 1, not {share}")
     if out.exists():
         raise ValueError(f"{out} already exists: name a new folder")
-    write_student_folder(
-        first, _average(first, second, share), DDIMScheduler.from_config(load_scheduler_config(first)), out
-    )
+    write_student_folder(first, _average(first, second, share), load_scheduler(first), out)
 
 
 @torch.no_grad()
 def _average(first: str, second: str, share: float) -> Any:
     """Return `first`'s network in float32 with the averaged weights."""
     family = family_of(first)
-    if family_of(second) != family or not load_schedule(first).agrees_with(load_schedule(second)):
+    same = family_of(second) == family
+    if same and len({student_steps(load_scheduler_config(source)) for source in (first, second)}) > 1:
+        raise ValueError(f"{second!r} and {first!r} differ in steps: merge students of as many steps")
+    if not same or not load_schedule(first).agrees_with(load_schedule(second)):
         raise ValueError(
             f"{second!r} and {first!r} differ in family or start timestep: merge students of one teacher"
         )

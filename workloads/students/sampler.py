@@ -1,7 +1,7 @@
 """Sampling from a saved student: `draw_pairs` for a search over guidance scales, `Generator` for prompts.
 
     folder -> load_student, load_autoencoder
-    noise by seed -> generate (one step, guided) -> decode -> pictures
+    noise by seed -> generate (every step guided) -> decode -> pictures
 
 Shapes: P pairs of prompt and negative prompt, N pictures, B batch, X pixels a side.
 """
@@ -24,20 +24,23 @@ from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.images import to_image
 from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.defaults import load_defaults
+from workloads.students.schedulers import student_steps, with_student_steps
 from workloads.students.student import SAMPLE_BATCH, decode, generate, load_autoencoder
+from workloads.students.unroll import draw_noise
 
 NOTE_CHARACTERS = 80
 """Most characters that a note shows of a prompt and of its end."""
 
 
 def load_student(folder: str, device: str = "cpu") -> Backbone:
-    """Return a saved student as a backbone with the start timestep of its one-step scheduler.
+    """Return a saved student as a backbone with start timestep and steps of its scheduler.
 
     Raises:
         ValueError: `folder` is no student's folder.
     """
-    steps = load_scheduler_config(folder)["num_train_timesteps"]
-    return load_backbone(folder, start_timestep=steps - 1, device=device)
+    config = load_scheduler_config(folder)
+    opened = load_backbone(folder, start_timestep=config["num_train_timesteps"] - 1, device=device)
+    return with_student_steps(opened, student_steps(config))
 
 
 @torch.no_grad()
@@ -53,15 +56,15 @@ def draw_pairs(
     """Yield `pictures` samples of each of P pairs, in batches: pair indices, and (B, 3, X, X) in [-1, 1].
 
     `negatives` has P rows, or one row for all prompts. The noise is a function of `seed` alone, so that
-    guidance scales and students are compared picture by picture.
+    guidance scales and students, of any number of steps, are compared picture by picture.
     """
     student, vae = _load_cached(folder, "cuda" if torch.cuda.is_available() else "cpu")
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator, later = (torch.Generator("cpu").manual_seed(each % 2**63) for each in (seed, seed + 1))
     pairs = torch.arange(len(prompts)).repeat_interleave(pictures)
     prompts, negatives = (part.to(student.device, student.dtype) for part in (prompts, negatives))
     shared = AttentionGuidance(student.network, negatives, settings) if len(negatives) == 1 else None
     for rows in torch.split(pairs, SAMPLE_BATCH):
-        noise = torch.randn((len(rows), *student.latent_shape), generator=generator).to(student.device)
+        noise = draw_noise(student, len(rows), generator, later).to(student.device)
         guidance = shared or AttentionGuidance(student.network, negatives.select(rows), settings)
         latents = generate(student, student.network, noise, prompts.select(rows), guidance)
         yield rows.tolist(), decode(vae, latents)
@@ -91,7 +94,10 @@ class Generator:
     def draw(
         self, prompt: str, seeds: Sequence[int], negative_prompt: str = "", strength: float | None = None
     ) -> Tensor:
-        """Return one picture per seed, (N, 3, X, X) in [-1, 1], with one network call a batch.
+        """Return one picture per seed, (N, 3, X, X) in [-1, 1], with a network call for each step of a batch.
+
+        The noise of a picture is that of a stock pipeline with a generator of its seed, as far as the
+        pipeline uses its generator: those of SD3, FLUX.2 and Z-Image draw later noise from torch's own.
 
         `strength` is the guidance scale of the negative prompt; None stands for the student's default.
         Without a negative prompt it has no effect.
@@ -99,8 +105,7 @@ class Generator:
         student, settings = self._student, self.defaults
         if strength is not None:
             settings = with_strength(self.defaults, strength, student.family)
-        shape = (1, *student.latent_shape)
-        noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        noise = torch.cat([draw_noise(student, 1, torch.Generator().manual_seed(seed)) for seed in seeds])
         prompts = self._encode(prompt).expand(len(seeds))
         guidance = None
         if negative_prompt:

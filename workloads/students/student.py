@@ -1,9 +1,9 @@
-"""The one-step student: its initialisation, its sampling, and the pipeline folder that it is saved as.
+"""The student: its initialisation, its sampling, and the pipeline folder that it is saved as.
 
     teacher -> new_student -> training -> save_student -> folder
     noise, prompts -> generate -> latents -> decode -> pictures
 
-Shapes: B batch, C latent channels, H latent size, P pixels a side.
+Shapes: B batch, N steps of the student, C latent channels, H latent size, P pixels a side.
 """
 
 import copy
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from workloads.attention import AttentionGuidance
 from workloads.backbones.autoencoders import AUTOENCODERS, Autoencoder, decode_latents
-from workloads.backbones.backbone import Backbone, load_model, load_network, load_scheduler_config
+from workloads.backbones.backbone import Backbone, load_model, load_network
 from workloads.backbones.families import check_start, family_of
 from workloads.backbones.network_calls import Network
-from workloads.backbones.noise_schedule import betas_of, flow_shift
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.layers.lora import AdapterSet, merged
 from workloads.settings.train import LoraSettings
 from workloads.students.adapter_file import write_adapters
+from workloads.students.schedulers import student_scheduler
 from workloads.students.student_folder import write_student_folder
+from workloads.students.unroll import unroll
 
 SAMPLE_BATCH = 32
 """Pictures that one network call generates."""
@@ -34,7 +34,7 @@ SAMPLE_BATCH = 32
 def new_student(
     backbone: Backbone, start_from: str | None = None, lora: LoraSettings | None = None
 ) -> nn.Module:
-    """Return a trainable copy of the teacher, or of the network of the pipeline `start_from`.
+    """Return a trainable copy of the teacher with its LoRAs, or of the network of the pipeline `start_from`.
 
     With `lora` the student is an adapter set, and only its adapters are trainable: on the teacher's own
     network, which then serves both, or on the network of `start_from`.
@@ -96,39 +96,33 @@ def generate(
     guidance: AttentionGuidance | None = None,
     batch: int = SAMPLE_BATCH,
 ) -> Tensor:
-    """Return the one-step latents (B, C, H, H) of B `prompts` from `noise` (B, C, H, H), `batch` at a time.
+    """Return the student's latents (B, C, H, H) of B `prompts`, in N network calls for `batch` at a time.
 
-    `guidance` steers away from one negative prompt for all, or from one for each of the B samples.
+    Args:
+        noise: (B, C, H, H) for a student of one step; else the noise of each step, (B, N, C, H, H).
+        guidance: Steers every call away from one negative prompt for all, or from one for each of the B
+            samples.
+
+    Raises:
+        ValueError: `noise` is not for the student's number of steps.
     """
+    noise = noise[:, None] if noise.dim() == 4 else noise
+    if noise.shape[1] != backbone.student_steps:
+        raise ValueError(f"noise for {noise.shape[1]} steps, but the student has {backbone.student_steps}")
     parts = []
     with guidance or nullcontext():
         for row in range(0, len(noise), batch):
             rows = slice(row, row + batch)
             if guidance is not None:
                 guidance.state.rows = rows
-            parts.append(backbone.one_step(student, noise[rows], prompts[rows]))
+            parts.append(_every_step(backbone, student, noise[rows], prompts[rows]))
     return torch.cat(parts)
 
 
-def one_step_scheduler(backbone: Backbone) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
-    """Return a stock scheduler whose single step is x_0 = (z - sigma_s e) / alpha_s at the start timestep s.
-
-    DDIM's table holds the betas of the backbone's own schedule up to s, so that alpha_s is the same number
-    for any schedule. With "trailing" spacing s is the only step, and with `set_alpha_to_one` it returns x_0.
-    In flow matching the single Euler step starts at t = 1 and is x_0 = z - v, whatever the shift.
-    """
-    steps, config = backbone.start_timestep + 1, load_scheduler_config(backbone.source)
-    if backbone.schedule.is_flow:
-        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=steps, shift=flow_shift(config))
-    return DDIMScheduler(
-        num_train_timesteps=steps,
-        trained_betas=betas_of(config)[:steps].tolist(),
-        prediction_type=backbone.schedule.prediction,
-        timestep_spacing="trailing",
-        set_alpha_to_one=True,
-        clip_sample=False,
-        steps_offset=1,
-    )
+def _every_step(backbone: Backbone, student: Network, noise: Tensor, prompts: Conditioning) -> Tensor:
+    last = backbone.student_steps - 1
+    noisy, _ = unroll(backbone, student, noise[:, 0], noise[:, 1:], prompts, last)
+    return backbone.one_step(student, noisy, prompts, last)
 
 
 def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
@@ -136,6 +130,8 @@ def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
 
     Adapters are merged, and are written by themselves as well: see `adapter_file`.
     """
-    write_student_folder(backbone.source, merged(student), one_step_scheduler(backbone), folder)
+    write_student_folder(
+        backbone.source, merged(student), student_scheduler(backbone), folder, backbone.loras
+    )
     if isinstance(student, AdapterSet):
         write_adapters(student, backbone.family, folder)

@@ -6,6 +6,7 @@ encoders, the tokenizers and the documents. Nothing else is copied: no other par
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import nn
 from workloads.backbones.families import Family, family_of, model_index
 from workloads.backbones.hub import split_source
 from workloads.backbones.load_errors import one_line
+from workloads.backbones.loras.entry import Lora
+from workloads.backbones.loras.merge import merge_into_files
 from workloads.backbones.weight_files import find_weights
 
 DOCUMENTS = ("*.md", "*.txt", "LICENSE*", "LICENCE*", "NOTICE*")
@@ -26,14 +29,17 @@ LONGEST = 10**6
 """Tokens; a tokenizer that states more, or nothing, has no length of its own."""
 
 
-def write_student_folder(source: str, network: nn.Module, scheduler: ConfigMixin, folder: Path) -> None:
+def write_student_folder(
+    source: str, network: nn.Module, scheduler: ConfigMixin, folder: Path, loras: Sequence[Lora] = ()
+) -> None:
     """Write a student of the pipeline `source` as a folder that stock diffusers loads.
 
     Args:
         source: folder or hub id of the teacher, or of another student of it.
         network: the student, which this function converts to half precision in place.
-        scheduler: the student's one-step scheduler.
+        scheduler: the student's; see `schedulers`.
         folder: may exist, but hold none of these files.
+        loras: of the teacher; they are merged into the text encoders here, and were into `network` before.
 
     Raises:
         ValueError: a part of the teacher is missing or cannot be downloaded.
@@ -45,6 +51,7 @@ def write_student_folder(source: str, network: nn.Module, scheduler: ConfigMixin
     for part, _ in family.text_encoders:
         # Else transformers goes by what the weights or the teacher's config say, diffusers by float32.
         _copy_model(local, folder, part, {"dtype": "float32"})
+        merge_into_files(folder, part, source, loras)
     for part in family.tokenizers:
         _copy_tokenizer(local, folder, part, family.most_tokens(part))
     whole: Any = network

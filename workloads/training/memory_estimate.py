@@ -13,7 +13,7 @@ Shapes: B batch, T tokens, D text width, H latent size.
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -92,7 +92,8 @@ class StepNeeds:
     sampling: int
     """Peak while rank 0 samples pictures, with the three above; 0 for a worker that samples none."""
     operations: int
-    """Operations of one step, recomputed activations included; a multiply-add counts as two."""
+    """Operations of one step, recomputed activations included; a multiply-add counts as two. A mean, if the
+    steps of the training differ."""
 
     @property
     def peak(self) -> int:
@@ -131,15 +132,16 @@ class _Worker:
         networks = {STUDENT: self.student, **{name: each.module for name, each in auxiliary}}
         return {name: self.task.engines(network) for name, network in networks.items()}
 
-    def step(self) -> None:
-        """Train for one step, as a worker of the orchestrator does."""
+    def step(self, number: int) -> None:
+        """Train for step `number` (from 1), as a worker of the orchestrator does."""
         task, batch = self.task, self.task.train.batch_size
         # Every worker draws the random numbers of the global batch.
         draws = _rows(self.objective.draw(1, torch.Generator()), batch)[: task.rows]
         negatives = None if task.train.nasa_interval is None else self.texts(task.rows)
         widths = self.objective.columns.items()
         columns = {name: torch.empty((task.rows, width), device=META) for name, width in widths}
-        train_step(self.objective, self.engines, Batch(self.texts(task.rows), negatives, columns), draws)
+        given = Batch(self.texts(task.rows), negatives, columns)
+        train_step(self.objective, self.engines, given, draws, number)
         self.average.update(self.engines[STUDENT].weights, 1)
 
     def sample(self) -> None:
@@ -147,7 +149,7 @@ class _Worker:
         assert self.sampler is not None
         student, autoencoder = self.sampler
         count = min(self.task.pictures, SAMPLE_BATCH)
-        noise = torch.empty((count, *self.backbone.latent_shape), device=META)
+        noise = torch.empty((count, self.backbone.student_steps, *self.backbone.latent_shape), device=META)
         latents = generate(self.backbone, student, noise, self.texts(count))
         with torch.no_grad():
             decode_latents(autoencoder, latents[: decode_batch_size(latents.shape[-1])]).clamp(-1, 1)
@@ -162,11 +164,25 @@ def step_needs(task: StepTask) -> StepNeeds:
     """Run one step on "meta" and return its needs; takes seconds at SD1.5's size, whatever the batch."""
     with MemoryCounter() as counter, fused_attention():
         worker = _Worker(task, counter)
-        step, operations = counter.measure_peak(worker.step), counter.operations
+        step, operations = _measure_steps(worker, counter, task.train.student_steps)
         sampling = counter.measure_peak(worker.sample) if task.pictures else 0
     return StepNeeds(
         worker.weight_bytes, worker.optimizer_bytes, worker.average_bytes, step, sampling, operations
     )
+
+
+def _measure_steps(worker: _Worker, counter: MemoryCounter, steps: int) -> tuple[int, int]:
+    """Return the peak and the mean operations of the training's steps.
+
+    They train the student's `steps` in turn, each with one more call of it than the one before: the first and
+    the last tell the mean.
+    """
+    peaks, operations = [], []
+    for number in sorted({1, steps}):
+        before = counter.operations
+        peaks.append(counter.measure_peak(partial(worker.step, number)))
+        operations.append(counter.operations - before)
+    return max(peaks), sum(operations) // len(operations)
 
 
 def _backbone(task: StepTask) -> Backbone:
@@ -175,11 +191,15 @@ def _backbone(task: StepTask) -> Backbone:
         kind: Any = network_kind(family).model
         network = kind.from_config(json.loads(task.architecture.network))
         # v prediction takes the most arithmetic; the tables of the schedule are negligible.
-        schedule = NoiseSchedule.variance_preserving(torch.empty(1000), "v_prediction")
+        schedule, rungs = (
+            NoiseSchedule.variance_preserving(torch.empty(count), "v_prediction")
+            for count in (1000, task.train.student_steps)
+        )
     nn.Module.to(network, dtype).requires_grad_(False).eval()
     config = json.loads(task.architecture.autoencoder)
     size = latent_size(network.config, config, AUTOENCODERS[family.autoencoder])
-    return Backbone("", family, network, schedule, family.start_timestep, latent_size=size)
+    opened = Backbone("", family, network, schedule, family.start_timestep, latent_size=size)
+    return opened if task.train.student_steps == 1 else replace(opened, rungs=rungs)
 
 
 def _sampler(task: StepTask, student: nn.Module) -> tuple[Any, Any]:

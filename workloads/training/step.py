@@ -113,5 +113,7 @@ def train_step(
         engines[update.network].step(update.loss)
         metrics |= {f"{update.network}_loss": update.loss.detach(), **update.metrics}
         if update.latents is not None:
-            metrics[SPREAD] = update.latents.detach().std(dim=0, correction=0).mean()
+            # The first step's x_0, whichever is trained: those of different steps vary by different amounts.
+            first = update.latents if update.from_noise is None else update.from_noise
+            metrics[SPREAD] = first.detach().std(dim=0, correction=0).mean()
     return torch.stack([metrics[name] for name in objective.metric_names]).float()

@@ -24,6 +24,7 @@ from orchestrator.data.batch_stream import STEPS_AHEAD, BatchStream
 from orchestrator.data.prompt_encoding import encode_prompts, prepare_prompts
 from orchestrator.data.ray_data import prepare_data_context
 from orchestrator.data.shard_order import Position, ShardSet, advance
+from workloads.backbones.loras.entry import TeacherSource
 from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.backbones.prompts.text_encoder_files import encoder_digest
 from workloads.miniature import WEIGHTS
@@ -35,7 +36,9 @@ REAL = Path(os.environ.get("PROMPT_SETS", Path(__file__).parents[4] / "shared" /
 
 
 def encode(store: Store, settings: Prompts) -> ShardSet:
-    return encode_prompts(prepare_prompts(settings, store), SOURCE, encoder_digest(SOURCE), store, False)
+    return encode_prompts(
+        prepare_prompts(settings, store), TeacherSource(SOURCE), encoder_digest(SOURCE), store, False
+    )
 
 
 def test_unreadable_encoder_is_one_line(local_ray: None, tmp_path: Path) -> None:
@@ -44,7 +47,7 @@ def test_unreadable_encoder_is_one_line(local_ray: None, tmp_path: Path) -> None
     prompts = prepare_prompts(Prompts(source="miniature:64"), store)
     (tmp_path / "teacher/text_encoder/model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"^backbone .*: its text_encoder cannot be read: [^\n]*$"):
-        encode_prompts(prompts, source, encoder_digest(source), store, False)
+        encode_prompts(prompts, TeacherSource(source), encoder_digest(source), store, False)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"the real prompt sets are not at {REAL}")

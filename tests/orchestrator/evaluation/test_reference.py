@@ -14,6 +14,7 @@ from orchestrator.evaluation.make_reference import make_reference
 from orchestrator.evaluation.reference import load_reference, score_pictures, scored_prompts
 from tests.support import tiny_sdxl
 from workloads.backbones.backbone import load_backbone
+from workloads.backbones.loras.entry import TeacherSource
 from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.miniature.world import named_attributes, random_scene, render
@@ -25,7 +26,7 @@ def test_pooled_embeddings_are_kept(tmp_path: Path) -> None:
     tiny_sdxl.save(Path(source))
     long = "a blue cross " * 8
     evaluate = Evaluate(sheet_prompts=["a red circle", long], scorers=[], teacher=Teacher(steps=2))
-    reference = load_reference(Store(store), make_reference(source, evaluate, None, store))
+    reference = load_reference(Store(store), make_reference(TeacherSource(source), evaluate, None, store))
     encoder = TextEncoder(source)
     for read, prompts in ((reference.null, [""]), (reference.sheet, list(evaluate.sheet_prompts))):
         for name, part in encoder.encode(prompts).parts.items():
@@ -39,7 +40,9 @@ def test_each_miniature_has_a_reference(teacher: str, tmp_path: Path) -> None:
     """SANA's autoencoder returns channels last, which safetensors does not write."""
     source, store = str(WEIGHTS / teacher), str(tmp_path)
     evaluate = Evaluate(sheet_prompts=["a red circle"], scorers=[], teacher=Teacher(steps=1))
-    sheet = load_reference(Store(store), make_reference(source, evaluate, None, store)).teacher_sheet
+    sheet = load_reference(
+        Store(store), make_reference(TeacherSource(source), evaluate, None, store)
+    ).teacher_sheet
     assert sheet.is_contiguous()
     student = load_backbone(source)
     assert decode(load_autoencoder(source), torch.randn(1, *student.latent_shape)).is_contiguous()

@@ -223,6 +223,18 @@ def test_settings_that_do_not_fit_the_backbone(
 
 
 @pytest.mark.usefixtures("no_ray")
+def test_a_start_is_refused_for_several_steps_of_flow_matching(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SWEEP.replace("model: miniature/pixart", "model: miniature/sana, start_timestep: 800")
+    pattern = (
+        r"start_timestep 800 of 'pixart': in flow matching a student of 2 steps starts at pure noise: leave"
+    )
+    options = ["--storage", str(tmp_path / "results"), "--set", "train.student_steps=2"]
+    refused(capsys, pattern, written(tmp_path, text), *options)
+
+
+@pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [

@@ -60,3 +60,24 @@ def test_cpus_are_shared_with_drivers() -> None:
     sweep = make_plan(load_sweep(Path("sweeps/miniature.yaml"), []))
     assert Capacity([NodeGroup("laptop", 2, 0, 1, {})]).max_concurrent_trials(sweep) == 2
     assert Capacity([NodeGroup("laptop", 1.6, 0, 1, {})]).max_concurrent_trials(sweep) == 1
+
+
+def test_shares_of_a_gpu_fill_each_gpu() -> None:
+    def share(value: float, *more: str) -> Plan:
+        settings = [
+            f"resources.gpus_per_worker={value}",
+            "resources.workers=1",
+            "resources.cpus_per_worker=0.7",
+        ]
+        small = "backbones=[{name: x, model: miniature/pixart}]"
+        seeds = f"train.seed={{values: {[*range(40)]}}}"
+        return planned(*settings, small, seeds, *more)
+
+    assert Capacity([SPOT]).max_concurrent_trials(share(0.5)) == 32
+    # A node holds twelve of the thirds of its four GPUs, and no thirteenth in the rest of all four.
+    assert NodeGroup("roomy", 400, 4, 1, {}).workers_of_a_node(share(0.3333)) == 12
+    assert NodeGroup("roomy", 400, 1, 1, {}).workers_of_a_node(share(0.25)) == 4
+    assert Capacity([NodeGroup("few", 4, 4, 1, {})]).max_concurrent_trials(share(0.25)) == 4, "by its CPUs"
+    assert Capacity([SPOT]).every_node_holds_a_trial(share(0.25))
+    with pytest.raises(UserError, match=r"1 workers of .* CPUs and 0.25 GPUs of H200, "):
+        Capacity([SPOT]).max_concurrent_trials(share(0.25, "resources.gpu=H200"))

@@ -9,10 +9,19 @@ import torch
 from torch import distributed
 
 from orchestrator.common.errors import UserError
+from orchestrator.common.gpu_sharing import CONTEXT_BYTES
 from orchestrator.config.gpu_specs import GPUS, RESERVED, Gpu
 from orchestrator.config.sweep_file import load_sweep
 from orchestrator.planning.describe import describe_plan
-from orchestrator.planning.estimate import assumed_tflops, check_memory, estimate, worker_needs
+from orchestrator.planning.estimate import (
+    SECONDS_TO_START,
+    assumed_tflops,
+    check_budget,
+    check_memory,
+    estimate,
+    total_hours,
+    worker_needs,
+)
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.zero_memory import Zero2
 from tests.benchmarks.memory import peak_bytes
@@ -124,6 +133,51 @@ def test_speed_is_operations_at_an_assumed_rate() -> None:
     again = estimate(slower, slower.trials[0])
     assert again is not None and again.samples_per_second == pytest.approx(guess.samples_per_second / 2)
     assert "budget.assumed_tflops, 46.8 TFLOP/s" in describe_plan(slower, "x", "y")
+
+
+def small_sweep(share: float, *more: str) -> Plan:
+    """A training on a share of an L4."""
+    return miniature_sweep(
+        f"resources.gpus_per_worker={share}",
+        "budget.price_per_gpu_hour=2",
+        "budget.max_gpu_hours=1000",
+        *more,
+    )
+
+
+def test_a_share_has_its_part_of_memory_less_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest batch of a quarter, found by the refusal; four such workers and their contexts fit."""
+    with_megabytes(monkeypatch, 4 * (537 + 200))
+    with pytest.raises(UserError) as caught:
+        check_memory(small_sweep(0.25, "train.batch_size=128"))
+    text = str(caught.value)
+    assert "0.19 GiB are usable by each of the 4 workers that share it; resources.step {" in text
+    assert text.endswith("fits, or resources.gpus_per_worker 0.3333 fits")
+    check_memory(small_sweep(0.3333, "train.batch_size=128"))
+    found = re.search(r"train\.batch_size (\d+) fits", text)
+    assert found
+    check_memory(small_sweep(0.25, f"train.batch_size={found[1]}"))
+    gpu = GPUS["L4"]
+    assert 4 * (gpu.usable_bytes(0.25) + CONTEXT_BYTES) == pytest.approx(gpu.usable_bytes())
+
+
+def test_a_share_costs_a_share() -> None:
+    """As long as the GPU is busy, four trainings that take turns cost what they cost one after the other."""
+    whole, quarter = small_sweep(1), small_sweep(0.25)
+    rates = [assumed_tflops(plan, plan.trials[0]) for plan in (whole, quarter)]
+    assert rates == [pytest.approx(0.3 * 30.3), pytest.approx(0.3 * 30.3 / 4)]
+    hours = [total_hours(plan) for plan in (whole, quarter)]
+    assert hours[0] and hours[1]
+    start = len(whole.trials) * SECONDS_TO_START / 3600
+    assert (hours[1] - start) == pytest.approx(4 * (hours[0] - start))
+    text = describe_plan(quarter, "x", "y")
+    assert "each trial requests 0.85 CPUs and 0.25 GPUs (1 workers of 0.7 CPU and 0.25 GPU, " in text
+    assert "4.6 GiB of them usable by each of the 4 workers that share it: fits" in text
+    assert "samples/s: counted operations of a step at 0.25 of 30% of the peak of L4, 2.27 TFLOP/s" in text
+    spent = hours[1] * 0.25
+    assert f"{hours[1]:.2f} h of trials, {spent:.3g} GPU-hours, {2 * spent:.3g} at 2 a GPU-hour" in text
+    with pytest.raises(UserError, match=rf"about {spent:.3g} GPU-hours, above budget.max_gpu_hours 0\.001"):
+        check_budget(small_sweep(0.25, "budget.max_gpu_hours=0.001"))
 
 
 def test_float32_has_its_own_assumed_rate() -> None:

@@ -88,6 +88,11 @@ REFUSED = [
     (["train.fake_score_interval=[3, 1]"], r"train.fake_score_interval: \[3.0, 1.0\]: needs 0 <= low"),
     (["train.fake_score_interval=[1, 3]", "train.guided=teacher"], r"but guided is teacher"),
     (["train.student_lora={rank: 0}"], r"train.student_lora.rank: must be at least 1"),
+    ([BOOT, "train.student_steps=4"], r"train.student_steps: must be 1 for the objective boot, not 4"),
+    (
+        ["train.student_steps=4", "backbones.pixart.start_timestep=6"],
+        r"start_timestep 6 of 'pixart': too small",
+    ),
 ]
 
 
@@ -111,3 +116,17 @@ def test_memory_depends_on_the_objective(tmp_path: Path) -> None:
         found[name] = needs
     assert found["clip"].bytes > found["pgsb"].bytes > found["lora"].bytes
     assert found["clip"].tflop > found["pgsb"].tflop != found["boot"].tflop
+
+
+def test_plan_shows_steps_of_students(tmp_path: Path) -> None:
+    """A training of N steps calls the student N - 1 times more at most, (N - 1) / 2 times on average."""
+    planned = plan(tmp_path, "train.student_steps={values: [1, 2, 4]}")
+    shown = describe_plan(planned, "", "").splitlines()
+    assert shown[1].split()[-1] == "calls"
+    assert [line.split()[-1] for line in shown[2:5]] == ["1", "2", "4"]
+    assert ["-2steps-" in line for line in shown[2:5]] == [False, True, False]
+    assert "calls" not in describe_plan(plan(tmp_path), "", "")
+    one, two, four = (worker_needs(planned, trial) for trial in planned.trials)
+    assert one is not None and two is not None and four is not None
+    assert four.tflop - one.tflop == pytest.approx(3 * (two.tflop - one.tflop), rel=0.01)
+    assert one.bytes == pytest.approx(four.bytes, rel=0.02)

@@ -70,6 +70,18 @@ def test_the_next_launch_continues_the_count(store: Store, clock: Clock) -> None
             budget.check()
 
 
+def test_a_share_of_a_gpu_counts_as_a_share(store: Store, clock: Clock) -> None:
+    plan = planned("resources.workers=1", "resources.gpus_per_worker=0.25", "budget.price_per_gpu_hour=2")
+    with patch("orchestrator.results.budget.time", clock):
+        budget = GpuHourBudget(plan, store)
+        for trial in "abcd":
+            budget.start(trial, plan.gpus_per_trial)
+        clock.now += 3600
+        assert budget.gpu_hours == 1 and budget.summary == "1.00 GPU-hours, cost 2.00"
+        budget.save()
+    assert store.read_json("backbones/spent.json") == {"gpu_hours": 1}
+
+
 def test_a_sweep_on_cpus_counts_nothing(store: Store) -> None:
     budget = GpuHourBudget(make_plan(load_sweep(Path("sweeps/miniature.yaml"), [])), store)
     budget.start("a", gpus=0)

@@ -107,7 +107,7 @@ def test_a_deleted_version_is_registered_again(deleted: str, tmp_path: Path) -> 
     assert again.ledger.restore(trial, True)
     record = again.ledger.records[trial.digest]
     record.model, record.concluded = f"models:/{name}/1", "none"
-    teachers = TeacherReferences({}, {trial.source: ()})
+    teachers = TeacherReferences({}, {trial.teacher: ()})
     students = Students(again.plan, again.store, again.ledger, again.tracker, PROMPTS, teachers)
     students.ready(trial)
     failures = students.close()

@@ -28,6 +28,7 @@ from orchestrator.jobs import (
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.results.compatibility import check_resumable, trial_identity
 from orchestrator.results.ledger import Ledger
+from orchestrator.results.record import TrialRecord
 from orchestrator.tracking.client import Tracker
 
 SWEEP = """name: tiny
@@ -325,3 +326,15 @@ def test_a_trial_that_never_began_has_failed(tmp_path: Path) -> None:
     assert not launch.ledger.ended(job, "ActorDiedError: gone")
     assert launch.ledger.records[job.trial.digest].status == "failed"
     launch.tracker.close("FAILED")
+
+
+def test_the_last_time_a_picture_is_kept(tmp_path: Path) -> None:
+    """It is measured at evaluations alone, and results of earlier versions have none."""
+    trial = plan(tmp_path).trials[0]
+    record = TrialRecord(trial, "run")
+    for step, metrics in enumerate([{}, {"seconds_per_picture": 0.5}, {"seconds_per_picture": 0.25}, {}], 1):
+        record.add(StepReport(step, metrics))
+    stored = json.loads(json.dumps(record.to_json()))
+    assert TrialRecord.from_json(trial, stored).seconds_per_picture == 0.25
+    del stored["seconds_per_picture"]
+    assert TrialRecord.from_json(trial, stored).seconds_per_picture is None

@@ -47,7 +47,7 @@ def rows(trials: tuple[Trial, ...], metric: str) -> list[TrialRow]:
         TrialRecord(trial, "run", "finished", scores=[*others, score(metric, value)])
         for trial, value in zip(trials, (0.75, 0.5), strict=False)
     ]
-    teachers = {trials[0].source: [*others, score(metric, 0.875)]}
+    teachers = {trials[0].teacher: [*others, score(metric, 0.875)]}
     failed = TrialRecord(trials[2], "run", "failed", note="why")
     return list(trial_rows([*scored, failed], teachers, (), metric))
 

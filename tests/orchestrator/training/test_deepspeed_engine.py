@@ -35,9 +35,18 @@ def loss(engine: workloads.training.step.Engine, rank: int, scale: float) -> Ten
 
 
 def _worker(rank: int, folder: str, workers: int) -> None:
-    from orchestrator.training.deepspeed_engine import Engine, prepare_process
+    """Everything in one process, since each imports DeepSpeed."""
+    from orchestrator.training.deepspeed_engine import prepare_process
 
     prepare_process()
+    _steps(rank, folder, workers)
+    _average(rank)
+
+
+def _steps(rank: int, folder: str, workers: int) -> None:
+    """Steps of long and short gradients, which the test compares, and of some that are not finite."""
+    from orchestrator.training.deepspeed_engine import Engine
+
     engine = Engine(network(), 0.1, TRAIN)
     # Where there is nothing to average, nothing is done to a gradient when it comes.
     assert all(bool(p._post_accumulate_grad_hooks) == (workers > 1) for p in engine.module.parameters())
@@ -52,11 +61,13 @@ def _worker(rank: int, folder: str, workers: int) -> None:
     assert not any(torch.equal(before[key], value) for key, value in engine.module.state_dict().items())
 
 
-def _average(rank: int, _folder: str) -> None:
-    """A step so short that bfloat16 rounds it away, but not the weights that the engine keeps."""
+def _average(rank: int) -> None:
+    """What is averaged has more digits than bfloat16.
+
+    A step is so short that bfloat16 rounds it away, but not the weights that the engine keeps.
+    """
     from orchestrator.training import deepspeed_engine as engine_room
 
-    engine_room.prepare_process()
     module = network().bfloat16()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     engine = engine_room.Engine(module, SHORT, TRAIN)
@@ -77,14 +88,10 @@ def _average(rank: int, _folder: str) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_is_averaged_has_more_digits_than_bfloat16(workers: int, tmp_path: Path) -> None:
-    start_workers(workers, _average, tmp_path)()
-
-
-@pytest.mark.parametrize("workers", [1, 2])
 def test_it_steps_and_clips_as_one_device_and_leaves_out_what_is_not_finite(
     workers: int, tmp_path: Path
 ) -> None:
+    """And what is averaged has more digits than bfloat16."""
     start_workers(workers, _worker, tmp_path, workers)()
     plain = PlainEngine(network(), 0.1, TRAIN)
     for scale in (LOUD, QUIET):

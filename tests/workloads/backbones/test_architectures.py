@@ -21,7 +21,8 @@ from workloads.layers.transformer_blocks import compile_blocks
 from workloads.objectives.batch import Batch
 from workloads.objectives.pgsb import PGSB
 from workloads.settings.train import AttentionGuidanceSettings, LoraSettings, TrainSettings
-from workloads.students.student import new_student, one_step_scheduler
+from workloads.students.schedulers import one_step_scheduler
+from workloads.students.student import new_student
 from workloads.training.step import make_engines, train_step
 
 Sizes = dict[str, tuple[int, ...]]

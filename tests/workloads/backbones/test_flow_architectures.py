@@ -24,7 +24,7 @@ from workloads.layers.adapted_layer import AdaptedLayer
 from workloads.layers.lora import AdapterSet
 from workloads.layers.transformer_blocks import compile_blocks, transformer_blocks
 from workloads.settings.train import LoraSettings
-from workloads.students.student import one_step_scheduler
+from workloads.students.schedulers import one_step_scheduler
 
 
 @dataclass(frozen=True)

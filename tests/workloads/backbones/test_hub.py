@@ -20,11 +20,12 @@ from workloads.backbones.backbone import load_backbone
 from workloads.backbones.architectures import architecture_of
 from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.students.student import load_autoencoder, new_student, save_student
-source, folder = sys.argv[1:]
-backbone = load_backbone(source)
-load_autoencoder(source), TextEncoder(source)
-save_student(backbone, new_student(backbone), __import__("pathlib").Path(folder))
-print(backbone.schedule.prediction, architecture_of(source) is not None)
+from pathlib import Path
+for folder, source in zip(sys.argv[1::2], sys.argv[2::2]):
+    backbone = load_backbone(source)
+    load_autoencoder(source), TextEncoder(source)
+    save_student(backbone, new_student(backbone), Path(folder))
+    print(backbone.schedule.prediction, architecture_of(source) is not None)
 """
 
 
@@ -43,17 +44,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    ("source", "prediction"),
-    [("owner/teacher", "epsilon"), (f"owner/teacher@{COMMITS[0]}", "v_prediction")],
-)
-def test_a_revision_chooses_the_files(cache: Path, tmp_path: Path, source: str, prediction: str) -> None:
+def test_a_revision_chooses_the_files(cache: Path, tmp_path: Path) -> None:
+    """In one process, which reads both revisions one after the other."""
+    expected = {"owner/teacher": "epsilon", f"owner/teacher@{COMMITS[0]}": "v_prediction"}
+    folders = {source: tmp_path / f"student-{number}" for number, source in enumerate(expected)}
     environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", OPEN, source, str(tmp_path / "student")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == f"{prediction} True\n", done.stderr
-    saved = json.loads((tmp_path / "student/scheduler/scheduler_config.json").read_text())
-    assert saved["prediction_type"] == prediction
+    pairs = [word for source, folder in folders.items() for word in (str(folder), source)]
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, *pairs], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == [f"{each} True" for each in expected.values()], done.stderr
+    for source, folder in folders.items():
+        saved = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+        assert saved["prediction_type"] == expected[source]
 
 
 def test_sources_with_and_without_a_revision(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from workloads.scorers.attributes import AttributeAccuracy
 from workloads.settings.objectives import ClipLossSettings
 from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights, exchanged_weights
+from workloads.students.schedulers import with_student_steps
 from workloads.students.student import decode, generate, load_autoencoder, new_student
+from workloads.students.unroll import draw_noise
 from workloads.training.step import apply_settings, make_engines, train_step
 
 START = {"unet-epsilon": 300, "unet-v": 500, "pixart": 400, "sana": 999, "sd3": 999}
@@ -40,6 +42,7 @@ ARMS = {
         student_lora=LoraSettings(16, 32, ("to_q", "to_k", "to_v", "to_out.0")),
     ),
     "boot": replace(PLAIN, objective="boot", guidance_interval=(3.0, 3.0)),
+    "two_steps": replace(PLAIN, student_steps=2),
 }
 
 
@@ -49,7 +52,8 @@ class Training:
     def __init__(self, teacher: str, train: TrainSettings, step: StepSettings = StepSettings()) -> None:  # noqa: B008
         torch.manual_seed(train.seed)
         source, self.train = str(WEIGHTS / teacher), train
-        self.backbone: Backbone = load_backbone(source, start_timestep=START[teacher])
+        opened = load_backbone(source, start_timestep=START[teacher])
+        self.backbone: Backbone = with_student_steps(opened, train.student_steps)
         self.encoder = TextEncoder(source)
         self.student: Any = new_student(self.backbone, train.start_from, train.student_lora)
         self.objective: Objective[Any] = make_objective(self.backbone, self.encoder.encode([""]), train, step)
@@ -79,7 +83,7 @@ class Training:
         """Return the attribute accuracy of the averaged student."""
         prompts = AttributeAccuracy.prompts(samples)
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn((samples, *self.backbone.latent_shape), generator=generator)
+        noise = draw_noise(self.backbone, samples, generator)
         with exchanged_weights(self.average.weights, self.student):
             latents = generate(self.backbone, self.student, noise, self.encoder.encode(prompts))
         images = decode(load_autoencoder(self.backbone.source), latents)

@@ -179,11 +179,9 @@ def test_schedule_and_prompts_are_kept(name: str, student_of: Callable[[str], St
     assert student.start_timestep == teacher.start_timestep
     assert student.schedule.prediction == teacher.schedule.prediction
     assert torch.equal(student.schedule.alpha, teacher.schedule.alpha[: teacher.start_timestep + 1])
+    encoders = [TextEncoder(source) for source in (str(folder), teacher.source)]
     for negative in (False, True):
-        ours, theirs = (
-            TextEncoder(source).encode([PROMPT, ""], negative=negative).parts
-            for source in (str(folder), teacher.source)
-        )
+        ours, theirs = (each.encode([PROMPT, ""], negative=negative).parts for each in encoders)
         assert all(torch.equal(ours[part], theirs[part]) for part in theirs)
 
 

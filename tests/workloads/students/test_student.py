@@ -18,7 +18,8 @@ from workloads.layers.lora import network_of
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.settings.train import LoraSettings, TrainSettings
 from workloads.students.ema import AverageWeights, copy_weights
-from workloads.students.student import generate, new_student, one_step_scheduler, save_student
+from workloads.students.schedulers import one_step_scheduler
+from workloads.students.student import generate, new_student, save_student
 from workloads.training.step import PlainEngine
 
 PROMPTS = ["a large red circle", "a tiny blue square on a white background"]

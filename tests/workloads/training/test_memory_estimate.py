@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from workloads.objectives.catalogue import make_objective
 from workloads.settings.objectives import ClipLossSettings
 from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights
+from workloads.students.schedulers import with_student_steps
 from workloads.students.student import new_student
 from workloads.training.memory_estimate import (
     EngineFactory,
@@ -54,7 +55,7 @@ def texts(backbone: Backbone, rows: int) -> Conditioning:
 
 def train_twice(name: str, train: TrainSettings, settings: StepSettings) -> None:
     """Load and train for two steps: AdamW's moments exist from the start of the second one."""
-    backbone = load_backbone(str(WEIGHTS / name))
+    backbone = with_student_steps(load_backbone(str(WEIGHTS / name)), train.student_steps)
     student = new_student(backbone, lora=train.student_lora)
     objective = make_objective(backbone, texts(backbone, 1), train, settings)
     apply_settings(student, objective, settings)
@@ -65,7 +66,7 @@ def train_twice(name: str, train: TrainSettings, settings: StepSettings) -> None
         draws = objective.draw(rows, generator)
         negatives = None if train.nasa_interval is None else texts(backbone, rows)
         columns = {name: torch.randn(rows, width) for name, width in objective.columns.items()}
-        train_step(objective, engines, Batch(texts(backbone, rows), negatives, columns), draws)
+        train_step(objective, engines, Batch(texts(backbone, rows), negatives, columns), draws, step)
         average.update(engines[STUDENT].weights, step)
 
 
@@ -73,9 +74,14 @@ def planned(name: str, train: TrainSettings, settings: StepSettings) -> StepNeed
     return step_needs(StepTask(miniature(name), train, train.batch_size, half=False, settings=settings))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-@pytest.mark.parametrize("batch", [4, 16])
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize(
+    ("name", "batch", "checkpointing"),
+    [
+        *((name, *step) for name in TEACHERS for step in ((4, False), (16, True))),
+        # The other two of a UNet, of cross-attention and of joint attention: a peak is linear in the batch.
+        *((name, *step) for name in ("unet-epsilon", "pixart", "sd3") for step in ((4, True), (16, False))),
+    ],
+)
 def test_estimate_matches_a_real_step(name: str, batch: int, checkpointing: bool) -> None:
     train = TrainSettings(batch_size=batch, lora=LORA)
     settings = StepSettings(activation_checkpointing=checkpointing)
@@ -118,6 +124,7 @@ OTHERS = [
         StepSettings(score_batch="all"),
     ),
     ("all layers", TrainSettings(batch_size=8, lora=replace(LORA, targets=("all",))), StepSettings()),
+    ("two steps", TrainSettings(batch_size=16, lora=LORA, student_steps=2), StepSettings()),
 ]
 
 
@@ -148,11 +155,12 @@ def published(
     rows: int = 2,
     settings: StepSettings | None = None,
     engines: EngineFactory = PlannedPlainEngine,
+    student_steps: Literal[1, 4] = 1,
 ) -> StepNeeds:
     """Return the needs of one of four workers in bf16, which also samples pictures."""
     architecture = architecture_of(source)
     assert architecture is not None
-    train = TrainSettings(batch_size=4 * rows)
+    train = TrainSettings(batch_size=4 * rows, student_steps=student_steps)
     task = StepTask(architecture, train, rows, True, settings or StepSettings(), engines, pictures=8)
     return step_needs(task)
 
@@ -166,6 +174,14 @@ FORWARDS = {SD15: 0.803, "PixArt-alpha/PixArt-XL-2-512x512": 1.236}
 def test_operations_are_nine_forward_passes_per_sample(source: str) -> None:
     """Student 3, teacher 2, fake score 2 and its training 2; adapters add a little."""
     assert published(source).operations / 2e12 == pytest.approx(9 * FORWARDS[source], rel=0.05)
+
+
+def test_four_steps_are_one_and_a_half_forward_passes_more() -> None:
+    """The mean of 0, 1, 2 and 3, which draw the input of the trained step; nothing of them is kept."""
+    one, four = (published(SD15, student_steps=steps) for steps in (1, 4))
+    more = four.operations - one.operations
+    assert more / 2e12 == pytest.approx(1.5 * FORWARDS[SD15], rel=0.01)
+    assert four.step == pytest.approx(one.step, rel=0.01)
 
 
 def test_checkpointing_trades_memory_for_operations() -> None:

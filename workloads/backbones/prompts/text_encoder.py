@@ -21,6 +21,8 @@ from transformers import (
 
 from workloads.backbones.families import Family, family_of, model_index
 from workloads.backbones.load_errors import one_line
+from workloads.backbones.loras.entry import Lora
+from workloads.backbones.loras.merge import merged
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.backbones.prompts.prompt_states import ENCODINGS, Framed
 from workloads.backbones.prompts.text_encoder_files import encoder_folder
@@ -39,19 +41,19 @@ ENCODER_CLASSES: dict[str, type[PreTrainedModel]] = {
 class TextEncoder:
     """The tokenizers and the text encoders of a backbone."""
 
-    def __init__(self, source: str, device: str = "cpu") -> None:
-        """Open the text encoders of a diffusers folder or hub id.
+    def __init__(self, source: str, device: str = "cpu", loras: Sequence[Lora] = ()) -> None:
+        """Open the text encoders of a diffusers folder or hub id, with `loras` merged into them.
 
         On a GPU they are in bfloat16, because T5 would need 18 GiB in float32.
 
         Raises:
-            ValueError: The pipeline is not supported, or a component cannot be read.
+            ValueError: The pipeline is not supported, a component cannot be read, or a LoRA does not fit.
         """
         self.family: Family = family_of(source)
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         self._tokenizers = [load_tokenizer(source, name) for name in self.family.tokenizers]
         self._encoders: list[Any] = [
-            load_text_encoder(source, name, kind, dtype).to(device).eval()
+            load_text_encoder(source, name, kind, dtype, loras).to(device).eval()
             for name, kind in self.family.text_encoders
         ]
         self._encoding = ENCODINGS[self.family.encoding]
@@ -164,12 +166,20 @@ def _sentencepiece_error(file: Path) -> Exception | None:
     return None
 
 
-def load_text_encoder(source: str, part: str, kind: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Load the text encoder of the class `kind` in the component `part` of `source`, with all its weights.
+def load_text_encoder(
+    source: str, part: str, kind: str, dtype: torch.dtype, loras: Sequence[Lora] = ()
+) -> PreTrainedModel:
+    """Load the text encoder of the class `kind` in the component `part` of `source`, with `loras` merged.
 
     Raises:
-        ValueError: The weights are missing, are not safetensors, or do not fit the config.
+        ValueError: The weights are missing, are not safetensors, or do not fit the config; or a LoRA does not
+            fit the encoder.
     """
+    return merged(lambda at: _load_encoder(source, part, kind, at), source, part, loras, dtype)
+
+
+def _load_encoder(source: str, part: str, kind: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a text encoder with all its weights."""
     folder = encoder_folder(source)
     variant = find_weights(str(folder), part).variant
     try:

@@ -4,6 +4,7 @@ Separate from `text_encoder`, so that the driver need not import the libraries t
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -11,6 +12,9 @@ from huggingface_hub import snapshot_download
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.hub import split_source
 from workloads.backbones.load_errors import one_line
+from workloads.backbones.loras.entry import Lora
+from workloads.backbones.loras.files import files_digests
+from workloads.backbones.weight_files import weight_shapes
 
 SANA_TOKENS = 300
 """Tokens of a prompt that SANA was trained with."""
@@ -37,20 +41,22 @@ FIRST_FAMILIES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "PixAr
 """Families whose digests depend on their files and on lower case alone, so that stored prompts stay valid."""
 
 
-def encoder_digest(source: str, *, negative: bool = False) -> str:
+def encoder_digest(source: str, *, negative: bool = False, loras: Sequence[Lora] = ()) -> str:
     """Return a SHA-256 of everything that encoded prompts depend on.
 
     It covers the files of tokenizers and text encoders, and how the family uses them: two families may have
     the same text encoder and take other states or lengths of it. `negative` marks prompts of what a picture
-    shall not show, before which no instruction is put.
+    shall not show, before which no instruction is put. Of `loras` those count that change a text encoder.
 
     Raises:
-        ValueError: A file is missing or cannot be read.
+        ValueError: A file is missing or cannot be read, or a LoRA does not fit.
     """
     try:
         digest = files_digest(encoder_folder(source), _component_names(source))
     except OSError as error:
         raise ValueError(f"backbone {source!r}: {error.filename} cannot be read: {error.strerror}") from None
+    if changed := [(files_digests(lora), lora.weight) for lora in loras if _changes_encoder(lora, source)]:
+        digest = f"{digest} {changed}"
     way = _way(family_of(source), negative)
     return hashlib.sha256(f"{way} {digest}".encode()).hexdigest() if way else digest
 
@@ -92,6 +98,16 @@ def encoder_folder(source: str) -> Path:
         raise ValueError(
             f"backbone {source!r}: its text encoder cannot be downloaded: {one_line(error)}"
         ) from None
+
+
+def _changes_encoder(lora: Lora, source: str) -> bool:
+    """Return True if a LoRA has updates of a text encoder of `source`."""
+    # Imports torch and diffusers, which sweeps without LoRAs need not wait for.
+    from workloads.backbones.loras.merge import updates_of
+
+    folder = str(encoder_folder(source))
+    parts = [part for part, _ in family_of(source).text_encoders]
+    return any(updates_of(source, part, weight_shapes(folder, part), [lora]) for part in parts)
 
 
 def _component_names(source: str) -> list[str]:
