@@ -152,25 +152,24 @@ def _request(options: argparse.Namespace, student: Path) -> "Export":
     from workloads.students.origin import Origin, load_origin
 
     check_format(student, options.format)
-    title, place = (
-        options.model.removeprefix("models:/").split("@")[0].split("/")[0],
-        options.push or options.out,
-    )
+    title = options.model.removeprefix("models:/").split("@")[0].split("/")[0]
+    place = str(options.push or options.out)
     if options.format not in RANKED:
-        return Export(options.format, title, str(place))
+        return Export(options.format, title, place)
     origin = load_origin(student)
     if origin is None and options.base is None:
         raise UserError(f"model {options.model}: does not say what its base model is: give --base SOURCE")
     origin = origin or Origin(options.base)
     base = teacher_folder(options.base or origin.base)
-    return Export(options.format, title, str(place), base, origin, options.rank)
+    return Export(options.format, title, place, base, origin, options.rank)
 
 
 def _facts(result: "Exported", export: "Export") -> list[str]:
     """Return lines about what was written and how to draw with it."""
     from workloads.export.card import kept_note
 
-    lines = [f"to draw: {result.sampling.advice()}"]
+    # The folder of diffusers has the scheduler that draws.
+    lines = [] if result.file is None else [f"to draw: {result.sampling.advice()}"]
     lora = result.lora
     if lora is None or export.origin is None:
         return lines

@@ -1,5 +1,6 @@
 """How other tools must sample with a student, since files of weights do not hold its scheduler."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,15 +55,15 @@ class Sampling:
         )
 
 
-def sampling_of(folder: Path, steps: int = 1) -> Sampling:
-    """Return how the student in `folder` is sampled in `steps` calls.
+def sampling_of(folder: Path) -> Sampling:
+    """Return how the student in `folder` is sampled.
 
     Raises:
         ValueError: its scheduler cannot be read.
     """
     scheduler: Any = load_scheduler(str(folder))
     name = type(scheduler).__name__
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(_steps(name, scheduler.config))
     times, family = tuple(float(time) for time in scheduler.timesteps), family_of(str(folder))
     if family.flow:
         sigmas = tuple(float(sigma) for sigma in scheduler.sigmas[:-1])
@@ -71,3 +72,13 @@ def sampling_of(folder: Path, steps: int = 1) -> Sampling:
     sigmas = tuple(((1 - alpha) / alpha) ** 0.5 for alpha in alphas)
     prediction = scheduler.config["prediction_type"]
     return Sampling(name, times, sigmas, (1 - alphas[0]) ** 0.5, prediction, family.neutral_guidance)
+
+
+def _steps(scheduler: str, config: Mapping[str, Any]) -> int:
+    """Return the calls that a student's scheduler is made for, given its class and config.
+
+    LCM's has them as an entry. In flow matching a stochastic one ends at one step's length.
+    """
+    if scheduler == "LCMScheduler":
+        return int(config["original_inference_steps"])
+    return round(1 / config["shift_terminal"]) if config.get("stochastic_sampling") else 1
