@@ -41,4 +41,4 @@ def test_teacher_draws_in_the_palette() -> None:
 def test_a_trained_lora_is_read_back(tmp_path: Path) -> None:
     """A few steps change the pictures already."""
     train("pixart", tmp_path, steps=3)
-    assert (drawn("pixart", Lora(str(tmp_path))) - drawn("pixart")).abs().max() > 0.05
+    assert (drawn("pixart", Lora(str(tmp_path))) - drawn("pixart")).abs().max() > 0.005
