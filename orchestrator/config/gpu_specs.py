@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from orchestrator.common.gpu_sharing import CONTEXT_BYTES, RAY_UNITS, one_nth
+from orchestrator.config.gpu_sharing import CONTEXT_BYTES, RAY_UNITS, one_nth
 
 RESERVED = 0.08
 """Share of a GPU's memory reserved for its context, for workspaces of cuDNN, cuBLAS and NCCL, and for

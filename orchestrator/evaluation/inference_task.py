@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.common.gpu_sharing import limit_gpu_memory
 from orchestrator.common.storage import Store
+from orchestrator.config.gpu_sharing import limit_gpu_memory
 from orchestrator.jobs import InferenceJob
 
 NOT_NEEDED = (

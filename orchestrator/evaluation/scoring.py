@@ -15,9 +15,9 @@ import ray
 from PIL import Image
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.gpu_sharing import holders, limit_gpu_memory
 from orchestrator.common.storage import Store
 from orchestrator.config.evaluation_schema import Infer
+from orchestrator.config.gpu_sharing import holders, limit_gpu_memory
 from orchestrator.jobs import InferenceJob
 from orchestrator.planning.plan import DRIVER_CPUS
 from workloads.settings.scorers import ScorerSettings

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.gpu_sharing import holders
+from orchestrator.config.gpu_sharing import holders
 from orchestrator.planning.plan import Plan
 
 GPU_LABEL = "gpu"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.gpu_sharing import one_nth, sharers
+from orchestrator.config.gpu_sharing import one_nth, sharers
 from orchestrator.config.gpu_specs import DEFAULT_GPU, GPUS, Gpu
 from orchestrator.planning.plan import Plan, Trial
 from workloads.backbones.architectures import Architecture, architecture_of

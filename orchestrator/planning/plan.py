@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.common.digests import digest
-from orchestrator.common.gpu_sharing import holders
+from orchestrator.config.gpu_sharing import holders
 from orchestrator.config.ranking import RANKING_METRICS
 from orchestrator.config.renamed_settings import in_old_form
 from orchestrator.config.schema import BackboneEntry, LoraEntry, Range, Sweep, TrainValues, Values, draw

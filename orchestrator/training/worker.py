@@ -17,8 +17,8 @@ from torch import Tensor
 from orchestrator.common.devices import process_device
 from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
-from orchestrator.common.gpu_sharing import limit_gpu_memory
 from orchestrator.common.storage import Store
+from orchestrator.config.gpu_sharing import limit_gpu_memory
 from orchestrator.data.shard_order import advance
 from orchestrator.evaluation.evaluator import Evaluator
 from orchestrator.evaluation.reference import load_reference

@@ -9,7 +9,7 @@ import torch
 from torch import distributed
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.gpu_sharing import CONTEXT_BYTES
+from orchestrator.config.gpu_sharing import CONTEXT_BYTES
 from orchestrator.config.gpu_specs import GPUS, RESERVED, Gpu
 from orchestrator.config.sweep_file import load_sweep
 from orchestrator.planning.describe import describe_plan

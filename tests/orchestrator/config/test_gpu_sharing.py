@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orchestrator.common.errors import UserError
-from orchestrator.common.gpu_sharing import CONTEXT_BYTES, holders, limit_gpu_memory, one_nth, sharers
+from orchestrator.config.gpu_sharing import CONTEXT_BYTES, holders, limit_gpu_memory, one_nth, sharers
 
 TOTAL = 22 * 2**30
 
