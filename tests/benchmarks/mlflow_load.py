@@ -34,7 +34,7 @@ from tests.infra.manifests import REPOSITORY
 from workloads.images import contact_sheet
 from workloads.scorers.score import Score
 
-PER_SEED = 8
+PER_SEED = 6
 """Trials of sweeps/miniature.yaml."""
 CURVES = ("student_loss", "fake_score_loss", "score_gap", "latent_spread", "seconds_per_step",
           "samples_per_second", "seconds_to_first_step", "system/data_wait_percentage",

@@ -86,6 +86,6 @@ def test_plan_shows_what_the_cluster_holds(tmp_path: Path, capsys: pytest.Captur
     file = tmp_path / "cluster.json"
     file.write_text(json.dumps(cluster()))
     assert main(["sweeps/miniature.yaml", "--plan", "--cluster", str(file)]) == 0
-    assert "8 run at once on cpu: 3 x 4 CPUs" in capsys.readouterr().out
+    assert "6 run at once on cpu: 3 x 4 CPUs" in capsys.readouterr().out
     assert main(["sweeps/backbones.yaml", "--plan", "--cluster", str(file)]) == 2
     assert "the cluster cannot hold one such trial (cpu: 3 x 4 CPUs)" in capsys.readouterr().err

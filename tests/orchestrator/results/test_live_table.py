@@ -23,7 +23,7 @@ class Screen(io.StringIO):
 
 @pytest.fixture(scope="module")
 def records() -> list[TrialRecord]:
-    trials = make_plan(load_sweep(Path("sweeps/miniature.yaml"))).trials
+    trials = make_plan(load_sweep(Path("sweeps/miniature.yaml"), ["train.steps=100"])).trials
     done = TrialRecord(trials[0], "run", "finished", step=100, train_seconds=31.0)
     done.scores = [Score("attribute_accuracy", 0.912, 256, 0.9, 0.92, "p")]
     running = TrialRecord(trials[1], "run", "running", step=50, rate=2.5)
