@@ -1,12 +1,13 @@
 """How other tools must sample with a student, since files of weights do not hold its scheduler."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workloads.backbones.backbone import load_scheduler_config
 from workloads.backbones.families import family_of
 from workloads.backbones.teacher_pipeline import load_scheduler
+from workloads.students.schedulers import student_steps
 
 PURE = 0.99
 """Share of noise in the input of the first call, from which on it is taken for pure noise."""
@@ -63,7 +64,7 @@ def sampling_of(folder: Path) -> Sampling:
     """
     scheduler: Any = load_scheduler(str(folder))
     name = type(scheduler).__name__
-    scheduler.set_timesteps(_steps(name, scheduler.config))
+    scheduler.set_timesteps(student_steps(load_scheduler_config(str(folder))))
     times, family = tuple(float(time) for time in scheduler.timesteps), family_of(str(folder))
     if family.flow:
         sigmas = tuple(float(sigma) for sigma in scheduler.sigmas[:-1])
@@ -72,13 +73,3 @@ def sampling_of(folder: Path) -> Sampling:
     sigmas = tuple(((1 - alpha) / alpha) ** 0.5 for alpha in alphas)
     prediction = scheduler.config["prediction_type"]
     return Sampling(name, times, sigmas, (1 - alphas[0]) ** 0.5, prediction, family.neutral_guidance)
-
-
-def _steps(scheduler: str, config: Mapping[str, Any]) -> int:
-    """Return the calls that a student's scheduler is made for, given its class and config.
-
-    LCM's has them as an entry. In flow matching a stochastic one ends at one step's length.
-    """
-    if scheduler == "LCMScheduler":
-        return int(config["original_inference_steps"])
-    return round(1 / config["shift_terminal"]) if config.get("stochastic_sampling") else 1
