@@ -51,7 +51,8 @@ def student_steps(config: dict[str, Any]) -> int:
     """Return the number of steps of a student, given the config of its saved scheduler."""
     if config.get("_class_name") == LCMScheduler.__name__:
         return int(config["original_inference_steps"])
-    return round(1 / config["shift_terminal"]) if config.get("stochastic_sampling") else 1
+    last = config.get("shift_terminal") if config.get("stochastic_sampling") else None
+    return round(1 / last) if last else 1
 
 
 def student_scheduler(backbone: Backbone) -> ConfigMixin:

@@ -203,3 +203,9 @@ def test_noise_for_other_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="noise for 1 steps, but the student has 4"):
         generate(opened, opened.network, noise, TextEncoder(opened.source).encode([PROMPT]))
     assert replace(opened, rungs=None).student_steps == 1
+
+
+def test_a_foreign_stochastic_scheduler_is_of_one_step() -> None:
+    """It has no last step of its own, which a student's states."""
+    assert student_steps({"stochastic_sampling": True, "shift_terminal": None}) == 1
+    assert student_steps({"stochastic_sampling": True, "shift_terminal": 0.25}) == 4
