@@ -8,6 +8,7 @@ Shapes: B batch, C latent channels, H latent size, P pooled width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,11 +111,13 @@ class Backbone:
             network: The teacher, or any network or engine of the same architecture.
             latents: (B, C, H, H), noisy.
             timestep: (B,), integers below 1000.
-            conditioning: Conditioning of B prompts.
+            conditioning: Conditioning of B prompts, with guidance scales if `network` reads them.
         """
         pixels = self.latent_shape[-1] * self.latent_scale
         text = conditioning.to(latents.device, self.dtype)
         inputs = Inputs(latents.to(self.dtype), self.schedule.time[timestep], text, pixels)
+        if text.guidance_scale is not None:
+            network = partial(network, guidance_scale=text.guidance_scale)
         output = self.kind.call(network, self.network, inputs)
         channels = self.latent_shape[0]
         widened = torch.promote_types(output.dtype, torch.float32)

@@ -51,6 +51,8 @@ class NetworkKind:
     """Calls a network, given the module whose config it has; returns (B, C or more, H, H)."""
     text_width: Callable[[Config], int]
     """Width of the prompt's embeddings."""
+    time_layer: str
+    """Layer of the embedding of time at which that of a guidance scale is added: see `guidance_input`."""
     pooled_width: Callable[[Config], int] = lambda config: 0
     """Width of the pooled embedding; 0 if the network takes none."""
     token_size: Callable[[Config], int] = lambda config: int(config.get("patch_size") or 1)
@@ -153,27 +155,42 @@ def _unet_pooled_width(config: Config) -> int:
 
 NETWORKS = {
     "UNet2DConditionModel": NetworkKind(
-        UNet2DConditionModel, _call_unet, lambda config: config["cross_attention_dim"], _unet_pooled_width
+        UNet2DConditionModel,
+        _call_unet,
+        lambda config: config["cross_attention_dim"],
+        "time_embedding.linear_1",
+        _unet_pooled_width,
     ),
     "PixArtTransformer2DModel": NetworkKind(
-        PixArtTransformer2DModel, _call_pixart, lambda config: config["caption_channels"]
+        PixArtTransformer2DModel,
+        _call_pixart,
+        lambda config: config["caption_channels"],
+        "adaln_single.emb.timestep_embedder.linear_2",
     ),
     "SanaTransformer2DModel": NetworkKind(
-        SanaTransformer2DModel, _call_sana, lambda config: config["caption_channels"]
+        SanaTransformer2DModel,
+        _call_sana,
+        lambda config: config["caption_channels"],
+        "time_embed.emb.timestep_embedder.linear_2",
     ),
     "SD3Transformer2DModel": NetworkKind(
         SD3Transformer2DModel,
         _call_sd3,
         lambda config: config["joint_attention_dim"],
+        "time_text_embed.timestep_embedder.linear_2",
         lambda config: config["pooled_projection_dim"],
     ),
     "Flux2Transformer2DModel": NetworkKind(
-        Flux2Transformer2DModel, _call_flux2, lambda config: config["joint_attention_dim"]
+        Flux2Transformer2DModel,
+        _call_flux2,
+        lambda config: config["joint_attention_dim"],
+        "time_guidance_embed.timestep_embedder.linear_2",
     ),
     "ZImageTransformer2DModel": NetworkKind(
         ZImageTransformer2DModel,
         _call_z_image,
         lambda config: config["cap_feat_dim"],
+        "t_embedder.mlp.2",
         token_size=lambda config: config["all_patch_size"][0],
     ),
 }

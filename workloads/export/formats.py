@@ -17,6 +17,7 @@ from workloads.export.lora import Lora, student_lora
 from workloads.export.sampling import Sampling, sampling_of
 from workloads.students.origin import ADAPTERS, Origin
 from workloads.students.origin import FILE as ORIGIN
+from workloads.students.scale_range import load_scales
 
 DIFFUSERS, LORA, KOHYA, SINGLE_FILE = FORMATS = ("diffusers", "lora", "kohya", "single-file")
 WHY_NOT = {
@@ -78,9 +79,13 @@ def check_format(student: Path, name: str) -> None:
     """Check that the student in the folder `student` can be exported in the format `name`.
 
     Raises:
-        ValueError: its family has no such format.
+        ValueError: its family has no such format, or the format cannot hold its guidance embedding.
     """
     family = family_of(str(student))
+    if name != DIFFUSERS and load_scales(student) is not None:
+        raise ValueError(
+            f"the student reads its guidance scale, which format {name} cannot hold: choose {DIFFUSERS}"
+        )
     if name not in formats_of(family):
         raise ValueError(
             f"a {family.pipeline} has no format {name} ({WHY_NOT[name]}): choose "

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workloads.layers.adapted_layer import BASE, AdaptedLayer, Adapter, Gate, Role, is_adaptable
+from workloads.layers.adapted_layer import BASE, AdaptedLayer, Adapter, Gate, Role, RowRoles, is_adaptable
+from workloads.layers.guidance_input import GuidanceConditioned, GuidanceEmbedding
 from workloads.layers.transformer_blocks import Recompute, recompute
 from workloads.settings.train import LoraSettings
 
@@ -35,8 +36,16 @@ class AdapterSet(nn.Module):
     restores only the adapters.
     """
 
-    def __init__(self, network: nn.Module, settings: LoraSettings) -> None:
+    def __init__(
+        self, network: nn.Module, settings: LoraSettings, neutral_scale: float | None = None
+    ) -> None:
         """Add adapters to the target layers of `network`, in place.
+
+        Args:
+            network: the frozen network.
+            settings: rank and targets.
+            neutral_scale: makes this set's calls read guidance scales, of which this one changes nothing;
+                those of other roles do not.
 
         Raises:
             ValueError: No layer of the network has a target's name.
@@ -53,6 +62,7 @@ class AdapterSet(nn.Module):
         keys = {name: name.replace(".", SEPARATOR) for name in adapted}
         self.down = nn.ModuleDict({keys[name]: adapter.down for name, adapter in adapted.items()})
         self.up = nn.ModuleDict({keys[name]: adapter.up for name, adapter in adapted.items()})
+        self.guidance = None if neutral_scale is None else GuidanceEmbedding.of(network, neutral_scale)
         self.requires_grad_(True)
 
     @property
@@ -64,10 +74,27 @@ class AdapterSet(nn.Module):
         """Call the network with these adapters on `latents` (B, C, H, H); return the network's own output."""
         return self.call_in_role(self.role, latents, *args, **kwargs)
 
-    def call_in_role(self, role: Role, latents: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Call the network on `latents` (B, C, H, H), each row in its role; return its own output."""
-        with _in_role(self._gate, role):
+    def call_in_role(
+        self,
+        role: Role,
+        latents: Tensor,
+        *args: Any,
+        guidance_scale: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call the network on `latents` (B, C, H, H), each row in its role; return its own output.
+
+        Guidance scales (B,) reach the rows of this set's own role, if it has a guidance embedding.
+        """
+        with _in_role(self._gate, role), self._at_scale(role, guidance_scale):
             return self.network(latents, *args, **kwargs)
+
+    def _at_scale(self, role: Role, scale: Tensor | None) -> AbstractContextManager[None]:
+        mixed = isinstance(role, RowRoles)
+        if scale is None or self.guidance is None or not (mixed or role == self.role):
+            return nullcontext()
+        rows = role.rows == self.role if isinstance(role, RowRoles) else None
+        return self.guidance.added(self.network, scale, rows)
 
     def adapters(self) -> dict[str, Adapter]:
         """Return the adapters by the name of their layer in the network."""
@@ -91,7 +118,7 @@ class AdapterSet(nn.Module):
 
 def network_of(module: nn.Module) -> nn.Module:
     """Return the diffusers network of a teacher, of a whole student or of an adapter set."""
-    return module.network if isinstance(module, AdapterSet) else module
+    return module.network if isinstance(module, AdapterSet | GuidanceConditioned) else module
 
 
 def active(module: nn.Module) -> AbstractContextManager[None]:

@@ -18,6 +18,8 @@ with x_t = alpha_t y(z, t) + sigma_t z and a guided f. For any prediction type f
 (x_t - sigma_t e) / alpha_t for an epsilon prediction e, alpha_t x_t - sigma_t v for a v prediction,
 x_t - sigma_t v in flow matching.
 
+With `guidance_input` the student also reads the teacher's guidance scale.
+
 The student's network sees t as a timestep of its own (`network_timestep`): the start timestep at the
 trajectory's end, where the student is then the usual one-step generator, and 0 at its start. The
 network's output is always converted to x_0 as at the start timestep, because the conversion of
@@ -37,7 +39,7 @@ from workloads.backbones.network_calls import Network
 from workloads.backbones.prompts.conditioning import Conditioning, concatenate
 from workloads.objectives.base import SPREAD, STUDENT, Objective, Update
 from workloads.objectives.batch import Batch
-from workloads.objectives.classifier_free_guidance import draw_scale, guide
+from workloads.objectives.classifier_free_guidance import draw_guidance, guide
 from workloads.settings.train import TrainSettings
 
 
@@ -78,16 +80,15 @@ class BOOT(Objective[BootDraws]):
         device, shape = generator.device, (batch, *self.backbone.latent_shape)
         noise = torch.randn(shape, generator=generator, device=device)
         timestep = torch.randint(self.t_min, self.t_max, (batch,), generator=generator, device=device)
-        per_sample = self.settings.guidance_per == "sample"
-        scale = draw_scale(self.settings.guidance_interval, batch, per_sample, generator)
-        return BootDraws(noise, timestep, scale)
+        return BootDraws(noise, timestep, draw_guidance(self.settings, batch, generator))
 
     def updates(
         self, networks: Mapping[str, Network], batch: Batch, draws: BootDraws, step: int
     ) -> Iterator[Update]:
         student, prompts = networks[STUDENT], batch.prompts
+        read = prompts.at_scale(draws.scale) if self.settings.guidance_input else prompts
         first = torch.full_like(draws.timestep, self.t_max)
-        target = self.target(student, prompts, draws)
+        target = self.target(student, read, draws)
         boundary_target = self.teacher_latents(draws.noise, first, prompts, draws.scale)
         # Both points of the trajectory share one forward pass of the student.
         rows = len(draws.noise)
@@ -95,7 +96,7 @@ class BOOT(Objective[BootDraws]):
             student,
             draws.noise.repeat(2, 1, 1, 1),
             torch.cat([draws.timestep, first]),
-            concatenate([prompts, prompts]),
+            concatenate([read, read]),
         )
         bootstrap = (signals[:rows] - target).square().mean() / self.settings.boot.step_size**2
         boundary = (signals[rows:] - boundary_target).square().mean()
@@ -121,7 +122,7 @@ class BOOT(Objective[BootDraws]):
         timestep = (draws.timestep + self.stride).clamp(max=self.t_max)
         signal = self.signal(student, noise, timestep, prompts)
         noisy = schedule.add_noise(signal, noise, timestep)
-        latents = self.teacher_latents(noisy, timestep, prompts, draws.scale)
+        latents = self.teacher_latents(noisy, timestep, prompts.unscaled(), draws.scale)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = map(schedule.alpha_sigma, (timestep, draws.timestep))
         return torch.lerp(latents, signal, (sigma_s * alpha_t) / (alpha_s * sigma_t))
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workloads.settings.train import Distribution
+from workloads.settings.train import Distribution, TrainSettings
 
 
 def guide(unconditional: Tensor, conditional: Tensor, scale: Tensor, token_size: int | None = None) -> Tensor:
@@ -49,6 +49,19 @@ def draw_scale(
     low, high = interval
     draws = torch.rand(batch if per_sample else 1, generator=generator, device=generator.device)
     return (low + (high - low) * draws).expand(batch)
+
+
+def draw_guidance(settings: TrainSettings, batch: int, generator: torch.Generator) -> Tensor:
+    """Draw the teacher's guidance scales (B,) of a step.
+
+    They are uniform in the interval. For a student that reads its scale their logarithm is, so that equal
+    ratios count alike.
+    """
+    low, high = settings.guidance_interval
+    if not settings.guidance_input:
+        return draw_scale((low, high), batch, settings.guidance_per == "sample", generator)
+    draws = torch.rand(batch, generator=generator, device=generator.device)
+    return low * (high / low) ** draws
 
 
 def draw_timesteps(

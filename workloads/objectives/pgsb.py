@@ -16,6 +16,12 @@ A student of N steps (`Backbone.rungs`) has one of them trained in each step of 
 same in all rows and workers. Its input is what the student itself draws up to there, without gradient; the
 x_0 that it predicts takes the place of f(z, y) above (DMD2, arXiv 2405.14867, sec. 4.5).
 
+With `guidance_input` the student f(z, y, k) reads the scale that its teacher is guided at, and so does the
+fake score, which is trained on its samples. Each k is then a distillation of its own, whose fixed point is
+the teacher guided at k. Where both scores are guided, the unguided teacher's distribution solves every k, and
+the student may ignore its input. Where the fake score does not read k, it is that of the mixture over k, so
+that students that are right at each k are no fixed point.
+
 With negative prompts y- (NASA-T; SNOOPI v3, sec. 5.3) the student generates under NASA at a strength
 alpha ~ U(0, 1), the teacher is guided against y- instead of the empty prompt, and the fake score does
 not use negative prompts.
@@ -40,8 +46,14 @@ from workloads.layers.adapted_layer import BASE, Role, RowRoles
 from workloads.layers.lora import AdapterSet
 from workloads.objectives.base import SPREAD, STUDENT, Auxiliary, Objective, Update
 from workloads.objectives.batch import Batch
-from workloads.objectives.classifier_free_guidance import draw_scale, draw_timesteps, guide
+from workloads.objectives.classifier_free_guidance import (
+    draw_guidance,
+    draw_scale,
+    draw_timesteps,
+    guide,
+)
 from workloads.objectives.pgsb_draws import FakeScoreDraws, PGSBDraws
+from workloads.objectives.score_weight import score_weight
 from workloads.settings.train import Distribution, ScoreBatch, TrainSettings
 from workloads.students.unroll import unroll
 
@@ -87,7 +99,8 @@ class PGSB(Objective[PGSBDraws]):
         self.score_batch = score_batch
         self.null = null
         self.settings = settings
-        self.fake_score = AdapterSet(backbone.network, settings.lora)
+        neutral = settings.neutral_scale if settings.guidance_input is True else None
+        self.fake_score = AdapterSet(backbone.network, settings.lora, neutral)
         self.auxiliary = {FAKE_SCORE: Auxiliary(self.fake_score, settings.fake_score_learning_rate)}
 
     @property
@@ -114,7 +127,7 @@ class PGSB(Objective[PGSBDraws]):
 
         per_sample = settings.guidance_per == "sample"
         start_noise, at, added = noise(), timestep(settings.timesteps, first, last), noise()
-        scale = draw_scale(settings.guidance_interval, batch, per_sample, generator)
+        scale = draw_guidance(settings, batch, generator)
         strength = self._draw_strength(generator)
         updates = tuple(fake_score() for _ in range(settings.fake_score_updates))
         interval = settings.fake_score_interval
@@ -141,7 +154,8 @@ class PGSB(Objective[PGSBDraws]):
             yield Update(STUDENT, result.loss, metrics, result.latents, result.from_noise)
         latents = result.latents.detach()
         for fake_score_draws in draws.fake_score:
-            loss = self.fake_score_loss(networks[FAKE_SCORE], latents, batch.prompts, fake_score_draws)
+            prompts = self._for_fake_score(batch.prompts, draws.scale)
+            loss = self.fake_score_loss(networks[FAKE_SCORE], latents, prompts, fake_score_draws)
             yield Update(FAKE_SCORE, loss)
 
     def student_loss(
@@ -168,14 +182,17 @@ class PGSB(Objective[PGSBDraws]):
             rung: the student's step, from 0, that is trained; those before it draw its input.
         """
         start, renoise = draws.start_noise, draws.renoise
+        read = prompts.at_scale(draws.scale) if self.settings.guidance_input else prompts
         with guidance:
-            given, before = unroll(self.backbone, student, start, renoise, prompts, rung)
-            latents = self.backbone.one_step(student, given, prompts, rung)
+            given, before = unroll(self.backbone, student, start, renoise, read, rung)
+            latents = self.backbone.one_step(student, given, read, rung)
         frozen = latents.detach()
         noisy = self.backbone.schedule.add_noise(frozen, draws.noise, draws.timestep)
         scales = (draws.scale, draws.fake_score_scale)
         teacher, fake = self.scores(noisy, prompts, draws.timestep, scales, negatives)
-        weight = self._weight(draws.timestep, frozen, noisy, teacher)
+        weight = score_weight(
+            self.settings.weighting, self.backbone.schedule, draws.timestep, frozen, noisy, teacher
+        )
         gradient = torch.nan_to_num(weight * (teacher - fake))
         loss = 0.5 * (latents - (frozen - gradient)).square().mean()
         gap = (teacher - fake).square().mean().sqrt()
@@ -192,7 +209,7 @@ class PGSB(Objective[PGSBDraws]):
         Args:
             fake_score: the fake score, or an engine around it.
             latents: the student's latents x_0, detached, (B, C, H, H).
-            prompts: conditioning of B prompts.
+            prompts: conditioning of B prompts, with guidance scales if the fake score reads them.
             draws: B rows.
         """
         schedule = self.backbone.schedule
@@ -226,6 +243,7 @@ class PGSB(Objective[PGSBDraws]):
         teacher = [prompts, null if negatives is None else negatives][: 1 + (guided != "fake_score")]
         fake = [prompts, null][: 1 + (guided != "teacher")]
         branches = [(BASE, text) for text in teacher] + [(self.fake_score.role, text) for text in fake]
+        branches = [(role, self._for_fake_score(text, scales[0])) for role, text in branches]
         outputs: list[Tensor] = []
         for group in self._group_branches(branches):
             outputs += self._predict(noisy, timestep, group)
@@ -237,6 +255,10 @@ class PGSB(Objective[PGSBDraws]):
             self.backbone.schedule.to_epsilon(output, noisy, timestep) for output in guided_outputs
         )
         return real, generated
+
+    def _for_fake_score(self, prompts: Conditioning, scale: Tensor) -> Conditioning:
+        """Return the prompts at the scales (B,), if the fake score reads any; the teacher's calls do not."""
+        return prompts.at_scale(scale) if self.settings.guidance_input is True else prompts
 
     def _guided(self, outputs: Sequence[Tensor], scale: Tensor) -> Tensor:
         """Guide a conditional output against the unconditional or negative one that follows it, if any.
@@ -272,21 +294,3 @@ class PGSB(Objective[PGSBDraws]):
             concatenate([text for _, text in branches]),
         )
         return output.chunk(count)
-
-    def _weight(self, timestep: Tensor, latents: Tensor, noisy: Tensor, teacher: Tensor) -> Tensor:
-        """Return w, (B, 1, 1, 1).
-
-        Args:
-            timestep: t, (B,).
-            latents: the student's latents x_0, (B, C, H, H).
-            noisy: x_t, (B, C, H, H).
-            teacher: the teacher's guided epsilon at x_t, (B, C, H, H).
-        """
-        if self.settings.weighting == "uniform":
-            return torch.ones_like(timestep, dtype=torch.float32).view(-1, 1, 1, 1)
-        alpha, sigma = self.backbone.schedule.alpha_sigma(timestep)
-        if self.settings.weighting == "sigma_squared":
-            return sigma.square()
-        # The factor sigma / alpha converts a difference of epsilons to one of x_0 = (x_t - sigma e) / alpha.
-        teacher_latents = (noisy - sigma * teacher) / alpha
-        return sigma / alpha / (latents - teacher_latents).abs().mean((1, 2, 3), keepdim=True)

@@ -9,6 +9,7 @@ import os.path
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from workloads.settings import guidance_input
 from workloads.settings.objectives import BootSettings, ClipLossSettings
 from workloads.settings.validation import STRICT, check_positive, check_ranges
 
@@ -38,6 +39,7 @@ COST_SETTINGS = (
     "fake_score_updates",
     "clip",
     "student_steps",
+    "guidance_input",
 )
 """Settings that change the shapes or the number of the tensors that a step computes."""
 
@@ -110,6 +112,10 @@ class PGSBSettings:
     """sample: each sample draws its own scale; batch: one scale per batch. The paper leaves this open."""
     guided: Literal["both", "teacher", "fake_score"] = "both"
     """Scores that are guided; both is best in the ablation of SNOOPI v1, table 2."""
+    guidance_input: bool | Literal["student"] = field(default=False, metadata=ADDED_LATER)
+    """True if student and fake score read the guidance scale, which is then chosen when pictures are drawn:
+    one training for all scales of the interval, drawn log-uniformly. student: the student alone reads it, a
+    control."""
     fake_score_interval: tuple[float, float] | None = field(default=None, metadata=ADDED_LATER)
     """[low, high] of a separate scale for the fake score; None: it shares the teacher's scale."""
     weighting: Literal["sigma_squared", "uniform", "dmd"] = "sigma_squared"
@@ -161,6 +167,7 @@ class PGSBSettings:
             raise ValueError(f"fake_score_interval needs guided: both, but guided is {self.guided}")
         if self.nasa_interval is not None and self.guided == "fake_score":
             raise ValueError("nasa_interval guides the teacher: guided must be both or teacher")
+        guidance_input.check_interval(self)
 
 
 @dataclass(frozen=True)
@@ -246,6 +253,7 @@ class TrainSettings(PGSBSettings):
             raise ValueError("start_from is empty: name a pipeline, or leave it out")
         if self.start_from is not None:
             object.__setattr__(self, "start_from", os.path.expanduser(self.start_from))
+        guidance_input.check_student(self)
         self._check_objective()
 
     def _check_objective(self) -> None:
@@ -256,6 +264,11 @@ class TrainSettings(PGSBSettings):
                 raise ValueError(f"{name} is a setting of the objective pgsb, but objective is boot")
         if self.objective == "boot" and self.student_steps != 1:
             raise ValueError(f"student_steps must be 1 for the objective boot, not {self.student_steps}")
+
+    @property
+    def neutral_scale(self) -> float | None:
+        """Scale at which a student with `guidance_input` draws by its own weights; None for others."""
+        return guidance_input.middle(self.guidance_interval) if self.guidance_input else None
 
     @property
     def unused(self) -> list[str]:

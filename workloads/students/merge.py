@@ -17,6 +17,7 @@ import torch
 from workloads.backbones.backbone import load_network, load_schedule, load_scheduler_config
 from workloads.backbones.families import family_of
 from workloads.backbones.teacher_pipeline import load_scheduler
+from workloads.students.scale_range import load_scales
 from workloads.students.schedulers import student_steps
 from workloads.students.student_folder import write_student_folder
 
@@ -25,13 +26,16 @@ def merge_students(first: str, second: str, out: Path, share: float = 0.5) -> No
     """Write the weighted average of two students to the new folder `out`.
 
     Raises:
-        ValueError: the students differ in family, start timestep, steps or shapes, `share` is outside [0, 1],
-            or `out` exists.
+        ValueError: the students differ in family, start timestep, steps or shapes, or read their guidance
+            scale, `share` is outside [0, 1], or `out` exists.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must be at least 0 and at most 1, not {share}")
     if out.exists():
         raise ValueError(f"{out} already exists: name a new folder")
+    for source in (first, second):
+        if load_scales(Path(source)) is not None:
+            raise ValueError(f"{source!r} reads its guidance scale, and such students cannot be merged")
     write_student_folder(first, _average(first, second, share), load_scheduler(first), out)
 
 

@@ -20,24 +20,35 @@ from workloads.backbones.backbone import Backbone, load_model, load_network
 from workloads.backbones.families import check_start, family_of
 from workloads.backbones.network_calls import Network
 from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.layers.guidance_input import GuidanceConditioned, GuidanceEmbedding
 from workloads.layers.lora import AdapterSet, merged
 from workloads.settings.train import LoraSettings
 from workloads.students.adapter_file import write_adapters
+from workloads.students.guidance_scale import write_embedding
+from workloads.students.scale_range import ScaleRange
 from workloads.students.schedulers import student_scheduler
 from workloads.students.student_folder import write_student_folder
 from workloads.students.unroll import unroll
 
+EMBEDDING_GAIN = 30.0
+"""Factor on a student's guidance embedding, which starts at zero and has to learn faster than the network.
+
+Chosen on two miniatures, where pictures hardly follow the scale after a hundred steps without it."""
 SAMPLE_BATCH = 32
 """Pictures that one network call generates."""
 
 
 def new_student(
-    backbone: Backbone, start_from: str | None = None, lora: LoraSettings | None = None
+    backbone: Backbone,
+    start_from: str | None = None,
+    lora: LoraSettings | None = None,
+    neutral_scale: float | None = None,
 ) -> nn.Module:
     """Return a trainable copy of the teacher with its LoRAs, or of the network of the pipeline `start_from`.
 
     With `lora` the student is an adapter set, and only its adapters are trainable: on the teacher's own
-    network, which then serves both, or on the network of `start_from`.
+    network, which then serves both, or on the network of `start_from`. With `neutral_scale` a whole student
+    reads guidance scales; at this one it draws by the network's own weights.
 
     Raises:
         ValueError: `start_from` has another family, other shapes or another prediction type than the
@@ -47,6 +58,8 @@ def new_student(
     if lora is not None:
         return AdapterSet(network, lora)
     whole = copy.deepcopy(network) if start_from is None else network
+    if neutral_scale is not None:
+        whole = GuidanceConditioned(whole, GuidanceEmbedding.of(whole, neutral_scale, EMBEDDING_GAIN))
     return whole.requires_grad_(True).train()
 
 
@@ -100,6 +113,7 @@ def generate(
 
     Args:
         noise: (B, C, H, H) for a student of one step; else the noise of each step, (B, N, C, H, H).
+        prompts: Conditioning of B prompts, with guidance scales if the student reads them.
         guidance: Steers every call away from one negative prompt for all, or from one for each of the B
             samples.
 
@@ -125,13 +139,19 @@ def _every_step(backbone: Backbone, student: Network, noise: Tensor, prompts: Co
     return backbone.one_step(student, noisy, prompts, last)
 
 
-def save_student(backbone: Backbone, student: nn.Module, folder: Path) -> None:
+def save_student(
+    backbone: Backbone, student: nn.Module, folder: Path, scales: ScaleRange | None = None
+) -> None:
     """Write the student as a pipeline folder that stock diffusers loads; see `student_folder`.
 
-    Adapters are merged, and are written by themselves as well: see `adapter_file`.
+    Adapters are merged, and are written by themselves as well: see `adapter_file`. `scales` are those of a
+    student that reads guidance scales: see `guidance_scale`.
     """
-    write_student_folder(
-        backbone.source, merged(student), student_scheduler(backbone), folder, backbone.loras
-    )
+    network = merged(student)
+    if isinstance(student, GuidanceConditioned):
+        assert scales is not None, "a student that reads guidance scales has an interval of them"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_embedding(network, copy.deepcopy(student.embedding).to("cpu", torch.float32), scales, folder)
+    write_student_folder(backbone.source, network, student_scheduler(backbone), folder, backbone.loras)
     if isinstance(student, AdapterSet):
         write_adapters(student, backbone.family, folder)

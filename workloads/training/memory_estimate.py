@@ -109,7 +109,10 @@ class _Worker:
         before = counter.now
         self.backbone = _backbone(task)
         with META:
-            self.student: Any = new_student(self.backbone, lora=task.train.student_lora)
+            train = task.train
+            self.student: Any = new_student(
+                self.backbone, lora=train.student_lora, neutral_scale=train.neutral_scale
+            )
             null, autoencoder = self.texts(1), partial(_autoencoder, task)
             self.objective = make_objective(self.backbone, null, task.train, task.settings, autoencoder)
         self.sampler = _sampler(task, self.student) if task.pictures else None
@@ -150,7 +153,10 @@ class _Worker:
         student, autoencoder = self.sampler
         count = min(self.task.pictures, SAMPLE_BATCH)
         noise = torch.empty((count, self.backbone.student_steps, *self.backbone.latent_shape), device=META)
-        latents = generate(self.backbone, student, noise, self.texts(count))
+        prompts = self.texts(count)
+        if self.task.train.guidance_input:
+            prompts = prompts.at_scale(torch.empty(count, device=META))
+        latents = generate(self.backbone, student, noise, prompts)
         with torch.no_grad():
             decode_latents(autoencoder, latents[: decode_batch_size(latents.shape[-1])]).clamp(-1, 1)
 

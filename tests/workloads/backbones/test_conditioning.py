@@ -44,6 +44,23 @@ def test_mask_keeps_its_dtype() -> None:
     }
 
 
+def test_guidance_scales_follow_their_rows() -> None:
+    scale = torch.tensor([1.0, 2.5, 7.123456])
+    text = batch(1, 2, 3).at_scale(scale)
+
+    def of(conditioning: Conditioning) -> torch.Tensor:
+        assert conditioning.guidance_scale is not None
+        return conditioning.guidance_scale
+
+    assert torch.equal(of(text.select(torch.tensor([2, 0]))), scale[[2, 0]])
+    assert torch.equal(of(text[1:]), scale[1:])
+    # bfloat16 would round it.
+    assert torch.equal(of(text.to(torch.device("cpu"), torch.bfloat16)), scale)
+    # An empty prompt that replaces one keeps its scale.
+    replaced = text.replace(torch.tensor([False, True, False]), batch(7))
+    assert torch.equal(of(replaced), scale) and numbers(replaced.unscaled()) == [1, 7, 3]
+
+
 def test_missing_parts_stay_absent() -> None:
     plain = Conditioning(torch.zeros(2, 3, 4))
     assert list(concatenate([plain, plain])[:1].parts) == ["embeddings"]

@@ -178,3 +178,23 @@ def test_a_merged_set_is_a_plain_network() -> None:
             assert plain.state_dict().keys() == tiny_unet(0).state_dict().keys()
             torch.testing.assert_close(plain.double()(X, T, TEXT).sample, expected, rtol=1e-4, atol=1e-5)
         assert torch.equal(network(X, T, TEXT).sample, before[-1])
+
+
+def test_guidance_scales_reach_the_rows_of_their_own_set_alone() -> None:
+    """The teacher and other sets stay as they are, bit for bit, also within a call of mixed rows."""
+    torch.manual_seed(0)
+    network = tiny_unet(0).requires_grad_(False)
+    plain, reading = AdapterSet(network, ATTENTION), AdapterSet(network, ALL, neutral_scale=2.0)
+    for parameter in (p for each in (plain, reading) for p in each.parameters()):
+        nn.init.normal_(parameter, std=0.2)
+    scale = torch.full((len(X),), 5.0, dtype=X.dtype)
+    for role in (0, plain.role):
+        told = reading.call_in_role(role, X, T, TEXT, guidance_scale=scale).sample
+        assert torch.equal(told, reading.call_in_role(role, X, T, TEXT).sample)
+    neutral, far = (reading(X, T, TEXT, guidance_scale=at).sample for at in (scale * 0.4, scale))
+    torch.testing.assert_close(neutral, reading(X, T, TEXT).sample)
+    assert (far - neutral).abs().mean() > 1e-3
+    rows = torch.arange(len(X)) % 2 * reading.role
+    mixed = reading.call_in_role(RowRoles(rows, (reading.role,)), X, T, TEXT, guidance_scale=scale).sample
+    torch.testing.assert_close(mixed[1::2], far[1::2])
+    torch.testing.assert_close(mixed[::2], network(X, T, TEXT).sample[::2])

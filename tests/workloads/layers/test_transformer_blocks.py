@@ -31,7 +31,7 @@ def narrow(name: str) -> Backbone:
     return replace(backbone, network=network.requires_grad_(False).eval())
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.parametrize("name", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 @pytest.mark.heavy
 def test_no_block_exceeds_recompile_limit(name: str) -> None:
     """Beyond the limit torch only warns, and the rest of the training runs uncompiled."""

@@ -4,16 +4,20 @@ The objective takes a step of the Signal-ODE. The derivation takes the DDIM step
 latents: to epsilon and x_0, to the next noisy latents, and only then to their signal.
 """
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.support.schedules import PREDICTIONS, ByHand
-from tests.workloads.objectives.test_pgsb import BATCH, tiny_unet
+from tests.workloads.objectives.test_pgsb import BATCH, conditioned, stock_features, tiny_unet
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.families import FAMILIES
 from workloads.backbones.noise_schedule import Prediction
 from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.layers.guidance_input import GuidanceConditioned, GuidanceEmbedding, unet_features_used
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
 from workloads.objectives.boot import BOOT, BootDraws
@@ -26,7 +30,7 @@ START, T_MIN, T_MAX, STRIDE = 700, 20, 980, 50
 class Bench:
     """A teacher, a student with other weights, and a batch with one guidance scale per sample."""
 
-    def __init__(self, prediction: Prediction) -> None:
+    def __init__(self, prediction: Prediction, guidance_input: bool = False) -> None:
         self.teacher, self.student = tiny_unet(0).requires_grad_(False).eval(), tiny_unet(1)
         self.by_hand = ByHand(prediction)
         self.start = 999 if self.by_hand.flow else START
@@ -36,13 +40,29 @@ class Bench:
         self.prompts = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
         self.null = Conditioning(torch.randn(1, 3, 6, dtype=torch.float64))
         settings = TrainSettings(
-            objective="boot", guidance_interval=(1.0, 5.0), boot=BootSettings(0.05, boundary_weight=0.3)
+            objective="boot",
+            guidance_interval=(1.0, 5.0),
+            guidance_input=guidance_input,
+            boot=BootSettings(0.05, boundary_weight=0.3),
         )
         self.objective = BOOT(self.backbone, self.null, settings)
         noise = torch.randn(BATCH, 4, 4, 4, dtype=torch.float64)
         # The last is less than one step from the start of the trajectory.
         timestep = torch.tensor([20, 333, 700, 960])
         self.draws = BootDraws(noise, timestep, torch.tensor([1.0, 2.0, 3.0, 5.0], dtype=torch.float64))
+        self.by_hand_student: Any = lambda row: self.student
+        self.trained: Any = self.student
+        if guidance_input:
+            self._read_scales()
+
+    def _read_scales(self) -> None:
+        """Let the student read its scale; by hand it is diffusers' own network that does."""
+        self.trained = GuidanceConditioned(self.student, GuidanceEmbedding.of(self.student, 5**0.5)).double()
+        nn.init.normal_(self.trained.embedding.projection.weight, std=0.2)
+        whole, embed = conditioned(self.student, self.trained.embedding), stock_features
+        given = embed(self.draws.scale) - embed(torch.full((BATCH,), 5**0.5, dtype=torch.float64))
+        self.by_hand_student = lambda row: partial(whole, timestep_cond=given[[row]])
+        self.student = whole
 
     def pair(self, network: nn.Module, x: Tensor, t: int, shown: int, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_0 and epsilon of one sample; the network sees the timestep `shown`."""
@@ -54,7 +74,7 @@ class Bench:
         """Return the student's signal; its timestep runs from 0 at T_MAX to the start timestep at T_MIN."""
         shown = round(self.start * (T_MAX - t) / (T_MAX - T_MIN))
         text = self.prompts.embeddings[row]
-        return self.pair(self.student, self.draws.noise[row], self.start, shown, text)[0]
+        return self.pair(self.by_hand_student(row), self.draws.noise[row], self.start, shown, text)[0]
 
     def guided(self, row: int, x: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Return the teacher's guided x_0 and epsilon."""
@@ -80,20 +100,28 @@ class Bench:
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_losses_and_gradient(prediction: Prediction) -> None:
-    bench = Bench(prediction)
+@pytest.mark.parametrize("guidance_input", [False, True])
+def test_losses_and_gradient(prediction: Prediction, guidance_input: bool) -> None:
+    bench = Bench(prediction, guidance_input)
     # settings.timestep_range ends before 981.
     assert (bench.objective.t_min, bench.objective.t_max) == (T_MIN, T_MAX)
-    networks = {STUDENT: bench.student}
+    networks = {STUDENT: bench.trained}
     (update,) = bench.objective.updates(networks, Batch(bench.prompts), bench.draws, 1)
     bootstrap, boundary = bench.expected()
     torch.testing.assert_close(update.metrics["bootstrap_loss"], bootstrap.detach(), rtol=1e-10, atol=0)
     torch.testing.assert_close(update.metrics["boundary_loss"], boundary.detach(), rtol=1e-10, atol=0)
-    parameters = list(bench.student.parameters())
-    expected = torch.autograd.grad(bootstrap + 0.3 * boundary, parameters)
-    for got, want in zip(torch.autograd.grad(update.loss, parameters), expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
-    assert any(want.abs().max() > 1e-6 for want in expected)
+    own = dict(bench.student.named_parameters())
+    gradients = torch.autograd.grad(bootstrap + 0.3 * boundary, list(own.values()))
+    expected = dict(zip(own, gradients, strict=True))
+    trained = {n.removeprefix("network."): p for n, p in bench.trained.named_parameters()}
+    ours = dict(zip(trained, torch.autograd.grad(update.loss, list(trained.values())), strict=True))
+    if guidance_input:
+        ours["time_embedding.cond_proj.weight"] = ours.pop("embedding.projection.weight")
+        expected["time_embedding.cond_proj.weight"] *= unet_features_used()
+    for name, want in expected.items():
+        torch.testing.assert_close(ours[name], want, rtol=1e-9, atol=1e-12)
+    assert all(want.abs().max() > 1e-6 for name, want in expected.items() if "cond_proj" in name)
+    assert any(want.abs().max() > 1e-6 for want in expected.values())
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

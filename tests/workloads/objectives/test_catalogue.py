@@ -43,6 +43,7 @@ ARMS = {
     ),
     "boot": replace(PLAIN, objective="boot", guidance_interval=(3.0, 3.0)),
     "two_steps": replace(PLAIN, student_steps=2),
+    "reads_scale": replace(PLAIN, guidance_interval=(1.0, 7.5), guided="teacher", guidance_input=True),
 }
 
 
@@ -55,7 +56,9 @@ class Training:
         opened = load_backbone(source, start_timestep=START[teacher])
         self.backbone: Backbone = with_student_steps(opened, train.student_steps)
         self.encoder = TextEncoder(source)
-        self.student: Any = new_student(self.backbone, train.start_from, train.student_lora)
+        self.student: Any = new_student(
+            self.backbone, train.start_from, train.student_lora, train.neutral_scale
+        )
         self.objective: Objective[Any] = make_objective(self.backbone, self.encoder.encode([""]), train, step)
         apply_settings(self.student, self.objective, step)
         self.engines = make_engines(self.student, self.objective, train)

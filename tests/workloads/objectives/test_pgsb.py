@@ -8,11 +8,12 @@ inner product of the score difference with the student's Jacobian.
 import copy
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -21,6 +22,7 @@ from workloads.backbones.backbone import Backbone
 from workloads.backbones.families import FAMILIES
 from workloads.backbones.noise_schedule import Prediction
 from workloads.backbones.prompts.conditioning import Conditioning
+from workloads.layers.guidance_input import GuidanceConditioned, GuidanceEmbedding, unet_features_used
 from workloads.layers.lora import AdapterSet
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
@@ -33,7 +35,7 @@ LORA = LoraSettings(rank=3, alpha=5.0, targets=("all",))
 STUDENT_LORA = LoraSettings(rank=2, alpha=3.0, targets=("to_q", "to_k", "to_v", "proj_in", "conv1"))
 
 
-def tiny_unet(seed: int) -> UNet2DConditionModel:
+def tiny_unet(seed: int, **config: Any) -> UNet2DConditionModel:
     torch.manual_seed(seed)
     return UNet2DConditionModel(
         sample_size=4,
@@ -45,6 +47,7 @@ def tiny_unet(seed: int) -> UNet2DConditionModel:
         norm_num_groups=4,
         attention_head_dim=2,
         cross_attention_dim=6,
+        **config,
     ).double()
 
 
@@ -63,6 +66,8 @@ class Bench:
         self.start = 999 if self.by_hand.flow else 700
         self.backbone = Backbone("tiny", FAMILIES[0], teacher, self.by_hand.schedule(), self.start)
         self.student: Any = tiny_unet(1) if student_lora is None else AdapterSet(teacher, student_lora)
+        if settings.get("guidance_input"):
+            self.student = GuidanceConditioned(self.student, GuidanceEmbedding.of(self.student, 7.5**0.5))
         self.separate_student: Any = self.student if student_lora is None else copy.deepcopy(self.teacher)
         torch.manual_seed(2)
         self.prompts = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
@@ -71,6 +76,7 @@ class Bench:
         self.objective = PGSB(self.backbone, self.null, train)
         self.fake_score = self.objective.fake_score
         sets = [self.fake_score] if student_lora is None else [self.student, self.fake_score]
+        sets += [self.student.embedding] if settings.get("guidance_input") else []
         for parameter in (p for each in sets for p in each.parameters()):
             nn.init.normal_(parameter, std=0.2)
         torch.set_default_dtype(torch.float64)
@@ -178,6 +184,66 @@ def check_student_gradient(bench: Bench) -> None:
     for got, want in zip(ours, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
     assert any(want.abs().max() > 1e-6 for want in expected)
+
+
+def conditioned(network: UNet2DConditionModel, embedding: GuidanceEmbedding) -> UNet2DConditionModel:
+    """Return diffusers' own network that reads a guidance scale, with the weights of both."""
+    whole = tiny_unet(5, time_cond_proj_dim=256)
+    weight = embedding.get_parameter("projection.weight") * unet_features_used()
+    whole.load_state_dict({**network.state_dict(), "time_embedding.cond_proj.weight": weight})
+    return whole
+
+
+def stock_features(scale: Tensor) -> Tensor:
+    """Return what stock pipelines feed for guidance scales (B,)."""
+    embed: Any = StableDiffusionPipeline.get_guidance_scale_embedding
+    torch.set_default_dtype(torch.float64)  # for its frequencies
+    features: Tensor = embed(None, scale - 1, 256, torch.float64)
+    torch.set_default_dtype(torch.float32)
+    return features
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("guided", ["teacher", "both"])
+@pytest.mark.parametrize("score_batch", ["all", "role", "prediction"])
+@pytest.mark.parametrize("reads", [True, "student"])
+def test_guidance_input(
+    prediction: Prediction, guided: str, score_batch: ScoreBatch, reads: bool | str
+) -> None:
+    """Student and fake score read the scale as diffusers has it; the teacher's calls are its own."""
+    bench = Bench(prediction, guided=guided, guidance_input=reads, guidance_interval=(1.0, 7.5))
+    bench.objective.score_batch = score_batch
+    draws, scale = bench.draws, bench.draws.scale
+    update = next(bench.objective.updates({STUDENT: bench.student}, Batch(bench.prompts), draws, 1))
+    inner, embedding = bench.student.network, bench.student.embedding
+    ours = torch.autograd.grad(update.loss, [*inner.parameters(), embedding.projection.weight])
+
+    fed = {"timestep_cond": stock_features(scale) - stock_features(torch.full_like(scale, 7.5**0.5))}
+    student = conditioned(inner, embedding)
+    fake_score: Any = bench.merged()
+    if bench.fake_score.guidance is not None:
+        fake_score = partial(conditioned(fake_score, bench.fake_score.guidance), **fed)
+    start = torch.full((BATCH,), bench.start)
+    output = bench.output(partial(student, **fed), draws.start_noise, start, bench.prompts.embeddings)
+    x0 = bench.by_hand.both(output, draws.start_noise, start)[0]
+    a, s = (table[draws.timestep][:, None, None, None] for table in (bench.by_hand.a, bench.by_hand.s))
+    xt, k = (a * x0 + s * draws.noise).detach(), scale[:, None, None, None]
+    null = bench.null.embeddings.expand(BATCH, -1, -1)
+
+    def score(network: Callable[..., Any], guide: bool) -> Tensor:
+        conditional = bench.epsilon(network, xt, draws.timestep, bench.prompts.embeddings)
+        if not guide:
+            return conditional
+        return (1 - k) * bench.epsilon(network, xt, draws.timestep, null) + k * conditional
+
+    with torch.no_grad():
+        gap = score(bench.teacher, True) - score(fake_score, guided == "both")
+    parameters = dict(student.named_parameters())
+    names = [name for name, _ in inner.named_parameters()] + ["time_embedding.cond_proj.weight"]
+    expected = torch.autograd.grad((s**2 * gap * x0).sum() / x0.numel(), [parameters[n] for n in names])
+    for got, want in zip(ours, [*expected[:-1], expected[-1] * unet_features_used()], strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+    assert expected[-1].abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

@@ -58,3 +58,9 @@ def test_identity_of_default_settings(objective: str) -> None:
 def test_identity_holds_later_settings_when_set() -> None:
     settings = TrainSettings(fake_score_interval=(1.0, 2.0))
     assert settings.identity == {**PGSB, "fake_score_interval": (1.0, 2.0)}
+
+
+def test_neutral_scale_is_the_geometric_mean() -> None:
+    settings = TrainSettings(guidance_interval=(1.0, 9.0), guided="teacher", guidance_input=True)
+    assert settings.neutral_scale == 3.0 and TrainSettings().neutral_scale is None
+    assert settings.identity["guidance_input"] is True

@@ -56,7 +56,7 @@ def texts(backbone: Backbone, rows: int) -> Conditioning:
 def train_twice(name: str, train: TrainSettings, settings: StepSettings) -> None:
     """Load and train for two steps: AdamW's moments exist from the start of the second one."""
     backbone = with_student_steps(load_backbone(str(WEIGHTS / name)), train.student_steps)
-    student = new_student(backbone, lora=train.student_lora)
+    student = new_student(backbone, lora=train.student_lora, neutral_scale=train.neutral_scale)
     objective = make_objective(backbone, texts(backbone, 1), train, settings)
     apply_settings(student, objective, settings)
     engines = make_engines(student, objective, train)
@@ -91,7 +91,7 @@ def test_estimate_matches_a_real_step(name: str, batch: int, checkpointing: bool
 
 COMPILED = [
     # The estimate is 16 % below what torch's partitioner keeps of joint attention (2026-11-30).
-    pytest.param(name, marks=pytest.mark.xfail(strict=True)) if name == "sd3" else name
+    pytest.param(name, marks=[pytest.mark.xfail(strict=True), pytest.mark.slow]) if name == "sd3" else name
     for name in TEACHERS
 ]
 
@@ -110,6 +110,7 @@ def test_estimate_matches_a_compiled_step(name: str, monkeypatch: pytest.MonkeyP
     assert measured < 0.8 * planned(name, train, StepSettings()).peak
 
 
+READS_SCALE = TrainSettings(guidance_interval=(1.0, 7.5), guided="teacher", guidance_input=True)
 OTHERS = [
     ("masked roles", TrainSettings(batch_size=16, lora=LORA), StepSettings(score_batch="all")),
     ("each alone", TrainSettings(batch_size=16, lora=LORA), StepSettings(score_batch="prediction")),
@@ -124,6 +125,7 @@ OTHERS = [
         StepSettings(score_batch="all"),
     ),
     ("all layers", TrainSettings(batch_size=8, lora=replace(LORA, targets=("all",))), StepSettings()),
+    ("a guidance input", replace(READS_SCALE, batch_size=16, lora=LORA), StepSettings(score_batch="all")),
     ("two steps", TrainSettings(batch_size=16, lora=LORA, student_steps=2), StepSettings()),
 ]
 

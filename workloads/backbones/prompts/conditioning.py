@@ -4,7 +4,7 @@ Shapes: B batch, S tokens, D text width, P pooled width, N selected rows.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ class Conditioning:
     """(B, S), 1 for a token and 0 for padding; None if the family attends to all tokens."""
     pooled: Tensor | None = None
     """(B, P), one embedding per whole prompt; None if the family has none."""
+    guidance_scale: Tensor | None = None
+    """(B,), guidance scales for a network that reads them; None for all others."""
 
     @property
     def parts(self) -> dict[str, Tensor]:
@@ -38,10 +40,19 @@ class Conditioning:
         return self._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Conditioning":
-        """Return the conditioning on `device`, in `dtype` except for the mask."""
-        return self._map(
+        """Return the conditioning on `device`, in `dtype` except for mask and guidance scales."""
+        moved = self._map(
             lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype, non_blocking=True)
         )
+        return moved if self.guidance_scale is None else moved.at_scale(self.guidance_scale.to(device))
+
+    def at_scale(self, scale: Tensor) -> "Conditioning":
+        """Return these prompts for a network that reads guidance scales, with `scale` (B,)."""
+        return replace(self, guidance_scale=scale)
+
+    def unscaled(self) -> "Conditioning":
+        """Return these prompts for a network that reads no guidance scales."""
+        return replace(self, guidance_scale=None)
 
     def half(self) -> "Conditioning":
         """Return the conditioning on the CPU in half precision, as it is stored.
@@ -61,9 +72,10 @@ class Conditioning:
     def replace(self, where: Tensor, other: "Conditioning") -> "Conditioning":
         """Return `other` in the rows where the boolean `where` (B,) is true, and this one elsewhere.
 
-        `other` has B rows, or one row for all.
+        `other` has B rows, or one row for all. Its guidance scales are these if it has none.
         """
-        mine, theirs = self.parts, other.parts
+        mine = self.parts
+        theirs = mine | other.parts
         return Conditioning(
             **{n: torch.where(where.view(-1, *[1] * (t.dim() - 1)), theirs[n], t) for n, t in mine.items()}
         )
