@@ -5,11 +5,13 @@
     python -m orchestrator.generate --model models:/miniature-pixart/1 --prompt 'a circle' --out circle.png
 
 Uses the MLflow of --tracking-uri, else of MLFLOW_TRACKING_URI, else results/mlflow.db in this folder. A
-negative prompt is applied at the student's default strength, unless --strength is given. Only weights are
-taken from the registry: the code that is stored there is not run.
+negative prompt is applied at the student's default strength, unless --strength is given. A student that reads
+its guidance scale draws at its default one, unless --guidance-scale is given. Only weights are taken from the
+registry: the code that is stored there is not run.
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from orchestrator.common.cli import exit_status, make_parser
 from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
 from workloads.settings.train import AttentionGuidanceSettings
+from workloads.students.scale_range import ScaleRange
 
 DATABASE = Path("results/mlflow.db")
 NAME_BYTES = 200
@@ -49,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
         help="things that the pictures must not show",
     )  # fmt: skip
     add("--strength", type=_strength, metavar="X", help="strength of attention guidance; 0 turns it off")
+    add(
+        "--guidance-scale", type=_scale, metavar="K",
+        help="guidance scale, for a student that reads one (trained with guidance_input)",
+    )  # fmt: skip
     add("--seed", type=_seed, default=0, help="seed of the first picture; the next ones count up (default 0)")
     add("--count", type=positive, default=1, help="pictures of each prompt (default 1)")
     add(
@@ -101,6 +108,16 @@ def _strength(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1000") from None
 
 
+def _scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
 def _generate(options: argparse.Namespace) -> None:
     if options.strength is not None and not options.negative_prompt:
         raise UserError("--strength: needs a negative prompt: give --negative-prompt too")
@@ -113,13 +130,30 @@ def _generate(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder, student_errors(options.model, "opened"):
         student = Generator(fetch_student(options.model, tracking, Path(folder)))
     negative = options.negative_prompt
+    scale = options.guidance_scale
+    if scale is not None:
+        _check_scale(options.model, student.scales, scale)
     for text in (*options.prompt, negative):
         if note := student.cut_note(text):
             print(f"warning: {note}", file=sys.stderr)
     for prompt in options.prompt:
         for seed in range(options.seed, options.seed + options.count):
-            content = student.png(prompt, seed, negative, options.strength)
-            print(_write(options.out, prompt, negative, seed, content))
+            content = student.png(prompt, seed, negative, options.strength, scale)
+            print(_write(options.out, _file_name(prompt, negative, scale), seed, content))
+
+
+def _check_scale(model: str, scales: ScaleRange | None, scale: float) -> None:
+    """Check that a student can draw at a guidance scale.
+
+    Raises:
+        UserError: It reads none, or was not trained at this one.
+    """
+    if scales is None:
+        raise UserError(f"--guidance-scale: {model} does not read guidance scales: leave the option out")
+    try:
+        scales.check(scale)
+    except ValueError as error:
+        raise UserError(f"--guidance-scale: {error}") from None
 
 
 def check_model(uri: str) -> None:
@@ -172,13 +206,13 @@ def student_errors(model: str, work: str) -> Iterator[None]:
         raise UserError(f"model {model} cannot be {work}: {describe(error)}") from None
 
 
-def _write(out: Path, prompt: str, negative: str, seed: int, content: bytes) -> Path:
-    """Write a picture completely or not at all; return its path.
+def _write(out: Path, name: str, seed: int, content: bytes) -> Path:
+    """Write a picture completely or not at all; return its path, in a folder NAME-SEED.png.
 
     Raises:
         UserError: it cannot be written, as on a full disk.
     """
-    path = out if _is_file(out) else out / f"{_file_name(prompt, negative)}-{seed}{PNG}"
+    path = out if _is_file(out) else out / f"{name}-{seed}{PNG}"
     aside = path.with_name(f".{os.getpid()}.part")
     try:
         aside.write_bytes(content)
@@ -203,12 +237,13 @@ def tracking_of(given: str | None) -> str:
     return uri or f"sqlite:///{DATABASE}"
 
 
-def _file_name(prompt: str, negative: str) -> str:
+def _file_name(prompt: str, negative: str, scale: float | None) -> str:
     """Return readable words and a digest, since different prompts may reduce to the same words."""
     words = f"{prompt} not {negative}" if negative else prompt
+    words = words if scale is None else f"scale {scale:g} {words}"
     kept = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in words.lower())
     readable = "-".join(kept.split())[:80].encode()[:NAME_BYTES].decode(errors="ignore")
-    return f"{readable or 'picture'}-{digest([prompt, negative])[:6]}"
+    return f"{readable or 'picture'}-{digest([prompt, negative, *([] if scale is None else [scale])])[:6]}"
 
 
 if __name__ == "__main__":

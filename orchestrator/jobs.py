@@ -107,6 +107,19 @@ class InferenceJob:
     """Folder of the sweep in the storage."""
     gpus: float
     """GPUs that it holds, of which it may use that share of the memory; 0: it draws on a CPU."""
+    evaluate: Evaluate
+    """What is drawn and scored at a guidance scale."""
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Files in the storage that exist when the trial is over."""
+        pairs = (self.measured,) if self.pairs else ()
+        return (*pairs, self.at_scale) if self.infer.scores_scale else pairs
+
+    @property
+    def at_scale(self) -> str:
+        """File in the storage with the student's scores and sheet at its guidance scale."""
+        return f"{self.folder}/measured/{self.infer.digest}.json"
 
     @property
     def drawn(self) -> str:

@@ -122,17 +122,44 @@ class AttentionGuidance(Section):
     blend: float = 0.375
 
 
-class Infer(Section):
-    """The second search: finished students sampled with negative prompts, without training."""
+class Scales(Section):
+    """Guidance scales at which students are drawn."""
 
-    attention_guidance: Annotated[list[AttentionGuidance], Field(min_length=1)]
-    pairs: list[Pair] | str
-    """Prompts with their negative prompts; or a .jsonl file of them."""
+    values: Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1, max_length=100)]
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "Scales":
+        if sorted(set(self.values)) != self.values:
+            raise ValueError("values must rise, each listed once")
+        return self
+
+
+class Infer(Section):
+    """The second search, without training: students drawn by guidance scale and negative prompt."""
+
+    guidance_scale: Scales | None = None
+    """Scales of students that read theirs (`train.guidance_input`). Each is drawn and scored as `evaluate`
+    asks, and the best becomes the student's default. Other students are drawn as they are."""
+    attention_guidance: list[AttentionGuidance] = Field(default_factory=list)
+    """Kernels for negative prompts, tried at every scale."""
+    pairs: list[Pair] | str = Field(default_factory=list)
+    """Prompts with their negative prompts; or a .jsonl file of them. For attention_guidance."""
     pictures: Positive = 32
     """Images of each pair, with the same noise for every strength and student."""
-    scorers: Annotated[list[Scorer], Field(min_length=1), AfterValidator(_check_unique)]
-    """Scorers of these images."""
+    scorers: Annotated[list[Scorer], AfterValidator(_check_unique)] = Field(default_factory=list)
+    """Scorers of these images. For attention_guidance."""
     max_accuracy_loss: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Attribute accuracy that the best strength may cost."""
     gpus: Annotated[float, Field(ge=0, le=8), AfterValidator(_check_gpu_share)] = 0
     """GPUs of each inference trial and of each scorer: a fraction of one, or a whole number."""
+
+    @model_validator(mode="after")
+    def _check_axes(self) -> "Infer":
+        if not self.attention_guidance and self.guidance_scale is None:
+            raise ValueError("has nothing to try: add attention_guidance or guidance_scale")
+        for name in ("pairs", "scorers"):
+            if self.attention_guidance and not getattr(self, name):
+                raise ValueError(f"attention_guidance needs {name}: add at least one")
+            if not self.attention_guidance and getattr(self, name):
+                raise ValueError(f"{name} are for attention_guidance: add it, or leave them out")
+        return self

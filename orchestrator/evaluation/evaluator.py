@@ -24,7 +24,10 @@ from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.images import contact_sheet
 from workloads.layers.lora import AdapterSet
 from workloads.scorers.score import Score
+from workloads.settings.train import TrainSettings
 from workloads.students.ema import copy_weights, exchanged_weights
+from workloads.students.sampler import at_scale
+from workloads.students.scale_range import ScaleRange
 from workloads.students.student import (
     decode,
     generate,
@@ -54,6 +57,7 @@ class Evaluator:
         shared = isinstance(student, AdapterSet)
         self._student = student if shared else copy.deepcopy(student).requires_grad_(False).eval()
         self._vae = load_autoencoder(backbone.source, backbone.device)
+        self._scales = _scales(job.trial.train)
 
     def evaluate(self, averaged: Mapping[str, Tensor], step: int) -> StepReport:
         """Write the contact sheet of this step and measure the scores.
@@ -95,7 +99,7 @@ class Evaluator:
         student = self._student_on_host()
         copy_weights(averaged, student)
         with tempfile.TemporaryDirectory() as folder:
-            save_student(self._backbone, student, Path(folder) / "student")
+            save_student(self._backbone, student, Path(folder) / "student", self._scales)
             self._store.put_folder(Path(folder) / "student", self._job.student)
 
     def _student_on_host(self) -> nn.Module:
@@ -114,6 +118,13 @@ class Evaluator:
         backbone = self._backbone
         generator = torch.Generator("cpu").manual_seed(self._job.evaluate.seed)
         noise = draw_noise(backbone, len(prompts), generator)
-        moved = prompts.to(backbone.device, backbone.dtype)
+        moved = at_scale(prompts.to(backbone.device, backbone.dtype), self._scales, None)
         latents = generate(backbone, self._student, noise.to(backbone.device), moved)
         return decode(self._vae, latents)
+
+
+def _scales(train: TrainSettings) -> ScaleRange | None:
+    """Return the guidance scales of a student that reads them; it is evaluated at the neutral one."""
+    if train.neutral_scale is None:
+        return None
+    return ScaleRange(*train.guidance_interval, default=train.neutral_scale, neutral=train.neutral_scale)

@@ -1,8 +1,8 @@
-"""One small trial of the second search: a student draws every pair at one strength.
+"""One small trial of the second search: a student draws every pair at one guidance scale and strength.
 
-The pictures are written to the storage as one parquet file with a row for each: the digest of its `arm`, its
-`row`, the number of its `pair`, `prompt`, `negative_prompt`, `style`, and `png`. `scoring` reads the file and
-then deletes it.
+At a guidance scale, without attention guidance, `scale_task` scores it as well. The pictures of pairs are
+written to the storage as one parquet file with a row for each: the digest of its `arm`, its `row`, the number
+of its `pair`, `prompt`, `negative_prompt`, `style`, and `png`. `scoring` reads the file and then deletes it.
 """
 
 import io
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.common.storage import Store
 from orchestrator.config.gpu_sharing import limit_gpu_memory
+from orchestrator.evaluation.scale_task import measure_at_scale
 from orchestrator.jobs import InferenceJob
 
 NOT_NEEDED = (
@@ -27,36 +28,41 @@ NOT_NEEDED = (
 
 
 def draw(job: InferenceJob) -> int:
-    """Draw and write the pictures unless they exist; return their number."""
+    """Draw and write the pictures unless they exist; return the number of those of pairs."""
     # Imported here: the driver imports this module and need not load diffusers.
     from orchestrator.evaluation.reference import load_reference
+
+    store = Store(job.root)
+    limit_gpu_memory(job.gpus)
+    reference = load_reference(store, job.reference)
+    with store.folder(job.student, without=NOT_NEEDED) as folder:
+        if job.infer.scores_scale and not store.exists(job.at_scale):
+            measure_at_scale(job, str(folder), reference)
+        if job.pairs and not (store.exists(job.drawn) or store.exists(job.measured)):
+            _draw_pairs(job, str(folder), reference, store)
+    return len(job.pairs) * job.pictures
+
+
+def _draw_pairs(job: InferenceJob, folder: str, reference: Any, store: Store) -> None:
     from workloads.images import to_image
     from workloads.students.sampler import draw_pairs
 
-    store = Store(job.root)
-    count = len(job.pairs) * job.pictures
-    if store.exists(job.drawn) or store.exists(job.measured):
-        return count
-    limit_gpu_memory(job.gpus)
-    reference = load_reference(store, job.reference)
-    assert reference.pairs is not None and reference.negatives is not None
+    batches = draw_pairs(
+        folder,
+        reference.pairs,
+        reference.negatives,
+        job.infer.guidance,
+        pictures=job.pictures,
+        seed=job.seed,
+        scale=job.infer.scale,
+    )
     rows: list[dict[str, Any]] = []
-    with store.folder(job.student, without=NOT_NEEDED) as folder:
-        batches = draw_pairs(
-            str(folder),
-            reference.pairs,
-            reference.negatives,
-            job.infer.guidance,
-            pictures=job.pictures,
-            seed=job.seed,
-        )
-        for numbers, pictures in batches:
-            for number, picture in zip(numbers, pictures, strict=True):
-                png = io.BytesIO()
-                to_image(picture).save(png, "png")
-                place = {"arm": job.infer.digest, "row": len(rows), "pair": number}
-                rows.append({**place, **job.pairs[number].model_dump(), "png": png.getvalue()})
+    for numbers, pictures in batches:
+        for number, picture in zip(numbers, pictures, strict=True):
+            png = io.BytesIO()
+            to_image(picture).save(png, "png")
+            place = {"arm": job.infer.digest, "row": len(rows), "pair": number}
+            rows.append({**place, **job.pairs[number].model_dump(), "png": png.getvalue()})
     content = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), content)
     store.write(job.drawn, content.getvalue())
-    return count

@@ -63,7 +63,7 @@ def reference_name(teacher: TeacherSource, evaluate: Evaluate, infer: InferenceP
     loras = [[*files_digests(lora), lora.weight] for lora in teacher.loras]
     asked = [
         evaluate.model_dump(mode="json", exclude={"evaluations"}),
-        infer.pairs_and_scorers if infer else None,
+        infer.pairs_and_scorers if infer and infer.pairs else None,
     ]
     return f"references/{digest([teacher.source, *loras, *asked])[:16]}"
 

@@ -84,7 +84,7 @@ def score(jobs: Sequence[InferenceJob], infer: Infer, store: Store) -> None:
     Raises:
         UserError: a file of pictures is incomplete.
     """
-    todo = [job for job in jobs if not store.exists(job.measured)]
+    todo = [job for job in jobs if job.pairs and not store.exists(job.measured)]
     if not todo:
         return
     actors = ray.data.ActorPoolStrategy(min_size=1, max_size=_most_actors(infer))

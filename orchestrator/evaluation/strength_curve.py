@@ -1,9 +1,10 @@
-"""The curve of a student over strength: scores of every arm, removal of negatives, and its cost.
+"""The curve of a student over guidance scale and strength: scores of every arm, removal, and its cost.
 
-Arms are compared picture by picture with the plain student's, drawn from the same noise.
+Arms are compared picture by picture with the plain student's at the same scale, drawn from the same noise.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import pandas as pd
 
 from orchestrator.reporting.rows import ArmRow, PairRow
 from workloads.scorers.catalogue import make_scorer
-from workloads.scorers.score import Score, mean, share
+from workloads.scorers.score import Score, find_score, mean, share
 from workloads.scorers.scorer import Request
 from workloads.settings.scorers import ScorerSettings
 from workloads.settings.train import AttentionGuidanceSettings
@@ -21,16 +22,41 @@ SHOWN_OFTEN = 0.3
 SHOWN = "negative_shown"
 
 
-def curve(
-    measured: Sequence[tuple[AttentionGuidanceSettings, pd.DataFrame]], scorers: Sequence[ScorerSettings]
-) -> list[ArmRow]:
-    """Return the arms of one student; the first table of `measured` is the plain student's."""
-    plain = measured[0][1]
-    return [_arm(guidance, table, plain, scorers) for guidance, table in measured]
+@dataclass(frozen=True)
+class Measured:
+    """Measurements of a student at one arm."""
+
+    guidance: AttentionGuidanceSettings
+    scale: float | None
+    table: pd.DataFrame | None
+    """A row for each picture of a pair; None without pairs."""
+    at_scale: tuple[Score, ...] = ()
+    """Scores of the plain student at the scale."""
+
+
+def curve(measured: Sequence[Measured], scorers: Sequence[ScorerSettings]) -> list[ArmRow]:
+    """Return the arms of one student; the first of each scale is the plain student."""
+    plain = {each.scale: each.table for each in reversed(measured)}
+    return [_arm(each, plain[each.scale], scorers) for each in measured]
+
+
+def best_scale(arms: Sequence[ArmRow], metric: str | None) -> float | None:
+    """Return the scale at which the plain student's score `metric` is highest; None without scales.
+
+    Without that score it is the middle one.
+    """
+    plain = [arm for arm in arms if arm.is_plain and arm.scale is not None]
+    if not plain:
+        return None
+    scores = [find_score(arm.at_scale, metric) for arm in plain]
+    if any(score is None for score in scores):
+        return plain[len(plain) // 2].scale
+    values = [score.value for score in scores if score is not None]
+    return plain[values.index(max(values))].scale
 
 
 def best(arms: Sequence[ArmRow], max_accuracy_loss: float) -> ArmRow:
-    """Return the arm that removes most at a cost of at most `max_accuracy_loss`.
+    """Return the arm, of those of one scale, that removes most at a cost of at most `max_accuracy_loss`.
 
     Removal is `removal_rate`, the cost is `accuracy_lost` or the relative `clip_plus_lost`. Without removal
     the highest HPSv2 decides, without that the plain student is chosen. Among equals the least strength is.
@@ -51,20 +77,19 @@ def _merit(arm: ArmRow) -> float:
     return next((score.value for score in arm.scores if score.metric.startswith("hps_v")), 0.0)
 
 
-def _arm(
-    guidance: AttentionGuidanceSettings,
-    table: pd.DataFrame,
-    plain: pd.DataFrame,
-    scorers: Sequence[ScorerSettings],
-) -> ArmRow:
-    scores: list[Score] = []
+def _arm(measured: Measured, plain: pd.DataFrame | None, scorers: Sequence[ScorerSettings]) -> ArmRow:
+    table, scores = measured.table, list[Score]()
+    if table is None or plain is None:
+        return ArmRow(measured.guidance, scale=measured.scale, at_scale=measured.at_scale)
     requests = [Request(*row) for row in zip(*(table[key] for key in ASKED), strict=True)]
     for settings in scorers:
         prefix = f"{settings.name}/"
         own = [name for name in table if name.startswith(prefix)]
         columns = {name.removeprefix(prefix): _array(table, name) for name in own}
         scores += make_scorer(settings).summarise(columns, requests)
-    return ArmRow(guidance, (*scores, *_against_plain(table, plain)), tuple(_by_pair(table)))
+    scores += _against_plain(table, plain)
+    pairs = tuple(_by_pair(table))
+    return ArmRow(measured.guidance, tuple(scores), pairs, measured.scale, measured.at_scale)
 
 
 ASKED = ("prompt", "negative_prompt", "style")

@@ -184,12 +184,12 @@ class _Launch:
         records = [self._ledger.records[trial.digest] for trial in plan.trials]
         champions = tracker.ask(lambda: assign_champion_aliases(records, plan.sweep.ranked_by))
         rows = trial_rows(records, self._teachers.scores, champions, plan.sweep.ranked_by)
-        sheets, strengths = self._sheets(records, rows)
+        sheets, strengths, scales = self._sheets(records, rows)
         log_comparison(tracker, rows, list(sheets.values()), strengths)
         summary = summarise(plan, rows, self._shared.prompts, tracker, self._budget, failures, seconds)
         store.write_json(f"{plan.sweep.name}/summary.json", summary.to_json())
         tracker.log_json(tracker.parent, summary.to_json(), "summary.json")
-        page = sweep_report(summary, sheets, strengths, self._over_seeds())
+        page = sweep_report(summary, sheets, strengths, scales, self._over_seeds())
         store.write(f"{plan.sweep.name}/report.html", page.encode())
         tracker.log_text(tracker.parent, page, "report.html")
         describe_sweep(tracker, summary, store.uri(plan.sweep.name))
@@ -197,13 +197,14 @@ class _Launch:
 
     def _sheets(
         self, records: Sequence[TrialRecord], rows: Sequence[TrialRow]
-    ) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """Read the contact sheets, and the sheets of pairs by strength, of the trials that are plotted."""
+    ) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, bytes]]:
+        """Read the sheets of the trials that are plotted: beside the teacher, by strength, and by scale."""
         plotted = {row.digest for row in plotted_rows(rows)}
         shown = [record for record in records if record.trial.digest in plotted]
         sheets = {record.name: self._store.read(record.sheet) for record in shown if record.sheet}
         strengths = {record.name: self._store.read(record.strengths) for record in shown if record.strengths}
-        return sheets, strengths
+        scales = {record.name: self._store.read(record.scales) for record in shown if record.scales}
+        return sheets, strengths, scales
 
     def _over_seeds(self) -> Study | None:
         """Return the study over seeds, as `orchestrator.report` computes it, if an arm has several seeds."""

@@ -79,7 +79,7 @@ def _check_attention(plan: Plan) -> None:
                 f"backbone {name}: nasa_interval needs cross-attention, and this backbone has joint "
                 f"attention: leave it out for this backbone"
             )
-        if plan.infer is not None and len(plan.infer.arms_of(trial.source)) == 1:
+        if plan.infer is not None and plan.infer.pairs and len(plan.infer.arms_of(trial.source)) == 1:
             raise ValueError(
                 f"backbone {name}: infer.attention_guidance has nasa alone, which is not defined for joint "
                 f"attention: add nag or vsf"

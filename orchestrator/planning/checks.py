@@ -29,10 +29,8 @@ def check_sizes(file: SweepFile, trainings: Sequence[int], arms: int) -> None:
         )
         raise file.error((), message)
     if total * arms > MAX_INFERENCE_TRIALS:
-        message = (
-            f"{total * arms:,} inference trials, more than {MAX_INFERENCE_TRIALS:,}: try fewer strengths"
-        )
-        raise file.error(("infer", "attention_guidance"), message)
+        message = f"{total * arms:,} inference trials, more than {MAX_INFERENCE_TRIALS:,}: try fewer arms"
+        raise file.error(("infer",), message)
 
 
 def check_prompts(file: SweepFile) -> None:

@@ -167,6 +167,9 @@ def _infer_lines(plan: Plan) -> list[str]:
     if plan.infer is None:
         return []
     infer, arms, trainings = plan.infer.infer, plan.infer.arms, len(plan.trials)
+    lines = _scale_lines(plan)
+    if not plan.infer.pairs:
+        return lines
     count = sum(len(plan.infer_trials(trial)) for trial in plan.trials)
     tried: dict[str, list[str]] = {}
     for arm in arms[1:]:
@@ -177,11 +180,25 @@ def _infer_lines(plan: Plan) -> list[str]:
     full = "" if total is None else f" and about {total * len(arms):.2f} h"
     this = "" if total is None else f" and about {total:.2f} h"
     return [
+        *lines,
         f"infer: each student is sampled at {len(arms)} strengths (none; {kinds}), {images} images each: "
         f"{count} inference trials of {DRIVER_CPUS:g} CPU and {infer.gpus:g} GPU",
         *_left_out_lines(plan),
         f"trainings: {trainings}{this}; the full grid of settings and strengths would be "
         f"{trainings * len(arms)} trainings{full}",
+    ]
+
+
+def _scale_lines(plan: Plan) -> list[str]:
+    """Return what students that read their guidance scale save: a training for each scale."""
+    assert plan.infer is not None
+    scales, reading = plan.infer.scales, sum(bool(trial.train.guidance_input) for trial in plan.trials)
+    if not scales:
+        return []
+    values = ", ".join(f"{scale:g}" for scale in scales)
+    return [
+        f"infer: {reading} students read their guidance scale and are scored at {len(scales)} scales "
+        f"({values}): {reading} trainings, where students of one fixed scale take {reading * len(scales)}"
     ]
 
 

@@ -1,7 +1,7 @@
-"""Plan of the second search: every student at every strength of attention guidance, without training.
+"""Plan of the second search: every student at every guidance scale and strength, without training.
 
 `make_inference_plan` expands the sweep's `infer` section to arms; an `InferenceTrial` is one student at one
-arm.
+arm. Scales are tried on students that read theirs alone, each with every strength of attention guidance.
 """
 
 import json
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from orchestrator.common.digests import digest
 from orchestrator.common.errors import UserError
 from orchestrator.config.base_model import validate
-from orchestrator.config.evaluation_schema import AttentionGuidance, Infer, Pair
+from orchestrator.config.evaluation_schema import AttentionGuidance, Evaluate, Infer, Pair
 from orchestrator.config.schema import Range, Values, draw
 from orchestrator.config.sweep_file import SweepFile
 from orchestrator.config.validation_messages import explain
@@ -36,6 +36,27 @@ class InferencePlan:
     pairs: tuple[Pair, ...]
     infer: Infer
     seed: int
+    evaluate: Evaluate
+    """What is drawn and scored at each guidance scale."""
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Guidance scales at which students that read theirs are drawn."""
+        return () if self.infer.guidance_scale is None else tuple(self.infer.guidance_scale.values)
+
+    def trials(self, student: str, name: str, source: str, reads_scale: bool) -> tuple["InferenceTrial", ...]:
+        """Return the trials of one student of the backbone `source`, scale by scale, the plain arm first."""
+        scales: Sequence[float | None] = self.scales if reads_scale and self.scales else [None]
+        arms = self.arms_of(source) if reads_scale or self.pairs else ()
+        protocols = {scale: self.digest if scale is None else self._scale_digest for scale in scales}
+        return tuple(
+            InferenceTrial(student, name, arm, protocols[scale], scale) for scale in scales for arm in arms
+        )
+
+    @property
+    def _scale_digest(self) -> str:
+        asked = self.evaluate.model_dump(mode="json", exclude={"evaluations", "teacher"})
+        return digest([self.digest, asked])
 
     def arms_of(self, source: str) -> tuple[AttentionGuidanceSettings, ...]:
         """Return the arms whose kernels are defined for the attention of the backbone `source`."""
@@ -58,7 +79,7 @@ class InferencePlan:
 
 @dataclass(frozen=True)
 class InferenceTrial:
-    """One student, sampled at one strength of attention guidance."""
+    """One student, sampled at one guidance scale and one strength of attention guidance."""
 
     student: str
     """Digest of the training that made it."""
@@ -66,14 +87,23 @@ class InferenceTrial:
     guidance: AttentionGuidanceSettings
     protocol: str
     """Digest of the pairs, pictures, scorers and seed."""
+    scale: float | None = None
+    """Guidance scale; None for a student that reads none, or at its default one."""
+
+    @property
+    def scores_scale(self) -> bool:
+        """True if the student is also scored at this scale, as `evaluate` asks."""
+        return self.scale is not None and self.guidance == PLAIN
 
     @property
     def digest(self) -> str:
-        return digest([self.student, asdict(self.guidance), self.protocol])[:12]
+        scale = [] if self.scale is None else [self.scale]
+        return digest([self.student, asdict(self.guidance), self.protocol, *scale])[:12]
 
     @property
     def name(self) -> str:
-        return f"{self.student_name}-{self.guidance.label}-{self.guidance.strength:g}"
+        at = "" if self.scale is None else f"-k{self.scale:g}"
+        return f"{self.student_name}{at}-{self.guidance.label}-{self.guidance.strength:g}"
 
 
 def make_inference_plan(file: SweepFile) -> InferencePlan | None:
@@ -96,7 +126,8 @@ def make_inference_plan(file: SweepFile) -> InferencePlan | None:
                     f"{strength!r} is listed twice, or is 0 (the plain student, always sampled): remove it",
                 )
             arms.append(arm)
-    return InferencePlan(tuple(arms), _pairs(file, infer), infer, file.sweep.evaluate.seed)
+    pairs = _pairs(file, infer) if infer.attention_guidance else ()
+    return InferencePlan(tuple(arms), pairs, infer, file.sweep.evaluate.seed, file.sweep.evaluate)
 
 
 def _strengths(file: SweepFile, entry: AttentionGuidance, index: int) -> Sequence[object]:

@@ -96,8 +96,8 @@ class Plan:
         """
         if self.infer is None:
             return ()
-        protocol, arms = self.infer.digest, self.infer.arms_of(trial.source)
-        return tuple(InferenceTrial(trial.digest, trial.name, arm, protocol) for arm in arms)
+        reads_scale = bool(trial.train.guidance_input)
+        return self.infer.trials(trial.digest, trial.name, trial.source, reads_scale)
 
     @property
     def digest(self) -> str:
@@ -109,6 +109,8 @@ class Plan:
         for backbone in resolved["backbones"]:
             if not backbone["loras"]:
                 del backbone["loras"]
+        if resolved["infer"] is not None and resolved["infer"]["guidance_scale"] is None:
+            del resolved["infer"]["guidance_scale"]
         return digest(in_old_form(resolved))[:12]
 
     @property
@@ -162,7 +164,8 @@ def make_plan(file: SweepFile) -> Plan:
     arms: list[int | None] = [*range(len(sweep.arms))] or [None]
     places = [(index, arm) for index in range(len(sweep.backbones)) for arm in arms]
     swept = {place: _swept(file, *place) for place in places}
-    check_sizes(file, [_count(sweep, *each) for each in swept.values()], len(infer.arms) if infer else 0)
+    students = len(infer.arms) * max(1, len(infer.scales)) if infer else 0
+    check_sizes(file, [_count(sweep, *each) for each in swept.values()], students)
     check_prompts(file)
     check_weights(file)
     trials = []
@@ -174,6 +177,8 @@ def make_plan(file: SweepFile) -> Plan:
             prompts = _check_trial(file, settings)
             trials.append(Trial(backbone, source, settings, prompts, name, _loras(backbone)))
     _check_duplicates(file, trials)
+    if infer is not None:
+        _check_scales(file, infer, trials)
     return Plan(sweep, tuple(trials), infer)
 
 
@@ -190,6 +195,20 @@ def _check_trial(file: SweepFile, settings: TrainSettings) -> str:
         message = "NASA-T needs negative prompts: add a section negative_prompts"
         raise file.error(("train", "nasa_interval"), message)
     return f"{prompts} against {sweep.negative_prompts.source}:{sweep.negative_prompts.column}"
+
+
+def _check_scales(file: SweepFile, infer: InferencePlan, trials: Sequence[Trial]) -> None:
+    """Check that students read the guidance scales at which the second search draws them."""
+    reading = [trial for trial in trials if trial.train.guidance_input]
+    if infer.scales and not reading:
+        message = "no student reads its guidance scale: set train.guidance_input, or leave the scales out"
+        raise file.error(("infer", "guidance_scale"), message)
+    for trial in reading:
+        low, high = trial.train.guidance_interval
+        for scale in infer.scales:
+            if not low <= scale <= high:
+                message = f"{scale:g} is outside of the interval {trial.interval} of {trial.name}"
+                raise file.error(("infer", "guidance_scale", "values"), message)
 
 
 def _check_duplicates(file: SweepFile, trials: Sequence[Trial]) -> None:

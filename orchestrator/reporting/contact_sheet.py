@@ -1,13 +1,12 @@
-"""Contact sheet of a student by strength: a row for each pair, a column for each arm."""
+"""Contact sheets of a student by strength or guidance scale: a row for each prompt, a column for each arm."""
 
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from PIL import Image
 
-from orchestrator.config.evaluation_schema import Pair
 from workloads.images import contact_sheet, from_image, missing_characters
 from workloads.settings.train import AttentionGuidanceSettings
 
@@ -16,23 +15,20 @@ MAX_SHOWN = 40
 """Missing characters that are printed."""
 
 
-def strength_sheet(
-    pairs: Sequence[Pair], examples: Sequence[tuple[AttentionGuidanceSettings, Sequence[bytes]]], title: str
-) -> bytes:
+def sheet_of(captions: Sequence[str], examples: Mapping[str, Sequence[bytes]], title: str) -> bytes:
     """Return the sheet as a PNG.
 
     Args:
-        pairs: prompts and negative prompts, one for each row.
-        examples: guidance and one PNG for each pair, by arm, all from the same noise.
+        captions: one for each row.
+        examples: one PNG for each row at least, by the column's name, all from the same noise.
         title: heading of the sheet.
     """
     columns = {}
-    for guidance, pngs in examples:
-        shown = [from_image(Image.open(io.BytesIO(png))) for png in pngs[: len(pairs)]]
-        columns[column_name(guidance)] = torch.stack(shown)
-    captions = [f"{pair.prompt}; NOT: {pair.negative_prompt}" for pair in pairs]
+    for name, pngs in examples.items():
+        shown = [from_image(Image.open(io.BytesIO(png))) for png in pngs[: len(captions)]]
+        columns[name] = torch.stack(shown)
     content = io.BytesIO()
-    contact_sheet(captions, columns, title).save(content, "png")
+    contact_sheet(list(captions), columns, title).save(content, "png")
     return content.getvalue()
 
 

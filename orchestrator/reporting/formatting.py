@@ -25,6 +25,9 @@ def network_calls(student_steps: int) -> str:
 def describe_arm(arm: ArmRow) -> str:
     """Format an arm's name with its removal rate, or with the score that ranks it."""
     removal, metric = arm.score("removal_rate"), first_measured(STRENGTH_METRICS, arm.metrics)
+    name = (
+        arm.name if arm.scale is None else f"scale {arm.scale:g}" + ("" if arm.is_plain else f", {arm.name}")
+    )
     if removal is not None:
-        return f"{arm.name}: {100 * removal.value:.0f} % removed"
-    return f"{arm.name}: {NAMES[metric]} {format_value(metric, arm.value(metric))}" if metric else arm.name
+        return f"{name}: {100 * removal.value:.0f} % removed"
+    return f"{name}: {NAMES[metric]} {format_value(metric, arm.value(metric))}" if metric else name

@@ -26,11 +26,15 @@ class PairRow:
 
 @dataclass(frozen=True)
 class ArmRow:
-    """A student at one strength of attention guidance."""
+    """A student at one guidance scale and one strength of attention guidance."""
 
     guidance: AttentionGuidanceSettings
     scores: tuple[Score, ...] = ()
     pairs: tuple[PairRow, ...] = ()
+    scale: float | None = None
+    """Guidance scale; None for a student that was not drawn at several."""
+    at_scale: tuple[Score, ...] = ()
+    """Scores of the plain student at this scale, measured as those at the end of its training."""
 
     @property
     def label(self) -> str:
@@ -68,13 +72,23 @@ class ArmRow:
     def to_json(self) -> dict[str, Any]:
         pairs = [{k: v for k, v in asdict(pair).items() if v is not None} for pair in self.pairs]
         scores = [asdict(score) for score in self.scores]
-        return {"label": self.label, **asdict(self.guidance), "scores": scores, "pairs": pairs}
+        row = {"label": self.label, **asdict(self.guidance), "scores": scores, "pairs": pairs}
+        if self.scale is None:
+            return row
+        return {**row, "scale": self.scale, "at_scale": [asdict(score) for score in self.at_scale]}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "ArmRow":
         guidance = {key: stored[key] for key in ("kind", "strength", "clip", "blend")}
         pairs = tuple(PairRow(**pair) for pair in stored["pairs"])
-        return cls(AttentionGuidanceSettings(**guidance), scores_from_json(stored["scores"]), pairs)
+        scores, at_scale = (tuple(scores_from_json(stored.get(key, ()))) for key in ("scores", "at_scale"))
+        return cls(AttentionGuidanceSettings(**guidance), scores, pairs, stored.get("scale"), at_scale)
+
+
+def scale_name(interval: str) -> str:
+    """Format a guidance interval as papers do: U(1, 5) or, for a fixed scale, 3."""
+    low, dash, high = interval.partition("-")
+    return f"U({low}, {high})" if dash else low
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,18 @@ class TrialRow:
     def student_steps(self) -> int:
         """Network calls with which the student draws; 1 in results of earlier versions."""
         return int(self.settings.get("student_steps", 1))
+
+    @property
+    def scales(self) -> list[float]:
+        """Guidance scales at which the student was drawn, in rising order; empty for most."""
+        return list(dict.fromkeys(arm.scale for arm in self.curve if arm.scale is not None))
+
+    @property
+    def by_scale(self) -> list[tuple[str, tuple[ArmRow, ...]]]:
+        """The arms at each scale, with its name; for most students all arms, with that of the interval."""
+        if not self.scales:
+            return [(scale_name(self.interval), self.curve)]
+        return [(f"{k:g}", tuple(arm for arm in self.curve if arm.scale == k)) for k in self.scales]
 
     @property
     def metrics(self) -> list[str]:

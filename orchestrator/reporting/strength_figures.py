@@ -106,7 +106,7 @@ def map_figure(rows: Sequence[TrialRow]) -> "plt.Figure | None":
     mapped = [row for row in plotted_rows(rows) if any(arm.score(metric) for arm in row.curve)]
     backbones = list(dict.fromkeys(row.backbone for row in mapped))
     columns = arm_names(mapped)
-    heights = [sum(row.backbone == name for row in mapped) for name in backbones]
+    heights = [sum(len(row.by_scale) for row in mapped if row.backbone == name) for name in backbones]
     figure, grid = plt.subplots(
         len(backbones),
         1,
@@ -124,7 +124,8 @@ def map_figure(rows: Sequence[TrialRow]) -> "plt.Figure | None":
 
 
 def _heat_map(axes: Any, rows: Sequence[TrialRow], columns: Sequence[str], metric: str) -> Any:
-    values = [[_percent(row, column, metric) for column in columns] for row in rows]
+    lines = [line for row in rows for line in row.by_scale]
+    values = [[_percent(arms, column, metric) for column in columns] for _, arms in lines]
     share = metric.endswith("_rate")
     limits: dict[str, float] = {"vmin": 0, "vmax": 100} if share else {}
     image = axes.imshow(values, cmap="viridis", aspect="auto", **limits)
@@ -134,15 +135,9 @@ def _heat_map(axes: Any, rows: Sequence[TrialRow], columns: Sequence[str], metri
                 colour = "white" if image.norm(value) < 0.6 else "black"
                 text = f"{value:.0f}" if share else f"{value:.2f}"
                 axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.set_yticks(range(len(rows)), [scale_name(row.interval) for row in rows], fontsize=8)
+    axes.set_yticks(range(len(lines)), [name for name, _ in lines], fontsize=8)
     axes.set_xticks([])
     return image
-
-
-def scale_name(interval: str) -> str:
-    """Format a guidance interval as papers do: U(1, 5) or, for a fixed scale, 3."""
-    low, dash, high = interval.partition("-")
-    return f"U({low}, {high})" if dash else low
 
 
 def arm_names(rows: Sequence[TrialRow]) -> list[str]:
@@ -150,6 +145,6 @@ def arm_names(rows: Sequence[TrialRow]) -> list[str]:
     return list(dict.fromkeys(arm.name for row in rows for arm in row.curve))
 
 
-def _percent(row: TrialRow, column: str, metric: str) -> float:
-    arm = next((arm for arm in row.curve if arm.name == column), None)
+def _percent(arms: Sequence[ArmRow], column: str, metric: str) -> float:
+    arm = next((arm for arm in arms if arm.name == column), None)
     return math.nan if arm is None else 100 * arm.value(metric, math.nan)

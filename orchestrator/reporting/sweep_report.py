@@ -5,10 +5,12 @@ Every plot's numbers stand beside it as a table, and the file needs no network.
 
 import html
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.reporting.html import figure, image, table, whole_page
-from orchestrator.reporting.rows import SweepSummary, TrialRow
+from orchestrator.reporting.rows import ArmRow, SweepSummary, TrialRow, scale_name
+from orchestrator.reporting.scale_figures import scale_parts
 from orchestrator.reporting.steps_table import steps_parts
 from orchestrator.reporting.strength_figures import (
     MAPPED,
@@ -17,7 +19,6 @@ from orchestrator.reporting.strength_figures import (
     map_figure,
     mapped_metric,
     plotted_rows,
-    scale_name,
 )
 from orchestrator.reporting.study_report import study_parts
 from workloads.scorers.score import Score, find_score
@@ -27,6 +28,7 @@ def sweep_report(
     summary: SweepSummary,
     sheets: Mapping[str, bytes],
     strengths: Mapping[str, bytes],
+    scales: Mapping[str, bytes] = MappingProxyType({}),
     over_seeds: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the page of a sweep.
@@ -35,6 +37,7 @@ def sweep_report(
         summary: the sweep's results.
         sheets: PNGs of teacher beside student, by trial.
         strengths: PNGs of pairs by strength, by trial.
+        scales: PNGs of prompts by guidance scale, by trial.
         over_seeds: the content of `report.json`, if the sweep has more than one seed.
     """
     rows = summary.trials
@@ -46,9 +49,11 @@ def sweep_report(
         "<h2>Students beside their teachers</h2>",
         table(*_comparison(rows)),
         *steps_parts(rows),
+        *scale_parts(rows),
+        *(image(sheet) for sheet in scales.values()),
         *(study_parts(over_seeds) if over_seeds is not None else []),
     ]
-    if any(row.curve for row in rows):
+    if any(arm.pairs for row in rows for arm in row.curve):
         shown = plotted_rows(rows)
         which = "Every student" if len(shown) == len(rows) else "The best students of each backbone"
         parts += [*_map(rows), *_best(rows), f"<h2>{which} over strength</h2>"]
@@ -90,11 +95,12 @@ def _map(rows: Sequence[TrialRow]) -> list[str]:
     columns = arm_names(rows)
     lines = []
     for row in (row for row in rows if row.curve):
-        scores = {arm.name: arm.scores for arm in row.curve}
-        cells = [_cell(scores.get(name, ()), metric, interval=False) for name in columns]
-        lines.append([row.backbone, scale_name(row.interval), *cells])
+        for scale, arms in row.by_scale:
+            scores = {arm.name: arm.scores for arm in arms}
+            cells = [_cell(scores.get(name, ()), metric, interval=False) for name in columns]
+            lines.append([row.backbone, scale, *cells])
     return [
-        "<h2>Backbone by guidance interval by strength</h2>",
+        "<h2>Backbone by guidance scale by strength</h2>",
         f"<p>{metric.replace('_', ' ').capitalize()}: {MAPPED[metric]}.</p>",
         figure(picture),
         table(["backbone", "guidance scale", *columns], lines),
@@ -114,24 +120,26 @@ def _best(rows: Sequence[TrialRow]) -> list[str]:
 
 
 def _student(row: TrialRow, sheet: bytes | None) -> list[str]:
-    numbers = [[arm.name, *(_cell(arm.scores, metric) for metric in row.metrics)] for arm in row.curve]
-    picture = curve_figure(row.curve, "")
+    scale = row.best.scale if row.best else None
+    curve = [arm for arm in row.curve if arm.scale == scale]
+    numbers = [[arm.name, *(_cell(arm.scores, metric) for metric in row.metrics)] for arm in curve]
+    picture = curve_figure(curve, "" if scale is None else f"at guidance scale {scale:g}")
     caption = "<p class='note'>A row for each pair, a column for each strength, from the same noise.</p>"
     return [
         f"<h3>{html.escape(row.trial)}</h3>",
         figure(picture) if picture is not None else "",
         table(["strength", *(metric.replace("_", " ") for metric in row.metrics)], numbers),
         "<details><summary>Rate at which each pair's negative prompt shows</summary>",
-        table(["pair", *(arm.name for arm in row.curve)], _pair_lines(row)),
+        table(["pair", *(arm.name for arm in curve)], _pair_lines(curve)),
         "</details>",
         f"{caption}{image(sheet)}" if sheet else "",
     ]
 
 
-def _pair_lines(row: TrialRow) -> list[list[str]]:
+def _pair_lines(curve: Sequence[ArmRow]) -> list[list[str]]:
     lines = []
-    for place, pair in enumerate(row.curve[0].pairs):
-        rates = [arm.pairs[place].negative_rate for arm in row.curve]
+    for place, pair in enumerate(curve[0].pairs):
+        rates = [arm.pairs[place].negative_rate for arm in curve]
         cells = ["nan" if rate is None else f"{rate:.2f}" for rate in rates]
         lines.append([f"{pair.prompt}; not: {pair.negative_prompt}", *cells])
     return lines

@@ -33,14 +33,15 @@ def _champion_tags(record: TrialRecord) -> dict[str, str]:
     tags = {"guidance_interval": trial.interval, "base_model": trial.backbone.model}
     if trial.loras:
         tags["loras"] = describe_loras(trial.backbone)
-    tags |= {score.metric: f"{score.value:.4f}" for score in record.scores}
+    tags |= {score.metric: f"{score.value:.4f}" for score in record.default_scores}
     if record.best is not None:
         tags |= {"guidance": record.best.label, "strength": f"{record.best.strength:g}"}
+        tags |= {} if record.best.scale is None else {"guidance_scale": f"{record.best.scale:g}"}
     return tags
 
 
 def _ranking_value(record: TrialRecord, metric: str | None) -> float | None:
-    score = find_score(record.scores, metric)
+    score = find_score(record.default_scores, metric)
     if score is None and record.best is not None:
         score = record.best.score(first_measured(STRENGTH_METRICS, record.best.metrics) or "")
     return None if score is None else score.value

@@ -11,6 +11,7 @@ from workloads.backbones.families import Family, family_of
 from workloads.backbones.hub import split_source
 from workloads.scorers.score import Score
 from workloads.settings.objectives import DESCRIPTIONS
+from workloads.students.scale_range import ScaleRange, load_scales
 
 SAMPLES = "samples.png"
 NEGATIVES = "negative_prompts.png"
@@ -33,7 +34,7 @@ pipeline = DiffusionPipeline.from_pretrained("FOLDER")
 image = pipeline(prompt="{prompt}", num_inference_steps={steps}, guidance_scale={neutral}{more}).images[0]
 ```
 
-A negative prompt needs the project that trained the student (stock pipelines ignore it at guidance scale 1):
+A negative prompt needs the project that trained the student (stock pipelines make no second call for it):
 
 ```python
 from pathlib import Path
@@ -74,12 +75,15 @@ def model_card(
     """
     trial, train = record.trial, record.trial.train
     family, miniature = family_of(str(base)), trial.backbone.model.startswith(MINIATURE)
+    scales = load_scales(base)
+    # Stock pipelines feed the scale to a UNet alone.
+    fed = f"{scales.default:.3g}" if scales and family.network == "unet" else family.neutral_guidance
     more, steps = MINIATURE_CALLS[family.pipeline] if miniature else "", train.student_steps
     lines = [
         FRONT.format(
             base=split_source(trial.backbone.model)[0],
             licence=licence(trial.backbone.model, base),
-            neutral=family.neutral_guidance,
+            neutral=fed,
             kind="one-step" if steps == 1 else "few-step",
             steps=steps,
         ),
@@ -89,15 +93,16 @@ def model_card(
             prompt="a large red circle" if more else "a photo of a corgi",
             negative=negative,
             more=more,
-            neutral=family.neutral_guidance,
+            neutral=fed,
             steps=steps,
         ),
         "## How it was made\n",
         *_table({**_making(record, prompts), **made_by}),
         f"\nAll settings: `{json.dumps(vars(train), default=vars)}`\n",
         "## How well it does\n",
-        *_scores(record.scores, teacher),
-        *(_negatives(record) if record.curve else []),
+        *_scores(record.default_scores, teacher),
+        *_scales(record, scales, family),
+        *(_negatives(record) if any(arm.pairs for arm in record.curve) else []),
         "\n## Limits\n",
         f"{_only(steps, family)} Where the teacher is wrong the student is "
         "wrong too, and its pictures of one prompt vary less than the teacher's. Scores are from one "
@@ -113,9 +118,15 @@ def _introduction(record: TrialRecord) -> list[str]:
         f"# {trial.name}: {network_calls(train.student_steps)} of the network a picture\n",
         f"A student of {_teacher(record)} that draws {draws}, distilled by "
         f"{DESCRIPTIONS[train.objective]} under "
-        f"{'a fixed' if '-' not in trial.interval else 'a random'} guidance scale"
+        f"{_scale_in_words(record)} guidance scale"
         f"{'' if train.clip is None else ', with a clamped CLIP loss'}.\n",
     ]
+
+
+def _scale_in_words(record: TrialRecord) -> str:
+    if record.trial.train.guidance_input:
+        return "its own"
+    return "a fixed" if "-" not in record.trial.interval else "a random"
 
 
 def _only(steps: int, family: Family) -> str:
@@ -145,7 +156,8 @@ def _making(record: TrialRecord, prompts: str) -> dict[str, str]:
         "base model": f"`{trial.backbone.model}`",
         **({"LoRAs in the teacher": f"`{describe_loras(trial.backbone)}`"} if trial.loras else {}),
         "prompts": f"`{prompts}`, no pictures",
-        "guidance scale in training": f"{trial.interval} ({train.guided})",
+        "guidance scale in training": f"{trial.interval} ({train.guided})"
+        + (", read by the student" if train.guidance_input else ""),
         "steps, batch, seed": f"{train.steps}, {train.batch_size}, {train.seed}",
         "training": f"{record.train_seconds:.0f} s",
     }
@@ -175,6 +187,33 @@ def _scores(scores: Sequence[Score], teacher: Sequence[Score]) -> list[str]:
     return [head, "|---|---|---|---|---|---|", *rows]
 
 
+def _scales(record: TrialRecord, scales: ScaleRange | None, family: Family) -> list[str]:
+    """Return how to choose the guidance scale of a student that reads it, and its scores by scale."""
+    if scales is None:
+        return []
+    stock = (
+        "feeds its `guidance_scale` to it, without a second call"
+        if family.network == "unet"
+        else f"draws at {scales.neutral:.3g}, whatever its `guidance_scale`"
+    )
+    lines = [
+        "\n## Guidance scale\n",
+        f"It reads its guidance scale, from {scales.low:g} to {scales.high:g}; the default is "
+        f"{scales.default:.3g}. In `draw` above, `scale=3` sets it. The stock pipeline {stock}.\n",
+    ]
+    plain = [arm for arm in record.curve if arm.at_scale]
+    if not plain:
+        return lines
+    metrics = [score.metric for score in plain[0].at_scale]
+    rows = [
+        f"| {arm.scale:g} | "
+        + " | ".join(f"{s.value:.3f} ({s.low:.3f} to {s.high:.3f})" for s in arm.at_scale)
+        + " |"
+        for arm in plain
+    ]
+    return [*lines, f"| scale | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|", *rows]
+
+
 def _negatives(record: TrialRecord) -> list[str]:
     lines = ["\n## Negative prompts\n", f"![Pairs by strength]({NEGATIVES})\n"]
     if record.best is None or record.best.is_plain:
@@ -189,6 +228,7 @@ def _negatives(record: TrialRecord) -> list[str]:
         f"| {arm.label} | {arm.strength:g} | {s.metric} | {s.value:.3f} | "
         f"{s.low:.3f} to {s.high:.3f} | {s.samples} |"
         for arm in record.curve
+        if record.best is None or arm.scale == record.best.scale
         for s in arm.scores
     ]
     return lines

@@ -50,6 +50,8 @@ class TrialRecord:
     """File of the newest contact sheet in the storage."""
     strengths: str = ""
     """File of the sheet of pairs by strength in the storage."""
+    scales: str = ""
+    """File of the sheet by guidance scale in the storage."""
     checkpoint: str = ""
     checkpoint_digest: str = ""
     zero_stage: int = 0
@@ -63,6 +65,13 @@ class TrialRecord:
     @property
     def name(self) -> str:
         return self.trial.name
+
+    @property
+    def default_scores(self) -> list[Score]:
+        """Scores of the student as it draws by default: at its default guidance scale, if it reads one."""
+        scale = self.best.scale if self.best else None
+        at_default = (arm.at_scale for arm in self.curve if arm.scale == scale and arm.at_scale)
+        return self.scores if scale is None else list(next(at_default, self.scores))
 
     def add(self, report: StepReport) -> None:
         """Take in a report, live or from a checkpoint's history; repeated steps count once."""

@@ -1,4 +1,4 @@
-"""Students after their training: drawn at every strength, scored, described and registered.
+"""Students after their training: drawn at every scale and strength, scored, described and registered.
 
 Ray Tune runs the drawing (see `execution.search`). A thread of the driver does the rest, one student
 after the other, while trainings continue.
@@ -18,17 +18,16 @@ from pathlib import Path
 from orchestrator.common.digests import digest
 from orchestrator.common.storage import Store
 from orchestrator.data.prompt_encoding import PromptSet
-from orchestrator.evaluation.scoring import EXAMPLE, load_measured, score
-from orchestrator.evaluation.strength_curve import best, curve
+from orchestrator.evaluation.scoring import score
+from orchestrator.evaluation.strength_curve import best, best_scale
 from orchestrator.jobs import InferenceJob
-from orchestrator.planning.inference import InferenceTrial
+from orchestrator.planning.inference import PLAIN, InferenceTrial
 from orchestrator.planning.plan import MINIATURE, Plan, Trial, describe_lora
-from orchestrator.reporting.contact_sheet import strength_sheet
 from orchestrator.reporting.formatting import describe_arm
-from orchestrator.reporting.rows import ArmRow
 from orchestrator.results.ledger import Ledger, last_line
 from orchestrator.results.model_card import NEGATIVES, SAMPLES, model_card
 from orchestrator.results.record import TrialRecord
+from orchestrator.results.second_search import arms_of, scale_sheet, strength_sheet
 from orchestrator.tracking.client import Tracker
 from orchestrator.tracking.registry import register_student, registered_students
 from orchestrator.tracking.strength_curve import log_curve
@@ -85,9 +84,9 @@ class Students:
         """Queue the small trials of a finished student, except for those that have a result."""
         jobs = [self._job(trial, infer) for infer in self._plan.infer_trials(trial)]
         record = self._ledger.records[trial.digest]
-        if record.concluded == self._search_digest() and record.model in self._registered:
+        if record.concluded == self._search_digest(trial) and record.model in self._registered:
             return
-        todo = [job for job in jobs if not self.store.exists(job.measured)]
+        todo = [job for job in jobs if not self._over(job)]
         student = _Student(record, jobs, len(todo), [])
         self._students[trial.digest] = student
         self._queue.extend(todo)
@@ -135,17 +134,21 @@ class Students:
         """Drop the students that are not concluded; the next launch concludes them."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _over(self, job: InferenceJob) -> bool:
+        return all(self.store.exists(name) for name in job.results)
+
     @cached_property
     def _registered(self) -> set[str]:
         """URIs of the students that MLflow has; anyone can delete them on its pages."""
         names = {_model_name(self._plan, trial) for trial in self._plan.trials}
         return set().union(*(self._tracker.ask(partial(registered_students, name)) for name in names))
 
-    def _search_digest(self) -> str:
+    def _search_digest(self, trial: Trial) -> str:
         plan = self._plan.infer
-        if plan is None:
+        if plan is None or not self._plan.infer_trials(trial):
             return "none"
-        return digest([plan.digest, [vars(arm) for arm in plan.arms], plan.infer.max_accuracy_loss])[:12]
+        arms = [vars(arm) for arm in plan.arms]
+        return digest([plan.digest, arms, plan.infer.max_accuracy_loss, *plan.scales])[:12]
 
     def _job(self, trial: Trial, infer: InferenceTrial) -> InferenceJob:
         plan = self._plan.infer
@@ -160,6 +163,7 @@ class Students:
             student=self._folder(trial, "student"),
             folder=self._plan.sweep.name,
             gpus=plan.infer.gpus,
+            evaluate=plan.evaluate,
         )
 
     def _folder(self, trial: Trial, name: str) -> str:
@@ -201,11 +205,11 @@ class Students:
     def _finish(self, student: _Student) -> None:
         """Choose the student's default strength, describe and register it."""
         record = student.record
-        jobs = [job for job in student.jobs if self.store.exists(job.measured)]
-        sheet = b""
-        # Without the plain student's pictures there is nothing to compare with.
-        if jobs and jobs[0] is student.jobs[0]:
-            sheet = self._log_curve(record, jobs)
+        over = [job for job in student.jobs if self._over(job)]
+        # Without the plain student's pictures at a scale there is nothing to compare with there.
+        plain = {job.infer.scale for job in over if job.infer.guidance == PLAIN}
+        jobs = [job for job in over if job.infer.scale in plain]
+        sheet = self._log_curve(record, jobs) if jobs else b""
         record.model = self._register(record, sheet)
         self._ledger.write(record)
         if not student.failures:
@@ -215,26 +219,32 @@ class Students:
         logger.info("%s: %sregistered as %s", record.name, best_arm, record.model)
 
     def _log_curve(self, record: TrialRecord, jobs: Sequence[InferenceJob]) -> bytes:
-        """Compute and record the curve of a student; return the sheet of pairs by strength."""
+        """Compute and record the curve of a student; return the sheet of pairs by strength, if any."""
         assert self._plan.infer is not None
-        arms, sheet = self._arms(jobs)
-        record.curve, record.best = arms, best(arms, self._plan.infer.infer.max_accuracy_loss)
-        record.strengths = self._folder(record.trial, "strengths.png")
-        self.store.write(record.strengths, sheet)
-        log_curve(self._tracker, record.run, record.curve, record.best, sheet)
+        record.curve = arms = arms_of(self.store, jobs, self._plan.infer.infer.scorers)
+        scale = best_scale(arms, self._plan.sweep.ranked_by)
+        own = [arm for arm in arms if arm.scale == scale]
+        record.best = best(own, self._plan.infer.infer.max_accuracy_loss)
+        at_default = [job for job in jobs if job.infer.scale == scale]
+        sheet = strength_sheet(self.store, at_default, self._plan.infer.pairs[:SHEET_PAIRS])
+        by_scale = scale_sheet(self.store, jobs, self._plan.sweep.evaluate.sheet_prompts)
+        record.strengths = self._write(record, "strengths.png", sheet)
+        record.scales = self._write(record, "scales.png", by_scale)
+        sheets = {NEGATIVES: sheet, "scales_sheet.png": by_scale}
+        log_curve(self._tracker, record.run, record.curve, record.best, sheets)
         return sheet
 
-    def _concluded(self, record: TrialRecord) -> None:
-        record.concluded = self._search_digest()
-        self._ledger.write(record)
+    def _write(self, record: TrialRecord, name: str, sheet: bytes) -> str:
+        """Write a sheet beside the student; return its file, or nothing for an empty one."""
+        if not sheet:
+            return ""
+        file = self._folder(record.trial, name)
+        self.store.write(file, sheet)
+        return file
 
-    def _arms(self, jobs: Sequence[InferenceJob]) -> tuple[list[ArmRow], bytes]:
-        assert self._plan.infer is not None
-        infer = self._plan.infer.infer
-        tables = [(job.infer.guidance, load_measured(self.store, job)) for job in jobs]
-        examples = [(guidance, [bytes(png) for png in table[EXAMPLE] if png]) for guidance, table in tables]
-        shown = self._plan.infer.pairs[:SHEET_PAIRS]
-        return curve(tables, infer.scorers), strength_sheet(shown, examples, jobs[0].infer.student_name)
+    def _concluded(self, record: TrialRecord) -> None:
+        record.concluded = self._search_digest(record.trial)
+        self._ledger.write(record)
 
     def _register(self, record: TrialRecord, sheet: bytes) -> str:
         """Register the student's folder, with its card and its default strength; return the model's URI."""
@@ -247,11 +257,16 @@ class Students:
             folder = Path(copy) / "student"
             shutil.copytree(own, folder)
             save_defaults(folder, default)
+            if record.best is not None and record.best.scale is not None:
+                # Imported here: it loads torch, which the driver needs for nothing else.
+                from workloads.students.guidance_scale import set_default
+
+                set_default(folder, record.best.scale)
             save_origin(folder, _origin(record.trial))
             self._describe(record, folder, negative, sheet)
             self.store.put_folder(folder, place)
             example = (sweep.evaluate.sheet_prompts[0], negative if pairs else "", default.strength)
-            name, search = _model_name(self._plan, trial), self._search_digest()
+            name, search = _model_name(self._plan, trial), self._search_digest(trial)
             return self._tracker.ask(lambda: register_student(record.run, folder, name, example, search))
 
     def _describe(self, record: TrialRecord, folder: Path, negative: str, sheet: bytes) -> None:

@@ -40,7 +40,11 @@ def trial_rows(
 def _row(
     record: TrialRecord, teacher: Sequence[Score], champions: Container[str], metric: str | None
 ) -> TrialRow:
-    trial, score, theirs = record.trial, find_score(record.scores, metric), find_score(teacher, metric)
+    trial, score, theirs = (
+        record.trial,
+        find_score(record.default_scores, metric),
+        find_score(teacher, metric),
+    )
     return TrialRow(
         trial=trial.name,
         digest=trial.digest,
@@ -54,7 +58,7 @@ def _row(
         score_low=score.low if score else None,
         score_high=score.high if score else None,
         teacher_score=theirs.value if theirs else None,
-        scores=tuple(record.scores),
+        scores=tuple(record.default_scores),
         teacher_scores=tuple(teacher),
         train_seconds=round(record.train_seconds, 1),
         settings=asdict(trial.train),

@@ -16,7 +16,11 @@ LARGEST_SEED = 2**63 - 1
 
 
 class Student(PythonModel):  # type: ignore[misc]
-    """Maps a table of `prompt`, optionally `negative_prompt`, `seed` and `strength`, to a table of `png`."""
+    """Maps a table of prompts to a table of pictures in the column `png`.
+
+    Columns are `prompt` and, if wanted, `negative_prompt`, `seed`, `strength`, and `guidance_scale` for a
+    student that reads one.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the pipeline folder, on a GPU if there is one."""
@@ -29,14 +33,15 @@ class Student(PythonModel):  # type: ignore[misc]
     ) -> pd.DataFrame:
         """Draw each row in the student's number of network calls; the same seed gives the same picture.
 
-        A missing negative prompt, seed or strength stands for none, 0 and the student's own. A cell with a
-        list stands for as many rows. The result has the index of the input's rows.
+        A missing negative prompt, seed, strength or guidance scale stands for none, 0 and the student's own.
+        A cell with a list stands for as many rows. The result has the index of the input's rows.
 
         Raises:
             ValueError: a row has no prompt, or a value that cannot be used; nothing is drawn then.
         """
         rows = _one_text_a_row(model_input)
-        requests = [_request(number, row) for number, row in enumerate(rows.to_dict("records"))]
+        scales = self._generator.scales
+        requests = [_request(number, row, scales) for number, row in enumerate(rows.to_dict("records"))]
         return pd.DataFrame({"png": [self._generator.png(*request) for request in requests]}, rows.index)
 
 
@@ -47,12 +52,14 @@ def _one_text_a_row(table: pd.DataFrame) -> pd.DataFrame:
     return table.explode(list(table.columns), ignore_index=True)
 
 
-def _request(number: int, row: dict[str, Any]) -> tuple[str, int, str, float | None]:
-    """Return prompt, seed, negative prompt and strength of a row, checked; `number` counts rows from 0."""
+def _request(
+    number: int, row: dict[str, Any], scales: Any
+) -> tuple[str, int, str, float | None, float | None]:
+    """Return prompt, seed, negative prompt, strength and scale of a row, checked; `number` counts from 0."""
     from workloads.settings.train import AttentionGuidanceSettings
 
     given = {key: value for key, value in row.items() if not pd.isna(value)}
-    seed, strength = given.get("seed", 0), given.get("strength")
+    seed, strength, scale = given.get("seed", 0), given.get("strength"), given.get("guidance_scale")
     try:
         prompt, negative = _text(given, "prompt"), _text({"negative_prompt": ""} | given, "negative_prompt")
         seed = _number(seed, "seed")
@@ -60,9 +67,18 @@ def _request(number: int, row: dict[str, Any]) -> tuple[str, int, str, float | N
             raise ValueError(f"seed is {seed}: give a whole number from 0 to {LARGEST_SEED}")
         if strength is not None:
             strength = AttentionGuidanceSettings("nasa", float(_number(strength, "strength"))).strength
+        if scale is not None:
+            scale = _scale(float(_number(scale, "guidance_scale")), scales)
     except ValueError as error:
         raise ValueError(f"row {number} (the first is 0): {error}") from None
-    return prompt, int(seed), negative, strength
+    return prompt, int(seed), negative, strength, scale
+
+
+def _scale(scale: float, scales: Any) -> float:
+    if scales is None:
+        raise ValueError("the student does not read guidance scales: leave guidance_scale out")
+    checked: float = scales.check(scale)
+    return checked
 
 
 def _number(value: Any, name: str) -> int | float:

@@ -48,6 +48,7 @@ SIGNATURE = ModelSignature(
             ColSpec(AnyType(), "negative_prompt", required=False),
             ColSpec(AnyType(), "seed", required=False),
             ColSpec(AnyType(), "strength", required=False),
+            ColSpec(AnyType(), "guidance_scale", required=False),
         ]
     ),
     outputs=Schema([ColSpec(DataType.binary, "png")]),

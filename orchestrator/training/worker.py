@@ -80,7 +80,8 @@ class TrainWorker:
         )
         self.backbone = with_student_steps(opened, self.train.student_steps)
         reference = load_reference(self.store, job.reference)
-        student = new_student(self.backbone, self.train.start_from, self.train.student_lora)
+        train = self.train
+        student = new_student(self.backbone, train.start_from, train.student_lora, train.neutral_scale)
         null = reference.null.to(self.device, self.backbone.dtype)
         self.objective = make_objective(self.backbone, null, self.train, job.resources.step)
         self.evaluator = (

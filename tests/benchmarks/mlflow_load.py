@@ -154,7 +154,7 @@ class Pretender:
         record.strengths, sheet = f"{job.folder}/strengths.png", self.picture(8, len(arms))
         self.store.write(record.strengths, sheet)
         self.ledger.write(record)
-        log_curve(self.tracker, record.run, record.curve, record.best, sheet)
+        log_curve(self.tracker, record.run, record.curve, record.best, {"negative_prompts.png": sheet})
         self.tracker.then(partial(self.register, record))
 
     def register(self, record: TrialRecord) -> None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator.tracking.registry import fetch_student
 from orchestrator.training.checkpoint.manifest import verify
 from workloads.students.sampler import Generator, load_student
 
@@ -27,10 +28,15 @@ backbones:
       clip: {model: miniature/clip, every: 2}
       student_lora: {rank: 4, alpha: 4, targets: [all]}
   - {name: two, model: miniature/pixart, start_timestep: 400, train: {student_steps: 2}}
+  - name: scales
+    model: miniature/pixart
+    start_timestep: 400
+    train: {guidance_input: true, guided: teacher, guidance_interval: [1, 7.5]}
 train: {steps: 6, batch_size: 8, guidance_interval: [3, 3], lora: {rank: 4, alpha: 4, targets: [all]},
         learning_rate: 1.0e-4, fake_score_learning_rate: 2.0e-3, ema_decay: 0.9}
 evaluate: {scorers: [attributes], samples: 16, evaluations: 1, teacher: {steps: 2, guidance_scale: 3},
            sheet_prompts: [a large red circle]}
+infer: {guidance_scale: {values: [1, 7.5]}}
 resources: {checkpoint_every: 3}
 """
 
@@ -103,3 +109,25 @@ def test_a_student_of_two_steps_says_so(storage: Path) -> None:
     card = (folder / "README.md").read_text()
     assert "num_inference_steps=2" in card and "2 calls of the network a picture" in card
     assert load_student(str(folder)).student_steps == 2
+
+
+def test_the_best_scale_becomes_the_default(storage: Path, tmp_path: Path) -> None:
+    """The student is drawn and scored at each scale, and stock pipelines draw at the best."""
+    found = trials(storage)["scales"]
+    assert [arm["scale"] for arm in found["curve"]] == [1, 7.5]
+    accuracies = [arm["at_scale"][0]["value"] for arm in found["curve"]]
+    best = found["best"]["scale"]
+    assert max(accuracies) == dict(zip((1, 7.5), accuracies, strict=True))[best] == found["score"]
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    artifacts = {artifact.path for artifact in client.list_artifacts(found["run"])}
+    assert {"scales.png", "scales_sheet.png"} <= artifacts
+    assert client.get_run(found["run"]).data.tags["best_scale"] == f"{best:g}"
+    folder = fetch_student(found["model"], f"sqlite:///{storage}/mlflow.db", tmp_path)
+    generator = Generator(folder)
+    assert generator.scales is not None and generator.scales.default == generator.scales.neutral == best
+    card = (folder / "README.md").read_text()
+    assert f"reads its guidance scale, from 1 to 7.5; the default is {best:.3g}" in card
+    assert f"The stock pipeline draws at {best:.3g}" in card
+    assert not trials(storage)["two"]["curve"], "others are drawn as they are"
+    page = (storage / "arms/report.html").read_text()
+    assert "Students by guidance scale" in page

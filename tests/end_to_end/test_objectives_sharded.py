@@ -20,7 +20,7 @@ from workloads.training.step import train_step
 pytestmark = pytest.mark.heavy
 
 ROWS, STEPS = 4, 3
-TRAINED = ("swiftbrush_v2", "boot", "two_steps")
+TRAINED = ("swiftbrush_v2", "boot", "two_steps", "reads_scale")
 
 
 def steps(training: Training, rows: slice, first: int, last: int) -> None:

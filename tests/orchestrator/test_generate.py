@@ -45,14 +45,16 @@ def stored(registered: Path) -> Iterator[Path]:
 def test_prompts_of_the_same_words_have_files_of_their_own() -> None:
     long = "a circle " * 12
     asked = [("A cat!", ""), ("a cat", ""), (f"{long}x", ""), (f"{long}y", "")]
-    names = {_file_name(prompt, negative) for prompt, negative in asked}
+    names = {_file_name(prompt, negative, None) for prompt, negative in asked}
+    scaled = {_file_name("a cat", "", scale) for scale in (None, 2.0, 2.5)}
+    assert len(scaled) == 3 and any(name.startswith("scale-2-5-a-cat") for name in scaled)
     assert len(names) == 4 and all(name.startswith("a-c") and len(name) <= 87 for name in names)
 
 
 @pytest.mark.parametrize("letter", ["猫", "é", "𠀀", "हि"])
 def test_names_fit_file_systems_in_every_script(letter: str, tmp_path: Path) -> None:
     """255 bytes, not characters, whatever the seed."""
-    name = _file_name(letter * 300, "")
+    name = _file_name(letter * 300, "", None)
     assert name.startswith(letter) and name.isprintable()
     (tmp_path / f"{name}-{LARGEST_SEED + 10**6}.png").touch()
 
@@ -205,3 +207,13 @@ def test_the_end_of_a_long_prompt_is_told_once(
     (told,) = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
     assert "is longer than 16 tokens; the model does not read its end: '" in told
     assert told.endswith("on a green background'")
+
+
+def test_a_scale_for_a_student_that_reads_none_is_one_line(
+    registered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(registered, tmp_path, "--guidance-scale", "3") == 2
+    assert "does not read guidance scales: leave the option out" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(SystemExit):
+        generate(registered, tmp_path, "--guidance-scale", "0")
+    assert "0 is not a number above 0" in capsys.readouterr().err

@@ -24,6 +24,7 @@ LAUNCHES = {
     "backbones": "1f93db6c7a0e",
     "flow": "c3ae96c718d1",
     "flow-guidance": "4e3c88ba16fa",
+    "guidance-input": "0d8288956e1b",
     "miniature": "0ce3fb2bd9d1",
     "objectives": "13d758baea0e",
     "stability": "f2d517857d4a",

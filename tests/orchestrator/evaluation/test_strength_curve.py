@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from orchestrator.evaluation.strength_curve import best, curve
+from orchestrator.evaluation.strength_curve import Measured, best, best_scale, curve
 from orchestrator.reporting.rows import ArmRow, TrialRow
 from orchestrator.reporting.strength_figures import curve_figure, map_figure
 from workloads.scorers.score import Score, mean, share
@@ -35,7 +35,8 @@ def test_removal_counts_where_the_plain_student_errs() -> None:
     plain = table([1, 1, 1, 1, 0, 1, 0, 0, 0, 0], [2] * 10)
     guided = table([0, 0, 0, 1, 1, 1, 1, 1, 1, 1], [2] * 8 + [1, 1])
     arms = curve(
-        [(PLAIN, plain), (AttentionGuidanceSettings("nasa", 1.0), guided)], [ScorerSettings("removal")]
+        [Measured(PLAIN, None, plain), Measured(AttentionGuidanceSettings("nasa", 1.0), None, guided)],
+        [ScorerSettings("removal")],
     )
     removal = arms[1].score("removal_rate")
     # The first pair is shown in 4 of 5 and counts: 3 of those 4 are gone. The second, 1 of 5, does not.
@@ -87,3 +88,26 @@ def test_plots_show_what_was_measured() -> None:
 
 def test_unmeasured_scores_are_none() -> None:
     assert ArmRow(PLAIN, (Score("m", 1.0, 1, 1.0, 1.0, "p"),), ()).score("removal_rate") is None
+
+
+def test_arms_are_compared_at_their_own_scale() -> None:
+    shown, gone = table([1] * 10, [2] * 10), table([0] * 10, [2] * 10)
+    nasa = AttentionGuidanceSettings("nasa", 1.0)
+    measured = [Measured(PLAIN, 1.0, shown), Measured(nasa, 1.0, gone)]
+    measured += [Measured(PLAIN, 3.0, gone), Measured(nasa, 3.0, gone)]
+    arms = curve(measured, [ScorerSettings("removal")])
+    assert [arm.scale for arm in arms] == [1.0, 1.0, 3.0, 3.0]
+    assert arms[1].value("removal_rate") == 1.0
+    assert arms[3].score("removal_rate") is None  # nothing is shown that could be removed
+
+
+def test_the_best_scale_has_the_highest_score() -> None:
+    measured = [
+        Measured(PLAIN, scale, None, (share("attribute_accuracy", hits, 100, "p"),))
+        for scale, hits in ((1.0, 90), (2.0, 95), (3.0, 93))
+    ]
+    arms = curve(measured, [])
+    assert best_scale(arms, "attribute_accuracy") == 2.0
+    assert best_scale(arms, "clip_plus") == 2.0  # the middle one: it was not measured
+    assert best_scale(curve([Measured(PLAIN, None, None)], []), "attribute_accuracy") is None
+    assert ArmRow.from_json(arms[1].to_json()) == arms[1]

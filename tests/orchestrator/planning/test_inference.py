@@ -114,3 +114,48 @@ def test_pairs_from_a_file(tmp_path: Path) -> None:
     pairs.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         plan(tmp_path, text)
+
+
+SCALES = """name: tiny
+prompts: {source: "miniature:64"}
+backbones:
+  - {name: pixart, model: miniature/pixart}
+train:
+  guidance_interval: [1, 7.5]
+  guidance_input: {values: [true, false]}
+  steps: 10
+evaluate:
+  scorers: [attributes]
+  sheet_prompts: [a circle]
+infer:
+  guidance_scale: {values: [1, 3, 7.5]}
+"""
+STRENGTHS = """  attention_guidance:
+    - {kind: nag, strength: 1}
+  scorers: [removal]
+  pairs:
+    - {prompt: a circle, negative_prompt: red}
+"""
+
+
+def test_scales_are_drawn_of_students_that_read_theirs(tmp_path: Path) -> None:
+    found = plan(tmp_path, SCALES)
+    reading, other = found.trials
+    assert [job.scale for job in found.infer_trials(reading)] == [1, 3, 7.5]
+    assert all(job.scores_scale for job in found.infer_trials(reading)) and not found.infer_trials(other)
+    assert "1 trainings, where students of one fixed scale take 3" in describe_plan(found, "x", "y")
+
+
+def test_every_strength_is_tried_at_every_scale(tmp_path: Path) -> None:
+    found = plan(tmp_path, SCALES + STRENGTHS)
+    reading, other = (found.infer_trials(trial) for trial in found.trials)
+    assert [(job.scale, job.guidance.strength) for job in reading] == [
+        (scale, strength) for scale in (1, 3, 7.5) for strength in (0, 1)
+    ]
+    assert [(job.scale, job.guidance.strength) for job in other] == [(None, 0), (None, 1)]
+    assert len({job.digest for job in (*reading, *other)}) == 8
+
+
+def test_scales_outside_of_the_interval_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"8 is outside of the interval 1-7\.5"):
+        plan(tmp_path, SCALES.replace("[1, 3, 7.5]", "[1, 8]"))

@@ -42,3 +42,28 @@ def test_the_page_needs_no_network_and_has_all_numbers() -> None:
 def test_a_sweep_without_a_second_search_has_a_page() -> None:
     page = sweep_report(summary(replace(ROW, curve=(), best=None)), {}, {})
     assert "Students beside their teachers" in page and "over strength" not in page
+
+
+def at_scale(scale: float, accuracy: float) -> ArmRow:
+    return ArmRow(PLAIN, scale=scale, at_scale=(replace(SCORE, value=accuracy),))
+
+
+def test_students_that_read_their_scale_have_a_curve_beside_fixed_ones() -> None:
+    curve = (at_scale(1.0, 0.85), at_scale(3.0, 0.93))
+    settings = {"guidance_input": True, "guided": "teacher"}
+    reading = replace(ROW, trial="reads", interval="1-7.5", settings=settings, curve=curve, best=curve[1])
+    fixed = replace(ROW, curve=(), best=None)
+    both = replace(summary(ROW), trials=(reading, fixed))
+    page = sweep_report(both, {}, {}, {"reads": b"\x89PNG"})
+    assert "Students by guidance scale" in page and "over strength" not in page
+    for cells in (("reads the scale", "1", "1", "0.850"), ("reads the scale", "3", "1", "0.930"),
+                  ("fixed scale", "3", "1", "0.900")):  # fmt: skip
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page, cells
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_scales_multiply_the_map_of_strengths() -> None:
+    curve = tuple(replace(arm(guidance), scale=scale) for scale in (1.0, 3.0) for guidance in (PLAIN, NASA))
+    page = sweep_report(summary(replace(ROW, curve=curve, best=curve[3])), {}, {})
+    assert "<td>unet</td><td>1</td><td>0.750</td>" in page and "<td>unet</td><td>3</td>" in page
+    assert "The strength that each student uses by default" in page

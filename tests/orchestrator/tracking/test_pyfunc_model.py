@@ -13,9 +13,11 @@ from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
 from orchestrator.tracking.pyfunc_model import Student
 from orchestrator.tracking.registry import SIGNATURE
+from workloads.students.scale_range import ScaleRange
 
 Asked = list[tuple[Any, ...]]
 NAN, A = float("nan"), ("a", 0, "", None)
+SCALES = ScaleRange(1.0, 7.5, default=3.0, neutral=3.0)
 
 
 class Drawn:
@@ -23,9 +25,11 @@ class Drawn:
 
     def __init__(self) -> None:
         self.asked: Asked = []
+        self.scales: ScaleRange | None = SCALES
 
     def png(self, *request: Any) -> bytes:
-        self.asked.append(request)
+        *most, scale = request
+        self.asked.append(tuple(most) if scale is None else request)
         return b"\x89PNG"
 
 
@@ -61,6 +65,7 @@ def asked(model: tuple[PyFuncModel, Drawn], table: Any) -> Asked:
         ({"prompt": ["a", "a"], "negative_prompt": ["red", None]}, [("a", 0, "red", None), A]),
         ({"prompt": ["a", "a"], "negative_prompt": pd.array(["x", pd.NA])}, [("a", 0, "x", None), A]),
         ({"prompt": [np.str_("a")], "author": [7]}, [A]),
+        ({"prompt": ["a", "a"], "guidance_scale": [4, None]}, [("a", 0, "", None, 4.0), A]),
         ({"prompt": pd.Series([], dtype=str)}, []),
     ],
 )  # fmt: skip
@@ -94,6 +99,11 @@ def test_lists_and_dictionaries_are_tables_too(model: tuple[PyFuncModel, Drawn])
         ({"prompt": "a", "strength": -1}, "row 1 .*strength must be at least 0"),
         ({"prompt": "a", "strength": float("inf")}, "row 1 .*strength must be at least 0"),
         ({"prompt": "a", "strength": "strong"}, "row 1 .*strength is 'strong': give a number"),
+        (
+            {"prompt": "a", "guidance_scale": 8},
+            "row 1 .*guidance scale 8 is outside of the interval 1 to 7.5",
+        ),
+        ({"prompt": "a", "guidance_scale": "high"}, "row 1 .*guidance_scale is 'high': give a number"),
     ],
 )
 def test_a_bad_row_is_named_before_anything_is_drawn(
@@ -103,6 +113,14 @@ def test_a_bad_row_is_named_before_anything_is_drawn(
     with pytest.raises(ValueError, match=reason):
         asked(model, table)
     assert not model[1].asked
+
+
+def test_a_scale_for_a_student_that_reads_none_is_refused(
+    model: tuple[PyFuncModel, Drawn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model[1], "scales", None)
+    with pytest.raises(ValueError, match=r"row 0 .*does not read guidance scales: leave guidance_scale out"):
+        asked(model, {"prompt": ["a"], "guidance_scale": [2.0]})
 
 
 def test_pictures_keep_the_index_of_their_rows(model: tuple[PyFuncModel, Drawn]) -> None:
