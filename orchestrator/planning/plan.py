@@ -77,7 +77,8 @@ class Trial:
             return f"{self.backbone.name}-{self.arm}-s{self.train.seed}-{self.digest[:4]}"
         of = "" if self.train.objective == "pgsb" else f"-{self.train.objective}"
         steps = "" if self.train.student_steps == 1 else f"-{self.train.student_steps}steps"
-        return f"{self.backbone.name}{of}-k{self.interval}{steps}-s{self.train.seed}-{self.digest[:4]}"
+        reads = "-reads" if self.train.guidance_input else ""
+        return f"{self.backbone.name}{of}{reads}-k{self.interval}{steps}-s{self.train.seed}-{self.digest[:4]}"
 
 
 @dataclass(frozen=True)

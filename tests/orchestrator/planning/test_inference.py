@@ -141,6 +141,7 @@ STRENGTHS = """  attention_guidance:
 def test_scales_are_drawn_of_students_that_read_theirs(tmp_path: Path) -> None:
     found = plan(tmp_path, SCALES)
     reading, other = found.trials
+    assert reading.name.startswith("pixart-reads-k1-7.5-s0-") and other.name.startswith("pixart-k1-7.5-s0-")
     assert [job.scale for job in found.infer_trials(reading)] == [1, 3, 7.5]
     assert all(job.scores_scale for job in found.infer_trials(reading)) and not found.infer_trials(other)
     assert "1 trainings, where students of one fixed scale take 3" in describe_plan(found, "x", "y")
