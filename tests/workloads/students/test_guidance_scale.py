@@ -4,18 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.support.flow_layouts import FLOW_FAMILIES
-from tests.support.teacher_layouts import FAMILIES
+from tests.workloads.students.test_stock_steps import NAMES, PROMPT, START, teacher_of
 from workloads.backbones.backbone import Backbone, load_backbone
 from workloads.backbones.teacher_pipeline import call_arguments, open_pipeline
 from workloads.export.formats import check_format
 from workloads.layers.guidance_input import GuidanceConditioned
-from workloads.miniature import TEACHERS, WEIGHTS
+from workloads.miniature import WEIGHTS
 from workloads.students.guidance_scale import set_default
 from workloads.students.merge import merge_students
 from workloads.students.sampler import Generator
@@ -23,13 +21,9 @@ from workloads.students.scale_range import ScaleRange, load_scales
 from workloads.students.schedulers import with_student_steps
 from workloads.students.student import new_student, save_student
 
-PROMPT = "a large RED circle"
 SCALES = (1.0, 2.5, 7.5)
 RANGE = ScaleRange(1.0, 7.5, default=2.5, neutral=2.5)
 UNETS = ("unet-epsilon", "unet-v", "sdxl-toy")
-START = {"unet-epsilon": 400, "unet-v": 700, "pixart": 400}
-TOYS: dict[str, Any] = {**FLOW_FAMILIES, "sdxl": FAMILIES["sdxl"]}
-NAMES = [*TEACHERS, *(f"{name}-toy" for name in TOYS)]
 PROGRAM = """
 import json, sys
 # Without it: its operators do not load beside every build of torch, which this project repairs for itself.
@@ -39,24 +33,17 @@ from diffusers import DiffusionPipeline
 for job in json.load(open(sys.argv[1])):
     pipeline = DiffusionPipeline.from_pretrained(job["folder"])
     network, batches = pipeline.components.get("unet") or pipeline.components["transformer"], []
-    network.register_forward_hook(lambda *_: batches.append(1))
+    network.register_forward_hook(lambda _, inputs, output: batches.append(len(output[0])))
     drawn = {}
     for scale in job["scales"]:
         call = dict(job["call"], guidance_scale=scale)
         pictures = pipeline(**call, output_type="pt", generator=torch.Generator().manual_seed(0)).images
         drawn[scale] = pictures * 2 - 1
     # One call of one row for each picture: no second call, and no pair of rows.
-    assert len(batches) == len(job["scales"]) and len(pictures) == 1, batches
+    assert batches == [1] * len(job["scales"]), batches
     torch.save(drawn, job["folder"] + ".pt")
 print([name for name in sys.modules if name.startswith("workloads")])
 """
-
-
-def teacher_of(name: str, folder: Path) -> Backbone:
-    if name in TEACHERS:
-        return load_backbone(str(WEIGHTS / name), start_timestep=START.get(name))
-    TOYS[name.removesuffix("-toy")](folder)
-    return load_backbone(str(folder))
 
 
 def changed_student(teacher: Backbone) -> GuidanceConditioned:
