@@ -6,7 +6,7 @@ of its `pair`, `prompt`, `negative_prompt`, `style`, and `png`. `scoring` reads 
 """
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +15,9 @@ from orchestrator.common.storage import Store
 from orchestrator.config.gpu_sharing import limit_gpu_memory
 from orchestrator.evaluation.scale_task import measure_at_scale
 from orchestrator.jobs import InferenceJob
+
+if TYPE_CHECKING:  # it loads torch
+    from orchestrator.evaluation.reference import Reference
 
 NOT_NEEDED = (
     "text_encoder",
@@ -43,10 +46,11 @@ def draw(job: InferenceJob) -> int:
     return len(job.pairs) * job.pictures
 
 
-def _draw_pairs(job: InferenceJob, folder: str, reference: Any, store: Store) -> None:
+def _draw_pairs(job: InferenceJob, folder: str, reference: "Reference", store: Store) -> None:
     from workloads.images import to_image
     from workloads.students.sampler import draw_pairs
 
+    assert reference.pairs is not None and reference.negatives is not None
     batches = draw_pairs(
         folder,
         reference.pairs,

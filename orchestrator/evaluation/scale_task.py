@@ -6,11 +6,14 @@ The result is one JSON file in the storage: `scores`, and the `sheet`, a PNG for
 import base64
 import io
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from orchestrator.common.storage import Store
 from orchestrator.jobs import InferenceJob
 from workloads.scorers.score import Score, scores_from_json
+
+if TYPE_CHECKING:  # it loads torch
+    from orchestrator.evaluation.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,13 @@ class AtScale:
     sheet: tuple[bytes, ...]
 
 
-def measure_at_scale(job: InferenceJob, folder: str, reference: Any) -> None:
+def measure_at_scale(job: InferenceJob, folder: str, reference: "Reference") -> None:
     """Draw and score the student in the local `folder` at the job's scale, and write the result.
 
     Args:
         job: a trial with a guidance scale.
         folder: the student's, without text encoders.
-        reference: the `Reference` of its teacher.
+        reference: that of its teacher.
     """
     # Imported here: the driver imports this module and need not load diffusers.
     from orchestrator.common.devices import process_device

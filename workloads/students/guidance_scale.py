@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from workloads.backbones.backbone import network_kind
 from workloads.backbones.families import family_of
+from workloads.backbones.load_errors import one_line
 from workloads.backbones.network_calls import Network
 from workloads.backbones.weight_files import find_weights
 from workloads.layers.guidance_input import (
@@ -64,12 +66,16 @@ def _add_to_unet(network: Any, embedding: GuidanceEmbedding, neutral: float) -> 
 
 
 def conditioned(network: nn.Module, folder: Path, scales: ScaleRange | None) -> Network:
-    """Return the loaded network of the student in `folder`, which reads guidance scales if there are any."""
+    """Return the loaded network of the student in `folder`, which reads guidance scales if there are any.
+
+    Raises:
+        ValueError: The file of its embedding is damaged.
+    """
     if scales is None:
         return network
     embedding = GuidanceEmbedding.of(network, scales.neutral)
     if not embedding.of_unet:
-        embedding.load_state_dict(load_file(folder / WEIGHTS))
+        embedding.load_state_dict(_load_weights(folder))
         return GuidanceConditioned(network, embedding).requires_grad_(False).eval()
 
     def call(latents: Tensor, *args: Any, guidance_scale: Tensor, **kwargs: Any) -> Any:
@@ -77,6 +83,14 @@ def conditioned(network: nn.Module, folder: Path, scales: ScaleRange | None) -> 
         return network(latents, *args, timestep_cond=features, **kwargs)
 
     return call
+
+
+def _load_weights(folder: Path) -> dict[str, Tensor]:
+    try:
+        weights: dict[str, Tensor] = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"its {WEIGHTS} cannot be read: {one_line(error)}") from None
+    return weights
 
 
 @torch.no_grad()
@@ -99,7 +113,7 @@ def set_default(folder: Path, default: float) -> None:
 
 def _move_bias(folder: Path, before: float, after: float) -> bool:
     """Change a transformer's neutral scale by its weights; return False if the layer has no bias."""
-    family, weights = family_of(str(folder)), load_file(folder / WEIGHTS)
+    family, weights = family_of(str(folder)), _load_weights(folder)
     layer = network_kind(family).time_layer
     embedding = GuidanceEmbedding(layer, len(weights["projection.linear_2.bias"]), False, before)
     embedding.load_state_dict(weights)

@@ -1,7 +1,7 @@
 """The guidance scales of a student that reads them, stored in its folder; imports no torch."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 FILE = "guidance_scale.json"
@@ -33,9 +33,19 @@ class ScaleRange:
 
 
 def load_scales(folder: Path) -> ScaleRange | None:
-    """Return the scales of the student in `folder`; None if it reads none."""
+    """Return the scales of the student in `folder`; None if it reads none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
     path = folder / FILE
-    return ScaleRange(**json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        stored = json.loads(path.read_text())
+        return ScaleRange(**{field.name: float(stored[field.name]) for field in fields(ScaleRange)})
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"its {FILE} does not hold the guidance scales of a student") from None
 
 
 def save_scales(folder: Path, scales: ScaleRange) -> None:

@@ -169,3 +169,21 @@ def test_no_student_starts_from_one_that_reads_its_scale(tmp_path: Path) -> None
     save_student(teacher, changed_student(teacher), tmp_path / "student", RANGE)
     with pytest.raises(ValueError, match="differs in shapes"):
         new_student(teacher, str(tmp_path / "student"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("guidance_scale.json", b"{"),
+        ("guidance_scale.json", b"[]"),
+        ("guidance_scale.json", b'{"low": 1}'),
+        ("guidance_scale.json", b'{"low": "a", "high": 2, "default": 1, "neutral": 1}'),
+        ("guidance_embedding.safetensors", b"torn"),
+    ],
+)
+def test_damaged_files_are_named(file: str, content: bytes, tmp_path: Path) -> None:
+    teacher = load_backbone(str(WEIGHTS / "pixart"), start_timestep=400)
+    save_student(teacher, changed_student(teacher), tmp_path / "student", RANGE)
+    (tmp_path / "student" / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"its {file}"):
+        Generator(tmp_path / "student")
