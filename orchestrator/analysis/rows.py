@@ -3,7 +3,7 @@
 `seed_study.study` makes them and `reporting.study_report` shows them.
 """
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class EstimateRow(TypedDict):
@@ -132,6 +132,35 @@ class EarlyStoppingRow(TypedDict):
     halving: list[HalvingRow]
 
 
+class RegionCellRow(TypedDict):
+    """One combination of the two settings, on one backbone, in one arm."""
+
+    arm: str
+    backbone: str
+    values: list[float]
+    """Of the two settings, in the order of `StabilityRow.settings`."""
+    trainings: int
+    failed: int
+    accuracy: float | None
+    """Mean of the last accuracies; None if none was measured."""
+
+
+class AreaRow(EstimateRow):
+    """Area of an arm's stable region, 0 to 1."""
+
+    arm: str
+
+
+class StabilityRow(TypedDict):
+    """Stable regions of all arms."""
+
+    settings: list[str]
+    """The two settings that span the map."""
+    cells: list[RegionCellRow]
+    areas: list[AreaRow]
+    """Arms whose every seed has trained every combination; others would not be comparable."""
+
+
 class Study(TypedDict):
     """A whole study."""
 
@@ -147,3 +176,5 @@ class Study(TypedDict):
     """By metric."""
     early: dict[str, EarlyStoppingRow]
     """By metric."""
+    stability: NotRequired[StabilityRow]
+    """Only of sweeps with arms and two more settings."""

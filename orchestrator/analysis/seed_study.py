@@ -6,7 +6,6 @@ computes rows (`rows`) from them, `reporting.study_report` shows these with the 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
@@ -26,6 +25,7 @@ from orchestrator.analysis.rows import (
     RankingRow,
     Study,
 )
+from orchestrator.analysis.stability import stability
 from orchestrator.analysis.statistics import (
     Cells,
     Estimate,
@@ -39,6 +39,7 @@ from orchestrator.analysis.statistics import (
     ranks,
     sign_flip_p,
 )
+from orchestrator.analysis.training import COMPARED_STATUSES, Training
 from workloads.scorers.score import share
 
 HIGHER_IS_BETTER = {
@@ -46,8 +47,6 @@ HIGHER_IS_BETTER = {
     "recall": True, "hps_v2.1": True, "hps_v2.0": True, "clip_plus": True, "prompt_accuracy": True,
 }  # fmt: skip
 """Metrics that are compared, in this order; True if higher is better."""
-COMPARED_STATUSES = ("finished", "collapsed")
-"""Statuses of trainings that are compared: they used their whole budget, or collapsed."""
 MAX_COMPARED_ARMS = 30
 """Largest number of arms of which every two are compared."""
 NOT_IN_ARMS = ("arm", "backbone", "model", "seed", "start_timestep")
@@ -69,21 +68,6 @@ DEFINITIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Training:
-    """One training, as it was recorded."""
-
-    trial: str
-    backbone: str
-    seed: int
-    settings: Mapping[str, str]
-    """Settings by flat name, as text."""
-    status: str
-    """A `ledger.Status`; empty if the training has not ended."""
-    histories: Mapping[str, Sequence[float]]
-    """Scores of each measured metric of `HIGHER_IS_BETTER`, one per evaluation."""
-
-
 def study(trainings: Sequence[Training]) -> Study:
     """Return the content of `report.json`; `cells` are arms on backbones."""
     labels, settings = _arms(trainings)
@@ -97,7 +81,7 @@ def study(trainings: Sequence[Training]) -> Study:
     ]
     cells = [cell for cell in cells if cell["ended"]]
     metrics = [name for name in HIGHER_IS_BETTER if any(name in cell["metrics"] for cell in cells)]
-    return {
+    found: Study = {
         "definitions": DEFINITIONS | EARLY_DEFINITIONS,
         "trainings": len(trainings),
         "status": _statuses(trainings),
@@ -107,6 +91,9 @@ def study(trainings: Sequence[Training]) -> Study:
         "rankings": {metric: _rankings(cells, backbones, metric) for metric in metrics},
         "early": {metric: row for metric in metrics if (row := _early_stopping(cells, metric))},
     }
+    if (regions := stability([each for _, each in ended])) is not None:
+        found["stability"] = regions
+    return found
 
 
 def has_seeds(trainings: Iterable[Training]) -> bool:

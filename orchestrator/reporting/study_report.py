@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.reporting.html import image, table
+from orchestrator.reporting.stability_map import stability_parts
 from orchestrator.reporting.study_figures import MOST_ARMS, course_png, values_png
 
 Row = Mapping[str, Any]
@@ -28,7 +29,7 @@ def study_parts(study: Row) -> list[str]:
     ]
     for metric, ranking in study["rankings"].items():
         parts += _metric(study, metric, ranking)
-    parts += _collapses(study, arms)
+    parts += _collapses(study, arms) + stability_parts(study.get("stability"))
     meanings = [[key.replace("_", " "), text] for key, text in study["definitions"].items()]
     return [
         *parts,

@@ -10,7 +10,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
 
-from orchestrator.analysis.seed_study import HIGHER_IS_BETTER, Training
+from orchestrator.analysis.seed_study import HIGHER_IS_BETTER
+from orchestrator.analysis.training import Training
 from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import redact
 from orchestrator.tracking.client import CLOSE_SECONDS, Tracker

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from orchestrator.analysis.early_stopping import Histories, early_stopping
 from orchestrator.analysis.rows import EarlyStoppingRow, Study
-from orchestrator.analysis.seed_study import Training, has_seeds, study
+from orchestrator.analysis.seed_study import has_seeds, study
 from orchestrator.analysis.statistics import (
     Estimate,
     bootstrap_means,
@@ -23,6 +23,7 @@ from orchestrator.analysis.statistics import (
     ranks,
     sign_flip_p,
 )
+from orchestrator.analysis.training import Training
 from orchestrator.reporting.study_report import study_parts
 
 REPORT = Path(__file__).parents[3] / "sweeps/stability/report.json"

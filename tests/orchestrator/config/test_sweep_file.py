@@ -22,6 +22,7 @@ SHIPPED = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
 LAUNCHES = {
     "adapter-students": "ac5fd7d2f5bf",
     "backbones": "1f93db6c7a0e",
+    "edge": "73b5b6076a0d",
     "flow": "c3ae96c718d1",
     "flow-guidance": "4e3c88ba16fa",
     "guidance-input": "0d8288956e1b",
