@@ -37,6 +37,9 @@ RUN = {
     "python -m orchestrator.report --experiment miniature --out report": (
         "tests/orchestrator/test_report.py::test_a_report_is_written_from_mlflow_alone"
     ),
+    "python -m orchestrator.report --experiment edge --out report": (
+        "tests/orchestrator/test_report.py::test_a_report_is_written_from_mlflow_alone"
+    ),
     "python -m orchestrator.report --experiment stability --out report": (
         "tests/orchestrator/test_report.py::test_a_report_is_written_from_mlflow_alone"
     ),
@@ -69,6 +72,7 @@ NOT_RUN = {
     "python -m pytest": "runs these tests",
     ".venv/bin/mlflow ui": "serves until it is ended",
     "python -m orchestrator.run sweeps/miniature.yaml --set": "minutes; test_run.py runs a smaller sweep",
+    "python -m orchestrator.run sweeps/edge.yaml --set": "13 minutes",
     "python -m orchestrator.run sweeps/miniature.yaml --tracking-uri": "needs a server and a bucket",
     "python -m orchestrator.doctor": "tests/orchestrator/test_doctor.py runs it on another sweep",
     "python -m workloads.scorers.inception": "needs published weights and pictures",
