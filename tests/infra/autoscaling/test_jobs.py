@@ -19,7 +19,7 @@ JUNK = (
     "orchestrator/__pycache__/run.pyc",
     "build/x",
 )
-LEFT_HERE = ("tests/", "infra/", ".ci/", "sweeps/stability/")
+LEFT_HERE = ("tests/", "infra/", ".ci/", "sweeps/stability/", "sweeps/edge/")
 """Of what git keeps: nothing that a sweep reads."""
 
 
