@@ -14,7 +14,7 @@ from orchestrator.config.base_model import Kind, validate
 from orchestrator.config.schema import Range, Sweep, TrainValues, Values, swept
 from orchestrator.config.validation_messages import explain
 from orchestrator.config.yaml_source import KeyPath, YamlError, YamlFile, parse
-from workloads.settings.objectives import OBJECTIVES, expand_preset
+from workloads.settings.objectives.catalogue import Resolved, resolve
 from workloads.settings.train import TrainSettings
 
 
@@ -44,16 +44,25 @@ class SweepFile:
         Raises:
             UserError: names file, line and setting.
         """
-        objective = values.get("objective", OBJECTIVES[0])
-        if objective not in OBJECTIVES:
-            message = f"is {objective!r}, not one of {', '.join(OBJECTIVES)}"
-            raise self.error(self.train_key_path(backbone, arm, ("objective",)), message)
-        values = expand_preset(values)
+        found = self.resolve(values, backbone, arm)
         try:
-            return validate(TrainSettings, values)
+            return validate(found.kind, found.values)
         except ValidationError as error:
-            at, message = explain(error, TrainSettings, values)
-            raise self.error(self.train_key_path(backbone, arm, at), message) from None
+            at, message = explain(error, found.kind, found.values)
+            inside = [found.places[str(at[0])]] if at and at[0] in found.places else []
+            raise self.error(self.train_key_path(backbone, arm, (*inside, *at)), message) from None
+
+    def resolve(self, values: TrainValues, backbone: int, arm: int | None) -> Resolved:
+        """Return the class and the values of the settings of one trial, not validated.
+
+        Raises:
+            UserError: no objective has that name; names file, line and setting.
+        """
+        try:
+            return resolve(values)
+        except ValueError as error:
+            setting, _, message = str(error).partition(" ")
+            raise self.error(self.train_key_path(backbone, arm, (setting,)), message) from None
 
     def settings(self, kind: type[Kind], values: Mapping[str, object], key_path: KeyPath) -> Kind:
         """Return the values at `key_path` as `kind`.

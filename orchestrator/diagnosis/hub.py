@@ -40,7 +40,7 @@ def hub_models(plan: Plan) -> list[str]:
     """Return the ids on the hub that a plan names: teachers, LoRAs, students' starts, CLIP, scorers."""
     names = [trial.source for trial in plan.trials]
     names += [trial.train.start_from for trial in plan.trials if trial.train.start_from]
-    names += [trial.train.clip.model for trial in plan.trials if trial.train.clip]
+    names += [trial.train.clip_model for trial in plan.trials if trial.train.clip_model]
     scorers = [*plan.sweep.evaluate.scorers, *(plan.infer.infer.scorers if plan.infer else ())]
     published = {"clip": CLIP_MODEL, "hpsv2": REPOSITORY}
     names += [each.weights or published[each.name] for each in scorers if each.name in published]

@@ -125,6 +125,6 @@ class Evaluator:
 
 def _scales(train: TrainSettings) -> ScaleRange | None:
     """Return the guidance scales of a student that reads them; it is evaluated at the neutral one."""
-    if train.neutral_scale is None:
+    if train.read_scales is None or train.neutral_scale is None:
         return None
-    return ScaleRange(*train.guidance_interval, default=train.neutral_scale, neutral=train.neutral_scale)
+    return ScaleRange(*train.read_scales, default=train.neutral_scale, neutral=train.neutral_scale)

@@ -160,7 +160,7 @@ class _Launch:
         self._tracker.log_prompts(run, shared.prompts.source, shared.prompts.digest, shared.prompts.prompts)
         self._ledger.add(trial, run, trial_identity(plan, trial, shared.prompts))
         folder = f"{plan.sweep.name}/trials/{trial.digest}"
-        with_negatives = trial.train.nasa_interval is not None
+        with_negatives = trial.train.trains_with_negatives
         job = TrainingJob(
             trial=trial,
             shards=shared.shards[encoding_key(trial)],

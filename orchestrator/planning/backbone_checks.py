@@ -74,7 +74,7 @@ def _check_attention(plan: Plan) -> None:
         name = trial.backbone.name
         if family_of(trial.source).has_guidance("nasa"):
             continue
-        if trial.train.nasa_interval is not None:
+        if trial.train.trains_with_negatives:
             raise ValueError(
                 f"backbone {name}: nasa_interval needs cross-attention, and this backbone has joint "
                 f"attention: leave it out for this backbone"

@@ -90,9 +90,7 @@ def _lora_lines(plan: Plan) -> list[str]:
 def _unused_lines(plan: Plan) -> list[str]:
     """Return a line per objective with the settings that it ignores: sweeping one of these repeats the same
     training."""
-    unused = dict.fromkeys(
-        (trial.train.objective, name) for trial in plan.trials for name in trial.train.unused
-    )
+    unused = dict.fromkeys((trial.train.objective, name) for trial in plan.trials for name in trial.ignored)
     objectives = dict.fromkeys(objective for objective, _ in unused)
     return [
         f"objective {objective} ignores {', '.join(name for of, name in unused if of == objective)}"
@@ -192,7 +190,7 @@ def _infer_lines(plan: Plan) -> list[str]:
 def _scale_lines(plan: Plan) -> list[str]:
     """Return what students that read their guidance scale save: a training for each scale."""
     assert plan.infer is not None
-    scales, reading = plan.infer.scales, sum(bool(trial.train.guidance_input) for trial in plan.trials)
+    scales, reading = plan.infer.scales, sum(trial.train.read_scales is not None for trial in plan.trials)
     if not scales:
         return []
     values = ", ".join(f"{scale:g}" for scale in scales)

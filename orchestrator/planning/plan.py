@@ -42,6 +42,8 @@ class Trial:
     """Name of its arm, which is not part of the identity; empty if the file names no arms."""
     loras: tuple[Lora, ...] = ()
     """LoRAs that are merged into the teacher, with the paths that the backbone's `loras` resolve to."""
+    ignored: tuple[str, ...] = ()
+    """Settings in the file that its objective does not have but another does."""
 
     @property
     def teacher(self) -> TeacherSource:
@@ -67,7 +69,7 @@ class Trial:
 
     @property
     def interval(self) -> str:
-        low, high = self.train.guidance_interval
+        low, high = self.train.teacher_scales
         return f"{low:g}" if low == high else f"{low:g}-{high:g}"
 
     @property
@@ -77,7 +79,7 @@ class Trial:
             return f"{self.backbone.name}-{self.arm}-s{self.train.seed}-{self.digest[:4]}"
         of = "" if self.train.objective == "pgsb" else f"-{self.train.objective}"
         steps = "" if self.train.student_steps == 1 else f"-{self.train.student_steps}steps"
-        reads = "-reads" if self.train.guidance_input else ""
+        reads = "-reads" if self.train.read_scales else ""
         return f"{self.backbone.name}{of}{reads}-k{self.interval}{steps}-s{self.train.seed}-{self.digest[:4]}"
 
 
@@ -97,7 +99,7 @@ class Plan:
         """
         if self.infer is None:
             return ()
-        reads_scale = bool(trial.train.guidance_input)
+        reads_scale = trial.train.read_scales is not None
         return self.infer.trials(trial.digest, trial.name, trial.source, reads_scale)
 
     @property
@@ -117,7 +119,7 @@ class Plan:
     @property
     def trains_with_negatives(self) -> bool:
         """True if any trial is NASA-T."""
-        return any(trial.train.nasa_interval is not None for trial in self.trials)
+        return any(trial.train.trains_with_negatives for trial in self.trials)
 
     @property
     def cpus_per_trial(self) -> float:
@@ -175,8 +177,8 @@ def make_plan(file: SweepFile) -> Plan:
         name = "" if arm is None else sweep.arms[arm].name
         for values in _points(file, index, arm, *swept[index, arm]):
             settings = file.train_settings(values, index, arm)
-            prompts = _check_trial(file, settings)
-            trials.append(Trial(backbone, source, settings, prompts, name, _loras(backbone)))
+            prompts, ignored = _check_trial(file, settings), file.resolve(values, index, arm).ignored
+            trials.append(Trial(backbone, source, settings, prompts, name, _loras(backbone), ignored))
     _check_duplicates(file, trials)
     if infer is not None:
         _check_scales(file, infer, trials)
@@ -190,7 +192,7 @@ def _check_trial(file: SweepFile, settings: TrainSettings) -> str:
         message = f"{settings.batch_size} is not divisible by the {sweep.resources.workers} resources.workers"
         raise file.error(("train", "batch_size"), message)
     prompts = f"{sweep.prompts.source}:{sweep.prompts.column}"
-    if settings.nasa_interval is None:
+    if not settings.trains_with_negatives:
         return prompts
     if sweep.negative_prompts is None:
         message = "NASA-T needs negative prompts: add a section negative_prompts"
@@ -200,12 +202,11 @@ def _check_trial(file: SweepFile, settings: TrainSettings) -> str:
 
 def _check_scales(file: SweepFile, infer: InferencePlan, trials: Sequence[Trial]) -> None:
     """Check that students read the guidance scales at which the second search draws them."""
-    reading = [trial for trial in trials if trial.train.guidance_input]
+    reading = [(trial, trial.train.read_scales) for trial in trials if trial.train.read_scales]
     if infer.scales and not reading:
         message = "no student reads its guidance scale: set train.guidance_input, or leave the scales out"
         raise file.error(("infer", "guidance_scale"), message)
-    for trial in reading:
-        low, high = trial.train.guidance_interval
+    for trial, (low, high) in reading:
         for scale in infer.scales:
             if not low <= scale <= high:
                 message = f"{scale:g} is outside of the interval {trial.interval} of {trial.name}"

@@ -10,7 +10,8 @@ from orchestrator.results.record import TrialRecord
 from workloads.backbones.families import Family, family_of
 from workloads.backbones.hub import split_source
 from workloads.scorers.score import Score
-from workloads.settings.objectives import DESCRIPTIONS
+from workloads.settings.objectives.catalogue import DESCRIPTIONS
+from workloads.settings.objectives.pgsb import PGSBSettings
 from workloads.students.scale_range import ScaleRange, load_scales
 
 SAMPLES = "samples.png"
@@ -119,12 +120,12 @@ def _introduction(record: TrialRecord) -> list[str]:
         f"A student of {_teacher(record)} that draws {draws}, distilled by "
         f"{DESCRIPTIONS[train.objective]} under "
         f"{_scale_in_words(record)} guidance scale"
-        f"{'' if train.clip is None else ', with a clamped CLIP loss'}.\n",
+        f"{'' if train.clip_model is None else ', with a clamped CLIP loss'}.\n",
     ]
 
 
 def _scale_in_words(record: TrialRecord) -> str:
-    if record.trial.train.guidance_input:
+    if record.trial.train.read_scales:
         return "its own"
     return "a fixed" if "-" not in record.trial.interval else "a random"
 
@@ -152,12 +153,13 @@ def licence(model: str, base: Path) -> str:
 
 def _making(record: TrialRecord, prompts: str) -> dict[str, str]:
     trial, train = record.trial, record.trial.train
+    guided = f" ({train.guided})" if isinstance(train, PGSBSettings) else ""
     return {
         "base model": f"`{trial.backbone.model}`",
         **({"LoRAs in the teacher": f"`{describe_loras(trial.backbone)}`"} if trial.loras else {}),
         "prompts": f"`{prompts}`, no pictures",
-        "guidance scale in training": f"{trial.interval} ({train.guided})"
-        + (", read by the student" if train.guidance_input else ""),
+        "guidance scale in training": f"{trial.interval}{guided}"
+        + (", read by the student" if train.read_scales else ""),
         "steps, batch, seed": f"{train.steps}, {train.batch_size}, {train.seed}",
         "training": f"{record.train_seconds:.0f} s",
     }

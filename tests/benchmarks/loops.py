@@ -17,7 +17,8 @@ from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
 from workloads.objectives.pgsb import FAKE_SCORE, PGSB
 from workloads.objectives.pgsb_draws import PGSBDraws
-from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.train import LoraSettings, StepSettings
 from workloads.students.student import new_student
 from workloads.training.step import apply_settings, make_engines, train_step
 
@@ -43,7 +44,7 @@ class Bench:
     """One backbone, its settings, and the batch and random numbers of the current step."""
 
     def __init__(
-        self, open_backbone: Callable[[], Backbone], train: TrainSettings, step: StepSettings
+        self, open_backbone: Callable[[], Backbone], train: PGSBSettings, step: StepSettings
     ) -> None:
         """`open_backbone` loads the same weights, anew, each time; `step`: how our own step computes."""
         self.open_backbone, self.train, self.step = open_backbone, train, step
@@ -178,7 +179,7 @@ def make_bench(name: str, batch: int, device: str, step: StepSettings = DEFAULT)
         return backbone
 
     lora = LORA.get(name, LoraSettings())
-    return Bench(open_backbone, TrainSettings(batch_size=batch, learning_rate=1e-4, lora=lora), step)
+    return Bench(open_backbone, PGSBSettings(batch_size=batch, learning_rate=1e-4, lora=lora), step)
 
 
 def published(name: str, device: str) -> Backbone:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from workloads.backbones.backbone import Backbone
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.objectives.pgsb_draws import PGSBDraws
-from workloads.settings.train import TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
 
 RESTATED = ("unet-epsilon", "unet-v", "pixart")
 """Miniatures that the published scripts, and so the restated loop, have the conversions for."""
@@ -28,7 +28,7 @@ RESTATED = ("unet-epsilon", "unet-v", "pixart")
 class RestatedLoop:
     """The student, and the network with an adapter that is teacher and fake score by turns."""
 
-    def __init__(self, backbone: Backbone, null: Conditioning, train: TrainSettings) -> None:
+    def __init__(self, backbone: Backbone, null: Conditioning, train: PGSBSettings) -> None:
         """Takes the backbone's network for its own."""
         self.backbone, self.null, self.train = backbone, null, train
         self.student: Any = copy.deepcopy(backbone.network).requires_grad_(True).train()

@@ -17,7 +17,8 @@ from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
 from workloads.objectives.catalogue import make_objective
-from workloads.settings.train import LoraSettings, TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.train import LoraSettings
 from workloads.students.ema import AverageWeights
 from workloads.students.student import new_student
 from workloads.training.step import make_engines, train_step
@@ -45,7 +46,7 @@ def peak(name: str, batch: int, student_lora: LoraSettings | None) -> int:
     """Return the most bytes that a training of two steps holds, prompts aside."""
     encoder = TextEncoder(str(WEIGHTS / name))
     prompts, null = encoder.encode(["a red circle"] * batch), encoder.encode([""])
-    train = TrainSettings(batch_size=batch, student_lora=student_lora, lora=ADAPTERS)
+    train = PGSBSettings(batch_size=batch, student_lora=student_lora, lora=ADAPTERS)
 
     def work() -> None:
         backbone = load_backbone(str(WEIGHTS / name))

@@ -40,7 +40,7 @@ from workloads.backbones.prompts.conditioning import Conditioning, concatenate
 from workloads.objectives.base import SPREAD, STUDENT, Objective, Update
 from workloads.objectives.batch import Batch
 from workloads.objectives.classifier_free_guidance import draw_guidance, guide
-from workloads.settings.train import TrainSettings
+from workloads.settings.objectives.boot import BootSettings
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class BOOT(Objective[BootDraws]):
 
     metric_names = ("student_loss", "bootstrap_loss", "boundary_loss", SPREAD)
 
-    def __init__(self, backbone: Backbone, null: Conditioning, settings: TrainSettings) -> None:
+    def __init__(self, backbone: Backbone, null: Conditioning, settings: BootSettings) -> None:
         """Convert shares of the schedule to timesteps.
 
         Args:
@@ -74,7 +74,7 @@ class BOOT(Objective[BootDraws]):
         timesteps = len(backbone.schedule)
         self.t_min, last = (round(share * timesteps) for share in settings.timestep_range)
         self.t_max = last - 1
-        self.stride = max(1, round(settings.boot.step_size * timesteps))
+        self.stride = max(1, round(settings.step_size * timesteps))
 
     def draw(self, batch: int, generator: torch.Generator) -> BootDraws:
         device, shape = generator.device, (batch, *self.backbone.latent_shape)
@@ -98,9 +98,9 @@ class BOOT(Objective[BootDraws]):
             torch.cat([draws.timestep, first]),
             concatenate([read, read]),
         )
-        bootstrap = (signals[:rows] - target).square().mean() / self.settings.boot.step_size**2
+        bootstrap = (signals[:rows] - target).square().mean() / self.settings.step_size**2
         boundary = (signals[rows:] - boundary_target).square().mean()
-        loss = bootstrap + self.settings.boot.boundary_weight * boundary
+        loss = bootstrap + self.settings.boundary_weight * boundary
         metrics = {"bootstrap_loss": bootstrap.detach(), "boundary_loss": boundary.detach()}
         yield Update(STUDENT, loss, metrics, signals[:rows])
 

@@ -10,6 +10,8 @@ from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.objectives.base import Objective
 from workloads.objectives.boot import BOOT
 from workloads.objectives.pgsb import PGSB
+from workloads.settings.objectives.boot import BootSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
 from workloads.settings.train import StepSettings, TrainSettings
 from workloads.students.student import load_autoencoder
 
@@ -37,8 +39,9 @@ def make_objective(
     if backbone.student_steps != train.student_steps:
         raise ValueError(f"the backbone is for {backbone.student_steps} steps, not {train.student_steps}")
     backbone = backbone.with_flow_shift(train.flow_shift)
-    if train.objective == "boot":
+    if isinstance(train, BootSettings):
         return BOOT(backbone, null, train)
+    assert isinstance(train, PGSBSettings)
     objective = PGSB(backbone, null, train, step.score_batch)
     if train.clip is None:
         return objective

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workloads.settings.train import Distribution, TrainSettings
+from workloads.settings.objectives.guided import Distribution, GuidedSettings
 
 
 def guide(unconditional: Tensor, conditional: Tensor, scale: Tensor, token_size: int | None = None) -> Tensor:
@@ -51,7 +51,7 @@ def draw_scale(
     return (low + (high - low) * draws).expand(batch)
 
 
-def draw_guidance(settings: TrainSettings, batch: int, generator: torch.Generator) -> Tensor:
+def draw_guidance(settings: GuidedSettings, batch: int, generator: torch.Generator) -> Tensor:
     """Draw the teacher's guidance scales (B,) of a step.
 
     They are uniform in the interval. For a student that reads its scale their logarithm is, so that equal

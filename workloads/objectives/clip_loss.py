@@ -29,7 +29,7 @@ from workloads.objectives.base import STUDENT, Objective, Update
 from workloads.objectives.batch import Batch
 from workloads.objectives.clip_model import not_found, open_clip
 from workloads.objectives.columns import ClipTextColumn
-from workloads.settings.objectives import ClipLossSettings
+from workloads.settings.objectives.terms import ClipLossSettings
 
 CLIP_LOSS = "clip_loss"
 

@@ -57,7 +57,7 @@ class ClipTextColumn:
 
 def columns_of(train: TrainSettings) -> tuple[Column, ...]:
     """Return the columns that a training needs."""
-    return () if train.clip is None else (ClipTextColumn(train.clip.model),)
+    return () if train.clip_model is None else (ClipTextColumn(train.clip_model),)
 
 
 def clip_digest(source: str) -> str:

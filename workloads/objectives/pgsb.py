@@ -54,7 +54,9 @@ from workloads.objectives.classifier_free_guidance import (
 )
 from workloads.objectives.pgsb_draws import FakeScoreDraws, PGSBDraws
 from workloads.objectives.score_weight import score_weight
-from workloads.settings.train import Distribution, ScoreBatch, TrainSettings
+from workloads.settings.objectives.guided import Distribution
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.train import ScoreBatch
 from workloads.students.unroll import unroll
 
 FAKE_SCORE = "fake_score"
@@ -86,7 +88,7 @@ class PGSB(Objective[PGSBDraws]):
         self,
         backbone: Backbone,
         null: Conditioning,
-        settings: TrainSettings,
+        settings: PGSBSettings,
         score_batch: ScoreBatch = "prediction",
     ) -> None:
         """Insert the fake score's adapters into the backbone's network.

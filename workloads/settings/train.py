@@ -7,20 +7,16 @@ Imports no torch, so a sweep file is checked in milliseconds. The digest that na
 import math
 import os.path
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from workloads.settings import guidance_input
-from workloads.settings.objectives import BootSettings, ClipLossSettings
 from workloads.settings.validation import STRICT, check_positive, check_ranges
 
 ADDED_LATER: dict[str, bool] = {"added_later": True}
 """Metadata of settings that `TrainSettings.identity` leaves out at their defaults."""
+COST: dict[str, bool] = {"cost": True}
+"""Metadata of settings that change the shapes or the number of the tensors that a step computes."""
 ScoreBatch = Literal["all", "role", "prediction"]
-Distribution = Literal["uniform", "logit_normal"]
-"""Distribution of timesteps."""
 MAX_FLOW_SHIFT = 100
-MAX_GUIDANCE_SCALE = 1000
-"""Largest guidance scale, and largest NASA strength, of an interval."""
 RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 10_000_000),
     "batch_size": (1, 65_536),
@@ -29,19 +25,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "gradient_clip": (0, math.inf),
 }
 """Wide limits that catch typing errors, which would otherwise surface hours later."""
-COST_SETTINGS = (
-    "objective",
-    "batch_size",
-    "lora",
-    "student_lora",
-    "guided",
-    "nasa_interval",
-    "fake_score_updates",
-    "clip",
-    "student_steps",
-    "guidance_input",
-)
-"""Settings that change the shapes or the number of the tensors that a step computes."""
 
 
 @dataclass(frozen=True)
@@ -101,76 +84,6 @@ class AttentionGuidanceSettings:
 
 
 @dataclass(frozen=True)
-class PGSBSettings:
-    """The objective PG-SB; defaults as published (SwiftBrush's code; SNOOPI v3, table 6)."""
-
-    __pydantic_config__ = STRICT
-
-    guidance_interval: tuple[float, float] = (0.5, 4.0)
-    """[low, high] of the uniform guidance scale; low = high: a fixed scale; 1: no guidance."""
-    guidance_per: Literal["sample", "batch"] = "sample"
-    """sample: each sample draws its own scale; batch: one scale per batch. The paper leaves this open."""
-    guided: Literal["both", "teacher", "fake_score"] = "both"
-    """Scores that are guided; both is best in the ablation of SNOOPI v1, table 2."""
-    guidance_input: bool | Literal["student"] = field(default=False, metadata=ADDED_LATER)
-    """True if student and fake score read the guidance scale, which is then chosen when pictures are drawn:
-    one training for all scales of the interval, drawn log-uniformly. student: the student alone reads it, a
-    control."""
-    fake_score_interval: tuple[float, float] | None = field(default=None, metadata=ADDED_LATER)
-    """[low, high] of a separate scale for the fake score; None: it shares the teacher's scale."""
-    weighting: Literal["sigma_squared", "uniform", "dmd"] = "sigma_squared"
-    """Weight w(t) of the student's gradient. dmd: the gradient is a difference of images, not of noise,
-    and is normalised to the same magnitude at every timestep (DMD, arXiv 2311.18828)."""
-    timestep_range: tuple[float, float] = (0.02, 0.981)
-    """Range of t for the student's loss, as fractions of the schedule: [20, 981) of 1000."""
-    timesteps: Distribution = field(default="uniform", metadata=ADDED_LATER)
-    """Distribution of t for the student's loss, over that range."""
-    fake_score_timesteps: Distribution | None = field(default=None, metadata=ADDED_LATER)
-    """Distribution of t for the fake score's loss, over the whole schedule. None: uniform (SwiftBrush's
-    code), but logit_normal for flow matching, as in today's tools (RTDMD, Model-Optimizer)."""
-    flow_shift: float | None = field(default=None, metadata=ADDED_LATER)
-    """Shift s of flow matching, t = s u / (1 + (s - 1) u); above 1, t is drawn nearer to noise. None: that of
-    the teacher's scheduler."""
-    norm_rescaled_guidance: bool = field(default=False, metadata=ADDED_LATER)
-    """True if each token of a guided prediction is scaled back to the norm of the conditional one, as the
-    pipeline of Qwen-Image does. The result is not linear in the scale."""
-    null_rate: float = 0.1
-    """Fraction of samples on which the fake score trains without a prompt, which guiding it needs."""
-    nasa_interval: tuple[float, float] | None = None
-    """[low, high] of the strength for NASA-T (SNOOPI v3, sec. 5.3, [0, 1] there); None: no NASA-T.
-
-    The student trains with NASA away from a negative prompt, at a strength drawn for each step, and
-    the teacher is guided against that prompt."""
-    fake_score_updates: int = 1
-    """Updates of the fake score per update of the student."""
-    lora: LoraSettings = field(default_factory=LoraSettings)
-    """The fake score's adapter."""
-    clip: ClipLossSettings | None = field(default=None, metadata=ADDED_LATER)
-    """CLIP loss added to the student's loss (SwiftBrush v2 and SNOOPI); None: no CLIP loss."""
-
-    def __post_init__(self) -> None:
-        low, high = self.guidance_interval
-        if low > high:
-            raise ValueError(f"guidance_interval [{low}, {high}]: low is above high")
-        for name in ("guidance_interval", "fake_score_interval", "nasa_interval"):
-            low, high = getattr(self, name) or (0, 0)
-            if not 0 <= low <= high <= MAX_GUIDANCE_SCALE:
-                raise ValueError(f"{name} [{low}, {high}]: needs 0 <= low <= high <= {MAX_GUIDANCE_SCALE}")
-        first, last = self.timestep_range
-        if not 0 <= first < last <= 1:
-            raise ValueError(f"timestep_range [{first}, {last}]: needs 0 <= first < last <= 1")
-        check_ranges(self, {"null_rate": (0, 1), "fake_score_updates": (1, 1000)})
-        if self.flow_shift is not None:
-            check_positive(self, ("flow_shift",))
-            check_ranges(self, {"flow_shift": (0, MAX_FLOW_SHIFT)})
-        if self.fake_score_interval is not None and self.guided != "both":
-            raise ValueError(f"fake_score_interval needs guided: both, but guided is {self.guided}")
-        if self.nasa_interval is not None and self.guided == "fake_score":
-            raise ValueError("nasa_interval guides the teacher: guided must be both or teacher")
-        guidance_input.check_interval(self)
-
-
-@dataclass(frozen=True)
 class StepSettings:
     """Settings that make a step faster or smaller in memory; its results differ by rounding only."""
 
@@ -186,54 +99,44 @@ class StepSettings:
     """True if torch.compile compiles the networks' transformer blocks; delays the first step by minutes."""
 
 
-BOOT_IGNORES = (
-    "guided",
-    "weighting",
-    "timesteps",
-    "null_rate",
-    "fake_score_updates",
-    "fake_score_timesteps",
-    "lora",
-    "fake_score_learning_rate",
-)
-"""Settings of PG-SB that BOOT ignores; it accepts them, because a sweep may share them between objectives."""
-
-
 @dataclass(frozen=True)
-class TrainSettings(PGSBSettings):
-    """All settings that determine a training; a change to any of them makes another trial."""
+class TrainSettings:
+    """Settings of a training that every objective has; each objective adds its own in a subclass.
 
-    objective: Literal["pgsb", "boot"] = field(default="pgsb", metadata=ADDED_LATER)
-    """Objective of the training. A sweep file may also name a preset, swiftbrush or swiftbrush_v2: see
-    `workloads.settings.objectives.PRESETS`."""
-    boot: BootSettings = field(default=BootSettings(), metadata=ADDED_LATER)
-    """Settings of the objective boot."""
+    The subclasses are in `workloads.settings.objectives`. A change to any setting makes another trial.
+    """
+
+    __pydantic_config__ = STRICT
+
+    objective: str = field(default="", metadata=COST)
+    """Name of the objective; each subclass accepts its own alone."""
     steps: int = 50_000
     """Updates of the student."""
-    batch_size: int = 64
+    batch_size: int = field(default=64, metadata=COST)
     """Samples per step, summed over all workers."""
     seed: int = 0
     """Seed of noise, timesteps, guidance scales and the order of prompts."""
     learning_rate: float = 1e-6
     """Learning rate of the student (AdamW)."""
-    fake_score_learning_rate: float = 1e-3
-    """Learning rate of the fake score's adapter (AdamW)."""
     adam_betas: tuple[float, float] = (0.9, 0.999)
-    """beta_1 and beta_2 of both optimisers."""
+    """beta_1 and beta_2 of all optimisers."""
     weight_decay: float = 0.0
-    """Weight decay of both optimisers."""
+    """Weight decay of all optimisers."""
     gradient_clip: float = 1.0
-    """Largest gradient norm, for both networks; 0 turns clipping off."""
+    """Largest gradient norm, for each network; 0 turns clipping off."""
     ema_decay: float = 0.999
     """Decay of the student's averaged weights, which are evaluated and saved."""
     start_from: str | None = None
     """Pipeline whose network initialises the student; None: the teacher's own network."""
-    student_lora: LoraSettings | None = field(default=None, metadata=ADDED_LATER)
+    student_lora: LoraSettings | None = field(default=None, metadata={**ADDED_LATER, **COST})
     """Adapter that the student trains instead of all its weights (SwiftBrush v2); None: all weights."""
-    student_steps: Literal[1, 2, 4] = field(default=1, metadata=ADDED_LATER)
+    student_steps: Literal[1, 2, 4] = field(default=1, metadata={**ADDED_LATER, **COST})
     """Network calls with which the student draws a picture, at noise levels that are fixed by the scheduler
     saved with it (`workloads.students.schedulers`). Above 1 each step of the training trains one of them, in
     turn, on what the student draws up to there (DMD2, arXiv 2405.14867, sec. 4.5)."""
+    flow_shift: float | None = field(default=None, metadata=ADDED_LATER)
+    """Shift s of flow matching, t = s u / (1 + (s - 1) u); above 1, t is drawn nearer to noise. None: that of
+    the teacher's scheduler."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of all networks; auto: bf16 on GPUs, fp32 on CPUs."""
     collapse_ratio: float = 0.05
@@ -241,40 +144,48 @@ class TrainSettings(PGSBSettings):
     (or above whose inverse) the training counts as collapsed. Non-finite losses also count as a collapse."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, ("learning_rate", "fake_score_learning_rate"))
+        check_positive(self, ("learning_rate",))
         check_ranges(self, RANGES)
         for name in ("ema_decay", "collapse_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             raise ValueError(f"adam_betas {list(self.adam_betas)}: each must be at least 0 and below 1")
+        if self.flow_shift is not None:
+            check_positive(self, ("flow_shift",))
+            check_ranges(self, {"flow_shift": (0, MAX_FLOW_SHIFT)})
         if self.start_from is not None and not self.start_from.strip():
             raise ValueError("start_from is empty: name a pipeline, or leave it out")
         if self.start_from is not None:
             object.__setattr__(self, "start_from", os.path.expanduser(self.start_from))
-        guidance_input.check_student(self)
-        self._check_objective()
 
-    def _check_objective(self) -> None:
-        if self.objective == "pgsb" and self.boot != BootSettings():
-            raise ValueError("boot has settings of the objective boot, but objective is pgsb")
-        for name in ("nasa_interval", "clip", "fake_score_interval"):
-            if self.objective == "boot" and getattr(self, name) is not None:
-                raise ValueError(f"{name} is a setting of the objective pgsb, but objective is boot")
-        if self.objective == "boot" and self.student_steps != 1:
-            raise ValueError(f"student_steps must be 1 for the objective boot, not {self.student_steps}")
+    @property
+    def teacher_scales(self) -> tuple[float, float]:
+        """Smallest and largest guidance scale at which the teacher is guided; equal for a fixed scale."""
+        raise NotImplementedError
+
+    @property
+    def read_scales(self) -> tuple[float, float] | None:
+        """Interval of the guidance scales that the student reads; None if it reads none."""
+        return None
 
     @property
     def neutral_scale(self) -> float | None:
-        """Scale at which a student with `guidance_input` draws by its own weights; None for others."""
-        return guidance_input.middle(self.guidance_interval) if self.guidance_input else None
+        """Scale at which a student that reads one draws by its own weights: the interval's geometric mean.
+
+        None for students that read none.
+        """
+        return None if self.read_scales is None else math.sqrt(math.prod(self.read_scales))
 
     @property
-    def unused(self) -> list[str]:
-        """Names of settings that differ from their defaults and that the objective ignores."""
-        defaults, names = TrainSettings(), BOOT_IGNORES if self.objective == "boot" else ()
-        return [name for name in names if getattr(self, name) != getattr(defaults, name)]
+    def trains_with_negatives(self) -> bool:
+        """True if the training needs negative prompts."""
+        return False
+
+    @property
+    def clip_model(self) -> str | None:
+        """CLIP model of the CLIP loss; None without that loss."""
+        return None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -283,17 +194,18 @@ class TrainSettings(PGSBSettings):
         Settings marked `ADDED_LATER` are left out at their defaults, so that trials that finished
         before a setting existed keep their digests.
         """
-        later = (each for each in fields(self) if each.metadata == ADDED_LATER)
+        later = (each for each in fields(self) if "added_later" in each.metadata)
         omitted = {each.name for each in later if self._is_default(each)}
         return {key: value for key, value in asdict(self).items() if key not in omitted}
 
     @property
-    def cost_settings(self) -> "TrainSettings":
-        """The `COST_SETTINGS` of this training, all others at their defaults.
+    def cost_settings(self) -> Self:
+        """This training with all settings at their defaults that are not marked `COST`.
 
         Trainings that agree in them need the same memory and arithmetic per step.
         """
-        return TrainSettings(**{name: getattr(self, name) for name in COST_SETTINGS})
+        marked = (each.name for each in fields(self) if "cost" in each.metadata)
+        return type(self)(**{name: getattr(self, name) for name in marked})
 
     def _is_default(self, setting: Field[Any]) -> bool:
         return bool(getattr(self, setting.name) == setting.default)

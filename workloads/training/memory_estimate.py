@@ -140,7 +140,7 @@ class _Worker:
         task, batch = self.task, self.task.train.batch_size
         # Every worker draws the random numbers of the global batch.
         draws = _rows(self.objective.draw(1, torch.Generator()), batch)[: task.rows]
-        negatives = None if task.train.nasa_interval is None else self.texts(task.rows)
+        negatives = self.texts(task.rows) if task.train.trains_with_negatives else None
         widths = self.objective.columns.items()
         columns = {name: torch.empty((task.rows, width), device=META) for name, width in widths}
         given = Batch(self.texts(task.rows), negatives, columns)
@@ -154,7 +154,7 @@ class _Worker:
         count = min(self.task.pictures, SAMPLE_BATCH)
         noise = torch.empty((count, self.backbone.student_steps, *self.backbone.latent_shape), device=META)
         prompts = self.texts(count)
-        if self.task.train.guidance_input:
+        if self.task.train.read_scales:
             prompts = prompts.at_scale(torch.empty(count, device=META))
         latents = generate(self.backbone, student, noise, prompts)
         with torch.no_grad():

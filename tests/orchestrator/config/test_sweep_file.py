@@ -14,6 +14,7 @@ from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.estimate import check_budget
 from orchestrator.planning.plan import make_plan
 from tests.support.cli import MINIMAL
+from tests.support.training_settings import pgsb
 
 REPOSITORY = Path(__file__).parents[3]
 SHIPPED = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
@@ -61,7 +62,7 @@ def test_miniature_has_a_control() -> None:
     plan = make_plan(load_sweep(REPOSITORY / "sweeps/miniature.yaml"))
     by_backbone: dict[str, list[tuple[float, float]]] = {}
     for trial in plan.trials:
-        by_backbone.setdefault(trial.backbone.name, []).append(trial.train.guidance_interval)
+        by_backbone.setdefault(trial.backbone.name, []).append(trial.train.teacher_scales)
     assert len(by_backbone) == 5
     for name, ((low, high), *control) in by_backbone.items():
         mean = (low + high) / 2
@@ -83,7 +84,7 @@ def test_train_override_applies_to_all_trials(tmp_path: Path) -> None:
 
     text = MINIMAL + "arms:\n- {name: a, train: {seed: 1}}\n- {name: b, train: {seed: 2, null_rate: 0.5}}\n"
     trials = make_plan(load_sweep(write(tmp_path, text), ["train.null_rate=0.25"])).trials
-    assert [(trial.train.seed, trial.train.null_rate) for trial in trials] == [(1, 0.25), (2, 0.25)]
+    assert [(trial.train.seed, pgsb(trial).null_rate) for trial in trials] == [(1, 0.25), (2, 0.25)]
     with pytest.raises(UserError, match=r"--set train\.steps=x: backbones\.0\.train\.steps: "):
         make_plan(load_sweep(REPOSITORY / "sweeps/miniature.yaml", ["train.steps=x"]))
 
@@ -131,7 +132,7 @@ def test_wrong_overrides(tmp_path: Path, override: str, message: str) -> None:
 def test_overrides_reach_into_lists_by_name(tmp_path: Path) -> None:
     overrides = ["backbones.pixart.start_timestep=500", "train.lora.rank=4"]
     trial = make_plan(load_sweep(write(tmp_path, MINIMAL), overrides)).trials[0]
-    assert trial.backbone.start_timestep == 500 and trial.train.lora.rank == 4
+    assert trial.backbone.start_timestep == 500 and pgsb(trial).lora.rank == 4
 
 
 def test_exponents_need_no_decimal_point(tmp_path: Path) -> None:

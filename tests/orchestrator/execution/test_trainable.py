@@ -14,7 +14,7 @@ from orchestrator.training.checkpoint.manifest import Progress
 from orchestrator.training.startup import remaining_batches
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.objectives.batch import Batch
-from workloads.settings.train import TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
 
 
 def test_prompts_and_negatives_start_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,7 @@ def test_prompts_and_negatives_start_together(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(BatchStream, "_read", read)
     prompts, negatives = (ShardSet("unused", (count,), ("",), 1, 1) for count in (10, 20))
-    train = TrainSettings(steps=3, batch_size=1)
+    train = PGSBSettings(steps=3, batch_size=1)
     job: Any = SimpleNamespace(
         root="unused", shards=prompts, negatives=negatives, trial=SimpleNamespace(train=train)
     )

@@ -8,6 +8,7 @@ from orchestrator.common.errors import UserError
 from orchestrator.config.sweep_file import load_sweep
 from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.plan import Plan, make_plan
+from tests.support.training_settings import pgsb
 
 REPOSITORY = Path(__file__).parents[3]
 SWEEP = """name: tiny
@@ -37,7 +38,7 @@ def plan(folder: Path, text: str) -> Plan:
 def test_arms_are_tried_on_every_backbone(tmp_path: Path) -> None:
     made = plan(tmp_path, SWEEP + ARMS)
     assert len(made.trials) == 2 * 2 * 2
-    on_unet = {t.arm: t.train for t in made.trials if t.backbone.name == "unet-v" and t.train.seed == 1}
+    on_unet = {t.arm: pgsb(t) for t in made.trials if t.backbone.name == "unet-v" and t.train.seed == 1}
     assert (on_unet["random"].guided, on_unet["random"].guidance_interval) == ("both", (1, 5))
     assert (on_unet["fixed"].guided, on_unet["fixed"].guidance_interval) == ("teacher", (3, 3))
     assert {train.learning_rate for train in on_unet.values()} == {3e-4}
@@ -79,7 +80,7 @@ def test_study_pairs_an_interval_with_its_mean() -> None:
     cells = {(t.backbone.name, t.arm) for t in made.trials}
     assert len({t.backbone.name for t in made.trials}) == 3
     assert len(made.trials) == 5 * len(cells) == 5 * 3 * len(made.sweep.arms)
-    train = {t.arm: t.train for t in made.trials if t.train.seed == 0}
+    train = {t.arm: pgsb(t) for t in made.trials if t.train.seed == 0}
     random, fixed = train["random-sample"], train["fixed-3"]
     low, high = random.guidance_interval
     assert fixed.guidance_interval == ((low + high) / 2,) * 2

@@ -33,7 +33,8 @@ from workloads.miniature import WEIGHTS
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
 from workloads.objectives.catalogue import make_objective
-from workloads.settings.train import StepSettings, TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.train import StepSettings
 from workloads.students.ema import AverageWeights
 from workloads.students.student import new_student
 from workloads.training.memory_estimate import StepTask, step_needs
@@ -221,7 +222,7 @@ def test_readme_shows_the_plans(title: str) -> None:
         assert line in text.splitlines(), line
 
 
-TRAIN = TrainSettings(batch_size=8, lora=LORA)
+TRAIN = PGSBSettings(batch_size=8, lora=LORA)
 BUCKET = 100_000
 """Gradients per reduction: few, because DeepSpeed's usual buckets would hold all gradients of a miniature."""
 

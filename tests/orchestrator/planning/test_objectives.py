@@ -9,12 +9,14 @@ from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.estimate import worker_needs
 from orchestrator.planning.plan import Plan, Trial, make_plan
 from tests.support.cli import SWEEP, refused, written
-from workloads.settings.objectives import BootSettings, ClipLossSettings
+from tests.support.training_settings import boot, pgsb
+from workloads.settings.objectives.terms import ClipLossSettings
 from workloads.settings.train import LoraSettings
 
 BEFORE = "88bc602bc899"
 """Digest of the trial of `SWEEP` in a version whose only objective was PG-SB."""
 CLIP = "train.clip={model: miniature/clip}"
+SHORT_STEPS = "train.objective={name: boot, step_size: 0.1}"
 
 
 def plan(folder: Path, *overrides: str) -> Plan:
@@ -44,15 +46,15 @@ def test_boot_settings_are_in_the_digest(tmp_path: Path) -> None:
     one = only(tmp_path, "train.objective=boot")
     other = only(tmp_path, "train.objective=boot", "train.boot={step_size: 0.1}")
     assert one.digest != other.digest and "-boot-" in one.name
-    assert other.train.boot == BootSettings(0.1)
+    assert boot(other).step_size == 0.1
 
 
 def test_published_names_set_defaults(tmp_path: Path) -> None:
     """Published values, unless the file has its own."""
-    swiftbrush = only(tmp_path, "train.objective=swiftbrush").train
+    swiftbrush = pgsb(only(tmp_path, "train.objective=swiftbrush"))
     assert (swiftbrush.objective, swiftbrush.guidance_interval) == ("pgsb", (4.5, 4.5))
     assert (swiftbrush.lora.rank, swiftbrush.lora.alpha, swiftbrush.clip) == (64, 108, None)
-    second = only(tmp_path, "train.objective=swiftbrush_v2", "train.guidance_interval=[2, 3]").train
+    second = pgsb(only(tmp_path, "train.objective=swiftbrush_v2", "train.guidance_interval=[2, 3]"))
     assert second.clip == ClipLossSettings("openai/clip-vit-base-patch32", 0.35, 0.1, 1)
     assert second.student_lora == LoraSettings(256, 512.0)
     assert second.guidance_interval == (2, 3)
@@ -66,9 +68,27 @@ def test_objectives_can_be_swept(tmp_path: Path) -> None:
     assert len({t.digest for t in trials}) == 3
 
 
+def test_forms_of_an_objective_are_one_training(tmp_path: Path) -> None:
+    """Settings beside the others, in a section of the objective's name, or with its name."""
+    forms = (
+        ["train.objective=boot", "train.step_size=0.1"],
+        ["train.objective=boot", "train.boot={step_size: 0.1}"],
+        [SHORT_STEPS],
+        # The last one counts.
+        [
+            "train.step_size=0.3",
+            "train.boot={step_size: 0.2}",
+            "train.objective={name: boot, step_size: 0.1}",
+        ],
+    )
+    assert len({only(tmp_path, *form).digest for form in forms}) == 1
+    long = "train.objective={name: pgsb, guided: teacher}"
+    assert only(tmp_path, long).digest == only(tmp_path, "train.guided=teacher").digest != BEFORE
+
+
 def test_plan_shows_ignored_settings(tmp_path: Path) -> None:
     shared = "train.objective={values: [pgsb, boot]}", "train.null_rate=0.3", "train.weighting=dmd"
-    assert "objective boot ignores weighting, null_rate" in describe_plan(plan(tmp_path, *shared), "", "")
+    assert "objective boot ignores null_rate, weighting" in describe_plan(plan(tmp_path, *shared), "", "")
     assert " ignores " not in describe_plan(plan(tmp_path, shared[0]), "", "")
     assert " ignores " not in describe_plan(plan(tmp_path, *shared[1:]), "", "")
 
@@ -76,11 +96,15 @@ def test_plan_shows_ignored_settings(tmp_path: Path) -> None:
 BOOT = "train.objective=boot"
 REFUSED = [
     (["train.objective=gan"], r"train.objective: is 'gan', not one of pgsb, swiftbrush, "),
-    ([BOOT, CLIP], r"train.clip: is a setting of the objective pgsb, but objective is boot"),
-    ([BOOT, "train.nasa_interval=[0, 1]"], r"train.nasa_interval: is a setting of the objective pgsb"),
+    (["train.objective={nam: pgsb}"], r"train.objective.nam: unknown key"),
+    (
+        ["train.objective={name: boot, step_size: 1}"],
+        r"train.objective.step_size: must be above 0 and below 1",
+    ),
+    ([BOOT, "train.step_size=1"], r"train.step_size: must be above 0 and below 1"),
+    ([BOOT, "train.boot=3"], r"train.boot: is 3: give it the settings of that objective, or leave it out"),
     ([BOOT, "train.boot={step_size: 1}"], r"train.boot.step_size: must be above 0 and below 1"),
     ([BOOT, "train.boot={boundary_weight: 0}"], r"train.boot.boundary_weight: must be above 0"),
-    (["train.boot={step_size: 0.1}"], r"train.boot: has settings of the objective boot"),
     (["train.clip={margin: 2}"], r"train.clip.margin: must be at least -1 and at most 1, not 2"),
     (["train.clip={every: 0}"], r"train.clip.every: must be at least 1"),
     (["train.clip={weigth: 1}"], r"train.clip.weigth: unknown key; the nearest valid one is 'weight'"),

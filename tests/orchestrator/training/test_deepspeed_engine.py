@@ -8,13 +8,13 @@ from torch import Tensor, distributed, nn
 
 import workloads.training.step
 from tests.support.process_group import start_workers
-from workloads.settings.train import TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
 from workloads.students.ema import AverageWeights
 from workloads.training.step import PlainEngine
 
 pytestmark = pytest.mark.heavy
 
-TRAIN = TrainSettings(batch_size=2, gradient_clip=0.5)
+TRAIN = PGSBSettings(batch_size=2, gradient_clip=0.5)
 SHORT = 1e-6
 """A learning rate."""
 LOUD, QUIET = 40.0, 0.01

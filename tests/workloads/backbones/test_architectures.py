@@ -20,7 +20,8 @@ from workloads.layers.lora import AdapterSet
 from workloads.layers.transformer_blocks import compile_blocks
 from workloads.objectives.batch import Batch
 from workloads.objectives.pgsb import PGSB
-from workloads.settings.train import AttentionGuidanceSettings, LoraSettings, TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.train import AttentionGuidanceSettings, LoraSettings
 from workloads.students.schedulers import one_step_scheduler
 from workloads.students.student import new_student
 from workloads.training.step import make_engines, train_step
@@ -246,7 +247,7 @@ def test_full_step_of_sd15() -> None:
     """In float32, at batch 1, with AdamW for both networks: 17.9 GB and two minutes on one thread."""
     torch.manual_seed(0)
     backbone = architectures.build("sd15", "cpu")
-    train = TrainSettings()
+    train = PGSBSettings()
     student = new_student(backbone)
     objective = PGSB(backbone, architectures.conditioning(backbone, 1, "cpu"), train)
     for parameter in objective.fake_score.parameters():

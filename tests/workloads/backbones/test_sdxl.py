@@ -19,7 +19,8 @@ from workloads.backbones.shape_checks import check_shapes
 from workloads.backbones.teacher_pipeline import call_arguments, generate_images
 from workloads.objectives.batch import Batch
 from workloads.objectives.pgsb import PGSB
-from workloads.settings.train import AttentionGuidanceSettings, TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.train import AttentionGuidanceSettings
 from workloads.students.student import decode, generate, load_autoencoder, new_student, save_student
 from workloads.training.step import make_engines, train_step
 
@@ -88,7 +89,7 @@ def test_embeddings_and_size_affect_prediction(source: str) -> None:
 
 def trained(backbone: Backbone, encoder: TextEncoder) -> torch.nn.Module:
     """Return a student after one training step."""
-    train, student = TrainSettings(learning_rate=1e-3), new_student(backbone)
+    train, student = PGSBSettings(learning_rate=1e-3), new_student(backbone)
     objective = PGSB(backbone, encoder.encode([""]), train)
     for parameter in objective.fake_score.parameters():
         torch.nn.init.normal_(parameter, std=0.1)

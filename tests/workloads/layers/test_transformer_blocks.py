@@ -13,7 +13,7 @@ from workloads.layers.transformer_blocks import compile_blocks
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.objectives.batch import Batch
 from workloads.objectives.pgsb import PGSB
-from workloads.settings.train import TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
 from workloads.students.student import new_student
 from workloads.training.step import each_network, make_engines, train_step
 
@@ -36,7 +36,7 @@ def narrow(name: str) -> Backbone:
 def test_no_block_exceeds_recompile_limit(name: str) -> None:
     """Beyond the limit torch only warns, and the rest of the training runs uncompiled."""
     torch.manual_seed(0)
-    backbone, train = narrow(name), TrainSettings(batch_size=2)
+    backbone, train = narrow(name), PGSBSettings(batch_size=2)
     student = new_student(backbone)
     objective = PGSB(backbone, architectures.conditioning(backbone, 1, "cpu"), train)
     for network, _ in each_network(student, objective):

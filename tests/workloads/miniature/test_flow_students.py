@@ -3,9 +3,10 @@
 import pytest
 
 from tests.workloads.objectives.test_catalogue import Training
-from workloads.settings.train import LoraSettings, TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.train import LoraSettings
 
-TRAIN = TrainSettings(
+TRAIN = PGSBSettings(
     guidance_interval=(1.0, 5.0),
     guided="teacher",
     weighting="uniform",

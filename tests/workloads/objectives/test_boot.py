@@ -21,8 +21,7 @@ from workloads.layers.guidance_input import GuidanceConditioned, GuidanceEmbeddi
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
 from workloads.objectives.boot import BOOT, BootDraws
-from workloads.settings.objectives import BootSettings
-from workloads.settings.train import TrainSettings
+from workloads.settings.objectives.boot import BootSettings
 
 START, T_MIN, T_MAX, STRIDE = 700, 20, 980, 50
 
@@ -39,11 +38,11 @@ class Bench:
         torch.manual_seed(2)
         self.prompts = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
         self.null = Conditioning(torch.randn(1, 3, 6, dtype=torch.float64))
-        settings = TrainSettings(
-            objective="boot",
+        settings = BootSettings(
             guidance_interval=(1.0, 5.0),
             guidance_input=guidance_input,
-            boot=BootSettings(0.05, boundary_weight=0.3),
+            step_size=0.05,
+            boundary_weight=0.3,
         )
         self.objective = BOOT(self.backbone, self.null, settings)
         noise = torch.randn(BATCH, 4, 4, 4, dtype=torch.float64)

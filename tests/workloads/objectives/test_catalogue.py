@@ -19,7 +19,9 @@ from workloads.objectives.catalogue import make_objective
 from workloads.objectives.columns import columns_of
 from workloads.objectives.pgsb import FAKE_SCORE, PGSB
 from workloads.scorers.attributes import AttributeAccuracy
-from workloads.settings.objectives import ClipLossSettings
+from workloads.settings.objectives.boot import BootSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.objectives.terms import ClipLossSettings
 from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights, exchanged_weights
 from workloads.students.schedulers import with_student_steps
@@ -29,8 +31,8 @@ from workloads.training.step import apply_settings, make_engines, train_step
 
 START = {"unet-epsilon": 300, "unet-v": 500, "pixart": 400, "sana": 999, "sd3": 999}
 LORA = LoraSettings(8, 8, ("all",))
-PLAIN = TrainSettings(batch_size=4, learning_rate=1e-4, fake_score_learning_rate=2e-3, lora=LORA)
-ARMS = {
+PLAIN = PGSBSettings(batch_size=4, learning_rate=1e-4, fake_score_learning_rate=2e-3, lora=LORA)
+ARMS: dict[str, TrainSettings] = {
     "pgsb": PLAIN,
     "asymmetric": replace(PLAIN, guidance_interval=(3.0, 3.0), fake_score_interval=(1.0, 1.0)),
     "dmd": replace(PLAIN, weighting="dmd", guided="teacher", guidance_interval=(3.0, 3.0)),
@@ -41,7 +43,7 @@ ARMS = {
         clip=ClipLossSettings(CLIP, margin=0.9, weight=1.0),
         student_lora=LoraSettings(16, 32, ("to_q", "to_k", "to_v", "to_out.0")),
     ),
-    "boot": replace(PLAIN, objective="boot", guidance_interval=(3.0, 3.0)),
+    "boot": BootSettings(batch_size=4, learning_rate=1e-4, guidance_interval=(3.0, 3.0)),
     "two_steps": replace(PLAIN, student_steps=2),
     "reads_scale": replace(PLAIN, guidance_interval=(1.0, 7.5), guided="teacher", guidance_input=True),
 }
@@ -136,7 +138,7 @@ def test_boot_learns() -> None:
 def test_clip_loss_raises_clip_agreement() -> None:
     """The loss ends lower than in the same training with a negligible weight."""
     train = replace(ARMS["swiftbrush_v2"], batch_size=16, learning_rate=3e-3)
-    assert train.clip is not None
+    assert isinstance(train, PGSBSettings) and train.clip is not None
     without = replace(train, clip=replace(train.clip, weight=1e-6))
     ends = [Training("pixart", arm).steps(24)[-8:, -1].mean() for arm in (train, without)]
     assert ends[0] < ends[1] - 0.04

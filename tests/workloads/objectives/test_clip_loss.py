@@ -25,7 +25,7 @@ from workloads.objectives.clip_model import ClipTextEncoder
 from workloads.objectives.columns import ClipTextColumn
 from workloads.scorers.clip import ClipAgreement
 from workloads.scorers.scorer import Request
-from workloads.settings.objectives import ClipLossSettings
+from workloads.settings.objectives.terms import ClipLossSettings
 from workloads.students.student import load_autoencoder
 
 SETTINGS = ClipLossSettings(CLIP, margin=0.5)

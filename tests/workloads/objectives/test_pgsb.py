@@ -28,7 +28,8 @@ from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
 from workloads.objectives.classifier_free_guidance import rescale_norm
 from workloads.objectives.pgsb import PGSB
-from workloads.settings.train import LoraSettings, ScoreBatch, TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.train import LoraSettings, ScoreBatch
 
 BATCH = 4
 LORA = LoraSettings(rank=3, alpha=5.0, targets=("all",))
@@ -72,7 +73,7 @@ class Bench:
         torch.manual_seed(2)
         self.prompts = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
         self.null = Conditioning(torch.randn(1, 3, 6, dtype=torch.float64))
-        train = TrainSettings(lora=LORA, student_lora=student_lora, **settings)  # type: ignore[arg-type]
+        train = PGSBSettings(lora=LORA, student_lora=student_lora, **settings)  # type: ignore[arg-type]
         self.objective = PGSB(self.backbone, self.null, train)
         self.fake_score = self.objective.fake_score
         sets = [self.fake_score] if student_lora is None else [self.student, self.fake_score]

@@ -1,12 +1,13 @@
 """Identities of default settings: digests of finished trials are made of them, so they must not change."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
-from workloads.settings.objectives import OBJECTIVES, expand_preset
-from workloads.settings.train import TrainSettings
+from workloads.settings.objectives.catalogue import OBJECTIVES, SETTINGS, resolve
+from workloads.settings.objectives.pgsb import PGSBSettings
 
 PGSB: dict[str, Any] = {
     "guidance_interval": (0.5, 4.0),
@@ -31,6 +32,8 @@ PGSB: dict[str, Any] = {
     "precision": "auto",
     "collapse_ratio": 0.05,
 }
+OF_PGSB = ("guided", "weighting", "null_rate", "nasa_interval", "fake_score_updates", "lora",
+           "fake_score_learning_rate")  # fmt: skip
 SWIFTBRUSH = {
     "guidance_interval": (4.5, 4.5),
     "lora": {"rank": 64, "alpha": 108.0, "targets": ("to_q", "to_v")},
@@ -40,27 +43,39 @@ SWIFTBRUSH_V2 = {
     "clip": {"model": "openai/clip-vit-base-patch32", "margin": 0.35, "weight": 0.1, "every": 1},
     "student_lora": {"rank": 256, "alpha": 512.0, "targets": ("to_q", "to_v")},
 }
+BOOT = {
+    "objective": "boot",
+    **{key: value for key, value in PGSB.items() if key not in OF_PGSB},
+    "step_size": 0.04,
+    "boundary_weight": 1.0,
+}
 IDENTITIES: dict[str, dict[str, Any]] = {
     "pgsb": PGSB,
     "swiftbrush": {**PGSB, **SWIFTBRUSH},
     "swiftbrush_v2": {**PGSB, **SWIFTBRUSH_V2},
-    "boot": {**PGSB, "objective": "boot"},
+    "boot": BOOT,
 }
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_identity_of_default_settings(objective: str) -> None:
-    values = expand_preset({"objective": objective})
-    settings = TypeAdapter(TrainSettings).validate_python(values)
+    found = resolve({"objective": objective})
+    settings = TypeAdapter(found.kind).validate_python(found.values)
     assert settings.identity == IDENTITIES[objective]
 
 
 def test_identity_holds_later_settings_when_set() -> None:
-    settings = TrainSettings(fake_score_interval=(1.0, 2.0))
+    settings = PGSBSettings(fake_score_interval=(1.0, 2.0))
     assert settings.identity == {**PGSB, "fake_score_interval": (1.0, 2.0)}
 
 
 def test_neutral_scale_is_the_geometric_mean() -> None:
-    settings = TrainSettings(guidance_interval=(1.0, 9.0), guided="teacher", guidance_input=True)
-    assert settings.neutral_scale == 3.0 and TrainSettings().neutral_scale is None
+    settings = PGSBSettings(guidance_interval=(1.0, 9.0), guided="teacher", guidance_input=True)
+    assert settings.neutral_scale == 3.0 and PGSBSettings().neutral_scale is None
     assert settings.identity["guidance_input"] is True
+
+
+def test_no_setting_has_the_name_of_an_objective() -> None:
+    """Both are keys of one section of a sweep file."""
+    names = {each.name for kind in SETTINGS.values() for each in fields(kind)}
+    assert not names & set(OBJECTIVES)

@@ -16,7 +16,8 @@ from workloads.backbones.prompts.text_encoder_files import encoder_digest
 from workloads.backbones.teacher_pipeline import call_arguments
 from workloads.layers.lora import network_of
 from workloads.miniature import TEACHERS, WEIGHTS
-from workloads.settings.train import LoraSettings, TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.train import LoraSettings
 from workloads.students.ema import AverageWeights, copy_weights
 from workloads.students.schedulers import one_step_scheduler
 from workloads.students.student import generate, new_student, save_student
@@ -120,7 +121,7 @@ def test_adapter_is_merged_when_saved(tmp_path: Path) -> None:
     """The saved network has the averaged adapter in its weights; the adapter is in a file of its own too."""
     backbone = load_backbone(str(WEIGHTS / "pixart"), start_timestep=400)
     student = new_student(backbone, lora=LoraSettings(4, 8, ("to_q", "to_v")))
-    average = AverageWeights(PlainEngine(student, 1e-4, TrainSettings()).weights, decay=0.5)
+    average = AverageWeights(PlainEngine(student, 1e-4, PGSBSettings()).weights, decay=0.5)
     assert all(name.startswith(("down.", "up.")) for name in average.weights)
     copy_weights({name: weight + 0.1 for name, weight in average.weights.items()}, student)
     save_student(backbone, student, tmp_path / "student")

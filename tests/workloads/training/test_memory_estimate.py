@@ -18,7 +18,9 @@ from workloads.miniature import CLIP, TEACHERS, WEIGHTS
 from workloads.objectives.base import STUDENT
 from workloads.objectives.batch import Batch
 from workloads.objectives.catalogue import make_objective
-from workloads.settings.objectives import ClipLossSettings
+from workloads.settings.objectives.boot import BootSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.objectives.terms import ClipLossSettings
 from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights
 from workloads.students.schedulers import with_student_steps
@@ -64,7 +66,7 @@ def train_twice(name: str, train: TrainSettings, settings: StepSettings) -> None
     generator, rows = torch.Generator().manual_seed(0), train.batch_size
     for step in (1, 2):
         draws = objective.draw(rows, generator)
-        negatives = None if train.nasa_interval is None else texts(backbone, rows)
+        negatives = texts(backbone, rows) if train.trains_with_negatives else None
         columns = {name: torch.randn(rows, width) for name, width in objective.columns.items()}
         train_step(objective, engines, Batch(texts(backbone, rows), negatives, columns), draws, step)
         average.update(engines[STUDENT].weights, step)
@@ -83,7 +85,7 @@ def planned(name: str, train: TrainSettings, settings: StepSettings) -> StepNeed
     ],
 )
 def test_estimate_matches_a_real_step(name: str, batch: int, checkpointing: bool) -> None:
-    train = TrainSettings(batch_size=batch, lora=LORA)
+    train = PGSBSettings(batch_size=batch, lora=LORA)
     settings = StepSettings(activation_checkpointing=checkpointing)
     measured = peak_bytes(lambda: train_twice(name, train, settings))
     assert planned(name, train, settings).peak == pytest.approx(measured, rel=TOLERANCE)
@@ -102,7 +104,7 @@ def test_estimate_matches_a_compiled_step(name: str, monkeypatch: pytest.MonkeyP
     """Uses a backend of torch that partitions like the default one, and then compiles nothing."""
     fast = partial(compile_blocks, backend="aot_eager_decomp_partition")
     monkeypatch.setattr("workloads.training.step.compile_blocks", fast)
-    train = TrainSettings(batch_size=16, lora=LORA)
+    train = PGSBSettings(batch_size=16, lora=LORA)
     settings = StepSettings(activation_checkpointing=True, compile=True)
     torch._dynamo.reset()
     measured = peak_bytes(lambda: train_twice(name, train, settings))
@@ -110,23 +112,23 @@ def test_estimate_matches_a_compiled_step(name: str, monkeypatch: pytest.MonkeyP
     assert measured < 0.8 * planned(name, train, StepSettings()).peak
 
 
-READS_SCALE = TrainSettings(guidance_interval=(1.0, 7.5), guided="teacher", guidance_input=True)
+READS_SCALE = PGSBSettings(guidance_interval=(1.0, 7.5), guided="teacher", guidance_input=True)
 OTHERS = [
-    ("masked roles", TrainSettings(batch_size=16, lora=LORA), StepSettings(score_batch="all")),
-    ("each alone", TrainSettings(batch_size=16, lora=LORA), StepSettings(score_batch="prediction")),
-    ("NASA-T", TrainSettings(batch_size=8, lora=LORA, nasa_interval=(0, 1)), StepSettings()),
-    ("two updates", TrainSettings(batch_size=8, lora=LORA, fake_score_updates=2), StepSettings()),
-    ("BOOT", TrainSettings(batch_size=16, objective="boot"), StepSettings()),
-    ("a CLIP loss", TrainSettings(batch_size=16, lora=LORA, clip=ClipLossSettings(CLIP)), StepSettings()),
-    ("a LoRA student", TrainSettings(batch_size=16, lora=LORA, student_lora=LORA), StepSettings()),
+    ("masked roles", PGSBSettings(batch_size=16, lora=LORA), StepSettings(score_batch="all")),
+    ("each alone", PGSBSettings(batch_size=16, lora=LORA), StepSettings(score_batch="prediction")),
+    ("NASA-T", PGSBSettings(batch_size=8, lora=LORA, nasa_interval=(0, 1)), StepSettings()),
+    ("two updates", PGSBSettings(batch_size=8, lora=LORA, fake_score_updates=2), StepSettings()),
+    ("BOOT", BootSettings(batch_size=16), StepSettings()),
+    ("a CLIP loss", PGSBSettings(batch_size=16, lora=LORA, clip=ClipLossSettings(CLIP)), StepSettings()),
+    ("a LoRA student", PGSBSettings(batch_size=16, lora=LORA, student_lora=LORA), StepSettings()),
     (
         "three masked roles",
-        TrainSettings(batch_size=8, lora=LORA, student_lora=LORA, nasa_interval=(0, 1)),
+        PGSBSettings(batch_size=8, lora=LORA, student_lora=LORA, nasa_interval=(0, 1)),
         StepSettings(score_batch="all"),
     ),
-    ("all layers", TrainSettings(batch_size=8, lora=replace(LORA, targets=("all",))), StepSettings()),
+    ("all layers", PGSBSettings(batch_size=8, lora=replace(LORA, targets=("all",))), StepSettings()),
     ("a guidance input", replace(READS_SCALE, batch_size=16, lora=LORA), StepSettings(score_batch="all")),
-    ("two steps", TrainSettings(batch_size=16, lora=LORA, student_steps=2), StepSettings()),
+    ("two steps", PGSBSettings(batch_size=16, lora=LORA, student_steps=2), StepSettings()),
 ]
 
 
@@ -134,7 +136,7 @@ OTHERS = [
 def test_estimate_matches_other_objectives_and_settings(train: TrainSettings, settings: StepSettings) -> None:
     measured = peak_bytes(lambda: train_twice("pixart", train, settings))
     # NASA-T's keys and values are in a reference cycle, which lives until the garbage collector runs.
-    tolerance = TOLERANCE if train.nasa_interval is None else 0.1
+    tolerance = 0.1 if train.trains_with_negatives else TOLERANCE
     assert planned("pixart", train, settings).peak == pytest.approx(measured, rel=tolerance)
 
 
@@ -143,7 +145,7 @@ def test_three_roles_need_little_more_than_one_network(source: str) -> None:
     """Teacher, fake score and adapter student in bf16: weights, both optimisers and the average."""
     architecture = architecture_of(source)
     assert architecture is not None
-    train = TrainSettings(batch_size=1, student_lora=LoraSettings())
+    train = PGSBSettings(batch_size=1, student_lora=LoraSettings())
     needs = step_needs(StepTask(architecture, train, 1, True, StepSettings(activation_checkpointing=True)))
     with torch.device("meta"):
         kind: Any = network_kind(architecture.family).model
@@ -162,7 +164,7 @@ def published(
     """Return the needs of one of four workers in bf16, which also samples pictures."""
     architecture = architecture_of(source)
     assert architecture is not None
-    train = TrainSettings(batch_size=4 * rows, student_steps=student_steps)
+    train = PGSBSettings(batch_size=4 * rows, student_steps=student_steps)
     task = StepTask(architecture, train, rows, True, settings or StepSettings(), engines, pictures=8)
     return step_needs(task)
 

@@ -9,14 +9,15 @@ from torch import Tensor
 from tests.workloads.objectives.test_pgsb import BATCH, Bench
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.objectives.batch import Batch
-from workloads.settings.train import StepSettings, TrainSettings
+from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.train import StepSettings
 from workloads.training.step import apply_settings, make_engines, train_step
 
 
 def trained(settings: StepSettings) -> tuple[Tensor, list[Tensor]]:
     """Return the losses (L,) of a NASA-T step, and all weights after it."""
     bench = Bench("epsilon", nasa_interval=(0.5, 1.0))
-    train = TrainSettings(batch_size=BATCH, learning_rate=1e-2)
+    train = PGSBSettings(batch_size=BATCH, learning_rate=1e-2)
     bench.objective.score_batch = settings.score_batch
     student = copy.deepcopy(bench.student).train()
     torch._dynamo.reset()  # code compiled for other settings would be reused
