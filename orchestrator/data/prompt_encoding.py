@@ -7,6 +7,7 @@ second launch reuses them.
 """
 
 import io
+import itertools
 import json
 import logging
 import tempfile
@@ -138,7 +139,9 @@ def encode_prompts(
         if shard not in notes or sizes.get(f"{shard:06d}.parquet") != notes[shard]["bytes"]
     ]
     if todo:
-        shards = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
+        firsts = [0, *itertools.accumulate(prompts.rows)]
+        rows = [{"shard": shard, "first": firsts[shard]} for shard in todo]
+        shards = ray.data.from_items(rows, override_num_blocks=len(todo))
         done = shards.map(
             EncodeShard,
             fn_constructor_args=(teacher, store.root, prompts.folder, folder, tuple(columns), negative),
@@ -187,7 +190,7 @@ class EncodeShard:
         try:
             device = process_device()
             self._encoder = TextEncoder(teacher.source, device, teacher.loras)
-            self._makers = {column.name: column.open(teacher.source, device) for column in columns}
+            self._makers = {column.name: column.open(teacher, device) for column in columns}
         except (
             UserError,
             ValueError,
@@ -200,13 +203,13 @@ class EncodeShard:
         """Encode the shard that `row` names, or return why that is refused."""
         try:
             if not self._refused:
-                self._encode(row["shard"])
+                self._encode(row["shard"], row["first"])
         except ValueError as error:
             self._refused = f"backbone {self._source!r}: {error}"
         return {"shard": row["shard"], "refused": self._refused}
 
-    def _encode(self, shard: int) -> None:
-        """Encode a shard; its note is written last and marks it as finished."""
+    def _encode(self, shard: int, first: int) -> None:
+        """Encode a shard, given its first row's number; its note is written last and marks it as finished."""
         from workloads.backbones.prompts.conditioning import concatenate
 
         name = f"{shard:06d}"
@@ -219,7 +222,7 @@ class EncodeShard:
         conditioning = concatenate(parts)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "shard.parquet"
-            extra = {name: make(texts) for name, make in self._makers.items()}
+            extra = {name: make(texts, first) for name, make in self._makers.items()}
             write_shard(path, texts, conditioning, extra)
             self._store.write(f"{self._folder}/{name}.parquet", path.read_bytes())
             _, tokens, width = conditioning.embeddings.shape

@@ -26,7 +26,7 @@ def write_shard(
     conditioning: Conditioning,
     extra: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> None:
-    """Write prompts, their conditioning and extra columns in half precision; row i is prompt i.
+    """Write prompts, their conditioning and extra columns, floats in half precision; row i is prompt i.
 
     Args:
         prompts: B texts.
@@ -39,9 +39,16 @@ def write_shard(
     columns = {"prompt": pa.array(prompts)}
     parts = {**conditioning.half().parts, **{EXTRA + name: part for name, part in extra.items()}}
     for name, part in parts.items():
-        rows = part.to("cpu", torch.float16 if part.is_floating_point() else torch.int8).flatten(1).numpy()
+        rows = part.to("cpu", _stored(name, part)).flatten(1).numpy()
         columns[name] = pa.FixedSizeListArray.from_arrays(rows.reshape(-1), rows.shape[1])
     pq.write_table(pa.table(columns), path)
+
+
+def _stored(name: str, part: torch.Tensor) -> torch.dtype:
+    """Return the type in which a part is stored: half precision, int8 for masks, int64 for other integers."""
+    if part.is_floating_point():
+        return torch.float16
+    return torch.int64 if name.startswith(EXTRA) else torch.int8
 
 
 def to_batch(rows: dict[str, npt.NDArray[np.generic]], tokens: int) -> Batch:

@@ -81,7 +81,7 @@ def _reported(error: ray.exceptions.RayTaskError, store: Store) -> Exception:
 
 def encoding_key(trial: Trial) -> EncodingKey:
     """Return the key of a trial's encoded prompts."""
-    return trial.teacher, columns_of(trial.train)
+    return trial.teacher, columns_of(trial.train, trial.teacher)
 
 
 def _log_prompts(name: str, prompts: PromptSet, store: Store) -> None:

@@ -45,7 +45,8 @@ def _check(plan: Plan) -> None:
     _check_attention(plan)
     _check_flow(plan)
     _check_student_steps(plan)
-    for column in dict.fromkeys(column for trial in plan.trials for column in columns_of(trial.train)):
+    columns = (column for trial in plan.trials for column in columns_of(trial.train, trial.teacher))
+    for column in dict.fromkeys(columns):
         column.digest()
     # The shipped miniatures fit, and skipping them spares their sweeps the import of diffusers.
     own = [folder for folder in folders if WEIGHTS not in Path(folder).parents]

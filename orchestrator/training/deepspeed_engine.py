@@ -29,8 +29,16 @@ PIECE = 2**24
 class Engine:
     """A network with its optimiser, sharded over the workers; callable like the network."""
 
-    def __init__(self, module: nn.Module, learning_rate: float, train: TrainSettings) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        learning_rate: float,
+        train: TrainSettings,
+        adam_betas: tuple[float, float] | None = None,
+    ) -> None:
         """Wrap `module`, whose parameters' dtype determines the precision.
+
+        `adam_betas` replace those of the training.
 
         The process group must exist; all workers call this together.
         """
@@ -38,7 +46,7 @@ class Engine:
 
         self.module = module
         trained = [p for p in module.parameters() if p.requires_grad]
-        optimizer = make_optimizer(trained, learning_rate, train)
+        optimizer = make_optimizer(trained, learning_rate, train, adam_betas)
         optimizer.register_step_pre_hook(_clipping(train.gradient_clip or math.inf))
         self._engine: Any = deepspeed.initialize(
             model=module,

@@ -90,7 +90,9 @@ class TrainWorker:
         apply_settings(student, self.objective, job.resources.step)
         self.engines = {STUDENT: Engine(student, self.train.learning_rate, self.train)}
         for name, auxiliary in self.objective.auxiliary.items():
-            self.engines[name] = Engine(auxiliary.module, auxiliary.learning_rate, self.train)
+            self.engines[name] = Engine(
+                auxiliary.module, auxiliary.learning_rate, self.train, auxiliary.adam_betas
+            )
         self.average = AverageWeights(self.engines[STUDENT].weights, self.train.ema_decay)
         self.stop_requests = StopRequests(self.store, job.stop_request, self.rank)
         self.metrics = StepMetrics(self.train, self.world, self.objective.metric_names)
@@ -120,7 +122,7 @@ class TrainWorker:
         rows = slice(self.rank * share, (self.rank + 1) * share)
         self.metrics.restart_clock()
         for step, batch in enumerate(self.metrics.timed(self._start.batches), self.progress.step + 1):
-            self._step(step, batch.to(self.device, self.backbone.dtype), rows)
+            self._step(step, self.objective.prepare(batch).to(self.device, self.backbone.dtype), rows)
             position = advance(
                 self.job.shards, self.train.seed, self.progress.position, self.train.batch_size
             )

@@ -20,7 +20,7 @@ from workloads.training.step import train_step
 pytestmark = pytest.mark.heavy
 
 ROWS, STEPS = 4, 3
-TRAINED = ("swiftbrush_v2", "boot", "two_steps", "reads_scale")
+TRAINED = ("swiftbrush_v2", "boot", "two_steps", "reads_scale", "regression", "one_batch_gan")
 
 
 def steps(training: Training, rows: slice, first: int, last: int) -> None:
@@ -28,7 +28,7 @@ def steps(training: Training, rows: slice, first: int, last: int) -> None:
     for step in range(first, last + 1):
         texts = captions(ROWS, seed=step)[rows]
         draws = training.objective.draw(ROWS, torch.Generator().manual_seed(step))[rows]
-        train_step(training.objective, training.engines, training.batch(texts), draws, step)
+        train_step(training.objective, training.engines, training.batch(texts, rows.start), draws, step)
         training.average.update(training.engines[STUDENT].weights, step)
 
 
@@ -61,7 +61,7 @@ def _train(rank: int, path: Path, arm: str) -> None:
     def sharded() -> Training:
         training = Training("pixart", ARMS[arm])
         training.engines = {
-            name: Engine(engine.module, rate(training, name), training.train)
+            name: Engine(engine.module, rate(training, name), training.train, betas(training, name))
             for name, engine in training.engines.items()
         }
         training.average = AverageWeights(training.engines[STUDENT].weights, training.train.ema_decay)
@@ -83,6 +83,10 @@ def _train(rank: int, path: Path, arm: str) -> None:
     assert all(torch.equal(broken.average.weights[key], each) for key, each in whole.average.weights.items())
     if rank == 0:
         save_file({key: value.contiguous() for key, value in found[0].items()}, path / "trained")
+
+
+def betas(training: Training, name: str) -> tuple[float, float] | None:
+    return None if name == STUDENT else training.objective.auxiliary[name].adam_betas
 
 
 def rate(training: Training, name: str) -> float:

@@ -17,6 +17,16 @@ CLIP = f"{PREFIX}clip"
 """Name of the shipped CLIP model in settings."""
 
 
+FEATURES = f"{PREFIX}latents"
+"""Name of the shipped features of latents in settings."""
+FEATURES_FILE = "latents.safetensors"
+
+
+def features_file(source: str) -> str:
+    """Return the file of the shipped features of latents for their name, and any other `source` as it is."""
+    return str(WEIGHTS / FEATURES_FILE) if source == FEATURES else source
+
+
 def teacher_folder(source: str) -> str:
     """Return the folder of a shipped teacher for its name, and any other `source` as it is."""
     return str(WEIGHTS / source.removeprefix(PREFIX)) if source.startswith(PREFIX) else source

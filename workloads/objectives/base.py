@@ -50,6 +50,8 @@ class Auxiliary:
 
     module: nn.Module
     learning_rate: float
+    adam_betas: tuple[float, float] | None = None
+    """beta_1 and beta_2 of its optimiser; None: those of the training."""
 
 
 class StepDraws(Protocol):
@@ -77,7 +79,7 @@ class Objective(ABC, Generic[DrawsT]):
         self.auxiliary: Mapping[str, Auxiliary] = {}
         """Networks that are trained beside the student, by name."""
         self.columns: Mapping[str, int] = {}
-        """Names and widths of the columns that `updates` reads from `Batch.columns`."""
+        """Names and widths of the columns that `updates` reads from `Batch.columns`, after `prepare`."""
 
     @abstractmethod
     def draw(self, batch: int, generator: Any) -> DrawsT:
@@ -88,6 +90,13 @@ class Objective(ABC, Generic[DrawsT]):
         Args:
             generator: a `torch.Generator`; the numbers are drawn on its device.
         """
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a worker's batch as `updates` reads it, given its rows of the shards; runs on the CPU.
+
+        An objective overrides it if it makes a column of what is stored, such as noise of its seed.
+        """
+        return batch
 
     @abstractmethod
     def updates(

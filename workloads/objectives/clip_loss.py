@@ -12,9 +12,7 @@ Shapes: B batch, C latent channels, H latent height and width, P image height an
 D width of CLIP's embedding space.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,19 +21,19 @@ from transformers import CLIPImageProcessorPil, CLIPModel
 
 from workloads.backbones.autoencoders import Autoencoder, decode_latents
 from workloads.backbones.load_errors import NOT_LOADED
-from workloads.backbones.network_calls import Network
 from workloads.miniature import clip_folder
-from workloads.objectives.base import STUDENT, Objective, Update
-from workloads.objectives.batch import Batch
 from workloads.objectives.clip_model import not_found, open_clip
 from workloads.objectives.columns import ClipTextColumn
+from workloads.objectives.terms import NoDraws, Term, TermInputs
 from workloads.settings.objectives.terms import ClipLossSettings
 
 CLIP_LOSS = "clip_loss"
 
 
-class ClipLoss:
+class ClipLoss(Term[NoDraws]):
     """The clamped CLIP loss for one CLIP model and the latents of one autoencoder."""
+
+    name = CLIP_LOSS
 
     def __init__(
         self,
@@ -44,33 +42,40 @@ class ClipLoss:
         autoencoder: Autoencoder,
         settings: ClipLossSettings,
         steps: int,
+        student_steps: int = 1,
     ) -> None:
         """Keep the two networks, both frozen.
 
         Args:
             steps: length of the training; the weight reaches 0 after the last step.
+            student_steps: steps of the student, which are trained in turn.
         """
-        self.settings, self._steps = settings, steps
+        super().__init__()
+        self.settings, self._steps, self._student_steps = settings, steps, student_steps
         self._model, self._autoencoder = model, autoencoder
         device = next(model.parameters()).device
         self._mean, self._std = (
             torch.tensor(values, device=device).view(1, 3, 1, 1)
             for values in (processor.image_mean, processor.image_std)
         )
+        self.columns = {ClipTextColumn.name: self.width}
 
     @property
     def width(self) -> int:
         """Width D of CLIP's embedding space."""
         return int(self._model.config.projection_dim)
 
-    def weight(self, step: int, student_steps: int = 1) -> float:
+    def weight(self, step: int) -> float:
         """Return the weight of the loss at step number `step` (from 1); 0 at steps without the loss.
 
-        Whole rounds of a student's `student_steps`, which are trained in turn, have the loss or do not.
+        Whole rounds of a student's steps, which are trained in turn, have the loss or do not.
         """
-        if (step - 1) // student_steps % self.settings.every:
+        if (step - 1) // self._student_steps % self.settings.every:
             return 0.0
         return self.settings.weight * (1 - (step - 1) / self._steps)
+
+    def loss(self, latents: Tensor, inputs: TermInputs[NoDraws]) -> Tensor:
+        return self(latents, inputs.batch.columns[ClipTextColumn.name])
 
     def __call__(self, latents: Tensor, texts: Tensor) -> Tensor:
         """Return the scalar loss of latents x_0 (B, C, H, H) and text embeddings (B, D) of unit norm."""
@@ -93,46 +98,19 @@ class ClipLoss:
         return F.normalize(self._model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
 
-class WithClipLoss(Objective[Any]):
-    """Another objective with the CLIP loss added to its student's loss."""
-
-    def __init__(self, objective: Objective[Any], clip: ClipLoss) -> None:
-        super().__init__(objective.backbone)
-        self.objective, self.clip = objective, clip
-        self.auxiliary = objective.auxiliary
-        self.metric_names = (*objective.metric_names, CLIP_LOSS)
-        self.columns = {**objective.columns, ClipTextColumn.name: clip.width}
-        # Recorded at steps without the loss too, so that means over steps do not depend on `every`.
-        self._last_value: Tensor | None = None
-
-    def draw(self, batch: int, generator: torch.Generator) -> Any:
-        return self.objective.draw(batch, generator)
-
-    def updates(
-        self, networks: Mapping[str, Network], batch: Batch, draws: Any, step: int
-    ) -> Iterator[Update]:
-        for update in self.objective.updates(networks, batch, draws, step):
-            yield update if update.network != STUDENT else self._add_clip_loss(update, batch, step)
-
-    def _add_clip_loss(self, update: Update, batch: Batch, step: int) -> Update:
-        assert update.latents is not None
-        weight, loss = self.clip.weight(step, self.backbone.student_steps), update.loss
-        if weight:
-            value = self.clip(update.latents, batch.columns[ClipTextColumn.name])
-            loss, self._last_value = loss + weight * value, value.detach()
-        if self._last_value is None:
-            self._last_value = torch.zeros_like(loss)
-        return replace(update, loss=loss, metrics={**update.metrics, CLIP_LOSS: self._last_value})
-
-
 def load_clip_loss(
-    settings: ClipLossSettings, steps: int, device: torch.device, autoencoder: Callable[[], Autoencoder]
+    settings: ClipLossSettings,
+    steps: int,
+    device: torch.device,
+    autoencoder: Callable[[], Autoencoder],
+    student_steps: int = 1,
 ) -> ClipLoss:
     """Load the CLIP model and the autoencoder; on the device "meta" without weights, to estimate memory.
 
     Args:
         steps: length of the training.
         autoencoder: opens the backbone's autoencoder, on the same device.
+        student_steps: steps of the student.
 
     Raises:
         ValueError: the model is not on this machine, or is not a CLIP model.
@@ -143,4 +121,4 @@ def load_clip_loss(
     except NOT_LOADED as error:
         raise not_found(settings.model, error) from None
     del model.text_model
-    return ClipLoss(model, processor, autoencoder(), settings, steps)
+    return ClipLoss(model, processor, autoencoder(), settings, steps, student_steps)

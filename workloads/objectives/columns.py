@@ -7,18 +7,25 @@ names the shards, so a changed encoder makes new shards. Importing this module n
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from huggingface_hub import snapshot_download
 
+from workloads.backbones.loras.entry import TeacherSource
+from workloads.backbones.loras.files import files_digests
 from workloads.backbones.prompts.text_encoder_files import files_digest
 from workloads.miniature import clip_folder
+from workloads.settings.pairs import PairSettings
 from workloads.settings.train import TrainSettings
 
-ColumnEncoder = Callable[[Sequence[str]], Any]
-"""A function from N prompts to a float tensor (N, W) on the CPU."""
+NOISE_SEED, TEACHER_LATENTS = "noise_seed", "teacher_latents"
+
+ColumnEncoder = Callable[[Sequence[str], int], Any]
+"""A function from N prompts, and the number of the first one's row, to a tensor (N, W) on the CPU.
+
+Integers are stored as they are, floats in half precision."""
 
 
 class Column(Protocol):
@@ -35,8 +42,8 @@ class Column(Protocol):
             ValueError: a file that it needs is not on this machine.
         """
 
-    def open(self, source: str, device: str) -> ColumnEncoder:
-        """Load the encoder with its weights on `device`; `source` is the backbone's folder or hub id."""
+    def open(self, teacher: TeacherSource, device: str) -> ColumnEncoder:
+        """Load the encoder with its weights on `device`."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +56,55 @@ class ClipTextColumn:
     def digest(self) -> str:
         return clip_digest(self.model)
 
-    def open(self, source: str, device: str) -> ColumnEncoder:
+    def open(self, teacher: TeacherSource, device: str) -> ColumnEncoder:
         from workloads.objectives.clip_model import ClipTextEncoder  # torch and transformers
 
-        return ClipTextEncoder(self.model, device).encode
+        encoder = ClipTextEncoder(self.model, device)
+        return lambda prompts, first: encoder.encode(prompts)
 
 
-def columns_of(train: TrainSettings) -> tuple[Column, ...]:
-    """Return the columns that a training needs."""
-    return () if train.clip_model is None else (ClipTextColumn(train.clip_model),)
+@dataclass(frozen=True)
+class NoiseSeeds:
+    """The seed of the noise of each teacher pair, (N, 1), as integers: see `pairs`."""
+
+    pairs: PairSettings
+    name: str = NOISE_SEED
+
+    def digest(self) -> str:
+        return f"{NOISE_SEED} {self.pairs.seed}"
+
+    def open(self, teacher: TeacherSource, device: str) -> ColumnEncoder:
+        from workloads.objectives.pairs import row_seeds  # torch
+
+        return lambda prompts, first: row_seeds(self.pairs, first, len(prompts)).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class TeacherLatents:
+    """The latents that the teacher draws from the noise of each pair, (N, C * H * H): see `pairs`."""
+
+    teacher: TeacherSource
+    pairs: PairSettings
+    name: str = TEACHER_LATENTS
+
+    def digest(self) -> str:
+        """Return a digest of the pairs' settings, the teacher's name and the content of its LoRAs."""
+        loras = [[*files_digests(lora), lora.weight] for lora in self.teacher.loras]
+        return f"{TEACHER_LATENTS} {self.teacher.source} {loras} {sorted(asdict(self.pairs).items())}"
+
+    def open(self, teacher: TeacherSource, device: str) -> ColumnEncoder:
+        """Load the teacher's pipeline."""
+        from workloads.objectives.pairs import PairMaker  # torch and diffusers
+
+        return PairMaker(self.pairs, teacher, device)
+
+
+def columns_of(train: TrainSettings, teacher: TeacherSource) -> tuple[Column, ...]:
+    """Return the columns that a training needs, given its teacher."""
+    columns: list[Column] = [] if train.clip_model is None else [ClipTextColumn(train.clip_model)]
+    if train.teacher_pairs is not None:
+        columns += [NoiseSeeds(train.teacher_pairs), TeacherLatents(teacher, train.teacher_pairs)]
+    return tuple(columns)
 
 
 def clip_digest(source: str) -> str:

@@ -9,6 +9,7 @@ import os.path
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
+from workloads.settings.pairs import PairSettings
 from workloads.settings.validation import STRICT, check_positive, check_ranges
 
 ADDED_LATER: dict[str, bool] = {"added_later": True}
@@ -185,6 +186,11 @@ class TrainSettings:
     @property
     def clip_model(self) -> str | None:
         """CLIP model of the CLIP loss; None without that loss."""
+        return None
+
+    @property
+    def teacher_pairs(self) -> PairSettings | None:
+        """Teacher pairs that the training reads; None if it reads none."""
         return None
 
     @property

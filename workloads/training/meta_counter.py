@@ -75,18 +75,25 @@ def fused_attention() -> Iterator[None]:
     Replaces torch's function, as no public interface of torch 2.13 does the same: `sdpa_kernel` has no effect
     on meta tensors, and a `TorchFunctionMode` is off within `Tensor.backward`, where checkpoints recompute.
     """
-    original = F.scaled_dot_product_attention
     F.scaled_dot_product_attention = _fused
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = original
+        F.scaled_dot_product_attention = _unfused
+
+
+_unfused = F.scaled_dot_product_attention
 
 
 def _fused(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **__: Any
 ) -> Tensor:
-    """Return the attention output, of `query`'s shape, from the CPU's flash kernel."""
+    """Return the attention output, of `query`'s shape, from the CPU's flash kernel.
+
+    Where a step turns fused kernels off (`sdpa_kernel`), it is torch's own.
+    """
+    if not torch.backends.cuda.flash_sdp_enabled():  # type: ignore[no-untyped-call]
+        return _unfused(query, key, value, attn_mask)
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     attended: Tensor = kernel(query, key, value, 0.0, False, attn_mask=attn_mask)[0]
     return attended

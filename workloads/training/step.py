@@ -39,12 +39,19 @@ class Engine(Protocol):
 class PlainEngine:
     """Engine of a single device: AdamW with gradient clipping."""
 
-    def __init__(self, module: nn.Module, learning_rate: float, train: TrainSettings) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        learning_rate: float,
+        train: TrainSettings,
+        adam_betas: tuple[float, float] | None = None,
+    ) -> None:
+        """`adam_betas` replace those of `train`."""
         self.module = module
         self.weights = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self._trained = list(self.weights.values())
         self._clip = train.gradient_clip
-        self.optimizer = make_optimizer(self._trained, learning_rate, train)
+        self.optimizer = make_optimizer(self._trained, learning_rate, train, adam_betas)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -59,13 +66,16 @@ class PlainEngine:
 
 
 def make_optimizer(
-    trained: list[nn.Parameter], learning_rate: float, train: TrainSettings
+    trained: list[nn.Parameter],
+    learning_rate: float,
+    train: TrainSettings,
+    adam_betas: tuple[float, float] | None = None,
 ) -> torch.optim.AdamW:
-    """Return AdamW with the settings of `train` and a learning rate of its own."""
+    """Return AdamW with the settings of `train`, a learning rate of its own and, if given, its own betas."""
     return torch.optim.AdamW(
         trained,
         lr=learning_rate,
-        betas=train.adam_betas,
+        betas=adam_betas or train.adam_betas,
         weight_decay=train.weight_decay,
         fused=True,
     )
@@ -92,7 +102,7 @@ def each_network(student: nn.Module, objective: Objective[Any]) -> list[tuple[An
 def make_engines(student: nn.Module, objective: Objective[Any], train: TrainSettings) -> dict[str, Engine]:
     """Return single-device engines by name: the student's, and one for each auxiliary network."""
     auxiliary = {
-        name: PlainEngine(each.module, each.learning_rate, train)
+        name: PlainEngine(each.module, each.learning_rate, train, each.adam_betas)
         for name, each in objective.auxiliary.items()
     }
     return {STUDENT: PlainEngine(student, train.learning_rate, train), **auxiliary}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from workloads.attention import nasa_guidance
 from workloads.backbones.backbone import Backbone, load_backbone
+from workloads.backbones.loras.entry import TeacherSource
 from workloads.backbones.prompts.conditioning import Conditioning
 from workloads.backbones.prompts.text_encoder import TextEncoder
 from workloads.miniature import CLIP, TEACHERS, WEIGHTS
@@ -16,12 +17,14 @@ from workloads.miniature.world import captions
 from workloads.objectives.base import SPREAD, STUDENT, Objective
 from workloads.objectives.batch import Batch
 from workloads.objectives.catalogue import make_objective
-from workloads.objectives.columns import columns_of
+from workloads.objectives.columns import ColumnEncoder, columns_of
 from workloads.objectives.pgsb import FAKE_SCORE, PGSB
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.settings.objectives.boot import BootSettings
 from workloads.settings.objectives.pgsb import PGSBSettings
-from workloads.settings.objectives.terms import ClipLossSettings
+from workloads.settings.objectives.regression import RegressionSettings
+from workloads.settings.objectives.terms import AdversarialSettings, ClipLossSettings
+from workloads.settings.pairs import PairSettings
 from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights, exchanged_weights
 from workloads.students.schedulers import with_student_steps
@@ -32,6 +35,7 @@ from workloads.training.step import apply_settings, make_engines, train_step
 START = {"unet-epsilon": 300, "unet-v": 500, "pixart": 400, "sana": 999, "sd3": 999}
 LORA = LoraSettings(8, 8, ("all",))
 PLAIN = PGSBSettings(batch_size=4, learning_rate=1e-4, fake_score_learning_rate=2e-3, lora=LORA)
+PAIRS = PairSettings(steps=2)
 ARMS: dict[str, TrainSettings] = {
     "pgsb": PLAIN,
     "asymmetric": replace(PLAIN, guidance_interval=(3.0, 3.0), fake_score_interval=(1.0, 1.0)),
@@ -44,6 +48,18 @@ ARMS: dict[str, TrainSettings] = {
         student_lora=LoraSettings(16, 32, ("to_q", "to_k", "to_v", "to_out.0")),
     ),
     "boot": BootSettings(batch_size=4, learning_rate=1e-4, guidance_interval=(3.0, 3.0)),
+    "regression": RegressionSettings(batch_size=4, learning_rate=1e-4, pairs=PAIRS, distance="mse"),
+    "diffusion2gan": RegressionSettings(
+        batch_size=4, learning_rate=1e-4, pairs=PAIRS, distance="mse", adversarial=AdversarialSettings()
+    ),
+    # Without the parts that read one row of a worker, or two of them together.
+    "one_batch_gan": RegressionSettings(
+        batch_size=4,
+        learning_rate=1e-4,
+        pairs=PAIRS,
+        distance="mse",
+        adversarial=AdversarialSettings(mix_rate=0.0, gradient_penalty=0.0),
+    ),
     "two_steps": replace(PLAIN, student_steps=2),
     "reads_scale": replace(PLAIN, guidance_interval=(1.0, 7.5), guided="teacher", guidance_input=True),
 }
@@ -66,6 +82,8 @@ class Training:
         self.engines = make_engines(self.student, self.objective, train)
         self.average = AverageWeights(self.engines[STUDENT].weights, train.ema_decay)
 
+        self._makers: dict[str, ColumnEncoder] | None = None
+
     def steps(self, count: int) -> Tensor:
         """Train for `count` steps and return their metrics (count, L)."""
         rows, generator = self.train.batch_size, torch.Generator().manual_seed(self.train.seed)
@@ -73,16 +91,21 @@ class Training:
         for step in range(1, count + 1):
             texts = prompts[(step - 1) * rows : step * rows]
             draws = self.objective.draw(rows, generator)
-            metrics.append(train_step(self.objective, self.engines, self.batch(texts), draws, step))
+            metrics.append(
+                train_step(self.objective, self.engines, self.batch(texts, (step - 1) * rows), draws, step)
+            )
             self.average.update(self.engines[STUDENT].weights, step)
         return torch.stack(metrics)
 
-    def batch(self, texts: list[str]) -> Batch:
-        """Return a batch with the columns that the data stage would store."""
-        source = self.backbone.source
-        columns = {c.name: c.open(source, "cpu")(texts) for c in columns_of(self.train)}
-        assert {name: c.shape[1] for name, c in columns.items()} == self.objective.columns
-        return Batch(self.encoder.encode(texts), columns=columns)
+    def batch(self, texts: list[str], first: int = 0) -> Batch:
+        """Return a batch with the columns that the data stage would store for rows from `first`."""
+        teacher = TeacherSource(self.backbone.source)
+        if self._makers is None:
+            self._makers = {c.name: c.open(teacher, "cpu") for c in columns_of(self.train, teacher)}
+        columns = {name: make(texts, first) for name, make in self._makers.items()}
+        made = self.objective.prepare(Batch(self.encoder.encode(texts), columns=columns))
+        assert {name: column.shape[1] for name, column in made.columns.items()} == self.objective.columns
+        return made
 
     def accuracy(self, samples: int = 128) -> float:
         """Return the attribute accuracy of the averaged student."""

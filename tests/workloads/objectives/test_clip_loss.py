@@ -20,9 +20,10 @@ from workloads.miniature import CLIP, WEIGHTS
 from workloads.miniature.world import captions, dataset
 from workloads.objectives.base import STUDENT, Objective, Update
 from workloads.objectives.batch import Batch
-from workloads.objectives.clip_loss import CLIP_LOSS, ClipLoss, WithClipLoss, load_clip_loss
+from workloads.objectives.clip_loss import CLIP_LOSS, ClipLoss, load_clip_loss
 from workloads.objectives.clip_model import ClipTextEncoder
 from workloads.objectives.columns import ClipTextColumn
+from workloads.objectives.terms import NoDraws, TermedDraws, WithTerms
 from workloads.scorers.clip import ClipAgreement
 from workloads.scorers.scorer import Request
 from workloads.settings.objectives.terms import ClipLossSettings
@@ -123,20 +124,22 @@ def test_with_clip_loss_adds_to_the_student_alone() -> None:
     bench = PGSBBench("epsilon")
     torch.manual_seed(6)
     read = torch.nn.functional.normalize(torch.randn(len(bench.prompts), 64), dim=1)
-    both = WithClipLoss(bench.objective, loss(replace(SETTINGS, margin=1.0, weight=0.4, every=2)))
+    term = loss(replace(SETTINGS, margin=1.0, weight=0.4, every=2))
+    both = WithTerms(bench.objective, [term])
     parameters = list(bench.student.parameters())
     networks = {STUDENT: bench.student, "fake_score": bench.fake_score}
 
     batch = Batch(bench.prompts, columns={ClipTextColumn.name: read})
 
     def updates(objective: Objective[Any], step: int) -> tuple[list[Tensor], list[Update]]:
-        found = list(objective.updates(networks, batch, bench.draws, step))
+        draws = TermedDraws(bench.draws, (NoDraws(),)) if objective is both else bench.draws
+        found = list(objective.updates(networks, batch, draws, step))
         return list(torch.autograd.grad(found[0].loss, parameters)), found
 
     plain, first = updates(bench.objective, 1)
     ours, second = updates(both, 1)
     sampled = bench.backbone.one_step(bench.student, bench.draws.start_noise, bench.prompts)
-    clip = torch.autograd.grad(both.clip(sampled, read), parameters)
+    clip = torch.autograd.grad(term(sampled, read), parameters)
     for got, one, other in zip(ours, plain, clip, strict=True):
         torch.testing.assert_close(got, one + 0.4 * other, rtol=1e-3, atol=1e-6)
     assert max((0.4 * other).abs().max() for other in clip) > 1e-3
@@ -146,7 +149,7 @@ def test_with_clip_loss_adds_to_the_student_alone() -> None:
     assert third[0].metrics[CLIP_LOSS] == second[0].metrics[CLIP_LOSS]
     assert both.columns == {ClipTextColumn.name: 64}
     assert both.metric_names == (*bench.objective.metric_names, CLIP_LOSS)
-    assert both.auxiliary is bench.objective.auxiliary
+    assert both.auxiliary == bench.objective.auxiliary
 
 
 def test_missing_model_error_names_the_command() -> None:

@@ -20,7 +20,8 @@ from workloads.objectives.batch import Batch
 from workloads.objectives.catalogue import make_objective
 from workloads.settings.objectives.boot import BootSettings
 from workloads.settings.objectives.pgsb import PGSBSettings
-from workloads.settings.objectives.terms import ClipLossSettings
+from workloads.settings.objectives.regression import RegressionSettings
+from workloads.settings.objectives.terms import AdversarialSettings, ClipLossSettings
 from workloads.settings.train import LoraSettings, StepSettings, TrainSettings
 from workloads.students.ema import AverageWeights
 from workloads.students.schedulers import with_student_steps
@@ -128,6 +129,8 @@ OTHERS = [
     ),
     ("all layers", PGSBSettings(batch_size=8, lora=replace(LORA, targets=("all",))), StepSettings()),
     ("a guidance input", replace(READS_SCALE, batch_size=16, lora=LORA), StepSettings(score_batch="all")),
+    ("regression", RegressionSettings(batch_size=16), StepSettings()),
+    ("a discriminator", RegressionSettings(batch_size=16, adversarial=AdversarialSettings()), StepSettings()),
     ("two steps", PGSBSettings(batch_size=16, lora=LORA, student_steps=2), StepSettings()),
 ]
 

@@ -13,9 +13,14 @@ from typing import Any
 
 from workloads.settings.objectives.boot import BootSettings
 from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.objectives.regression import RegressionSettings
 from workloads.settings.train import TrainSettings
 
-SETTINGS: dict[str, type[TrainSettings]] = {"pgsb": PGSBSettings, "boot": BootSettings}
+SETTINGS: dict[str, type[TrainSettings]] = {
+    "pgsb": PGSBSettings,
+    "boot": BootSettings,
+    "regression": RegressionSettings,
+}
 """Settings of each objective, by its name."""
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -25,13 +30,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip": {},
         "student_lora": {"rank": 256, "alpha": 512.0},
     },
+    "diffusion2gan": {"objective": "regression", "adversarial": {}},
 }
-"""Published objectives that are PG-SB with other settings.
+"""Published objectives that are PG-SB, or the objective that they name, with other settings.
 
 SwiftBrush (arXiv 2312.05239, its code) uses one fixed guidance scale, low = high. SwiftBrush v2 (arXiv
 2408.14176) fuses two students. Model B, `swiftbrush_v2` here, adds a CLIP loss and trains a LoRA adapter
 of a student that should start from a one-step model (`start_from`). Model A is `swiftbrush` with
 `start_from`. `python -m workloads.students.merge` merges both students.
+
+Diffusion2GAN (arXiv 2405.05967) is paired regression with a discriminator.
 """
 
 OBJECTIVES = ("pgsb", *PRESETS, *(name for name in SETTINGS if name != "pgsb"))
@@ -46,6 +54,10 @@ DESCRIPTIONS = {
     "boot": (
         "BOOT ([arXiv 2306.05544](https://arxiv.org/abs/2306.05544)): bootstrapping along its teacher's "
         "trajectory"
+    ),
+    "regression": (
+        "paired regression (as Diffusion2GAN, [arXiv 2405.05967](https://arxiv.org/abs/2405.05967)) on noise "
+        "and the latents that the teacher draws from it"
     ),
 }
 """Description of each objective on a student's model card, in Markdown."""
@@ -76,7 +88,7 @@ def resolve(values: Mapping[str, Any]) -> Resolved:
     if chosen not in OBJECTIVES:
         raise ValueError(f"{LONG_FORM} is {chosen!r}, not one of {', '.join(OBJECTIVES)}")
     preset = PRESETS.get(chosen)
-    name = chosen if preset is None else "pgsb"
+    name = chosen if preset is None else preset.get(LONG_FORM, "pgsb")
     section = values.get(name) or {}
     if not isinstance(section, Mapping):
         raise ValueError(f"{name} is {section!r}: give it the settings of that objective, or leave it out")

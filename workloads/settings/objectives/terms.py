@@ -25,3 +25,31 @@ class ClipLossSettings:
         check_ranges(self, {"margin": (-1, 1), "every": (1, 1_000_000)})
         if not self.model.strip():
             raise ValueError("model is empty: name a CLIP model")
+
+
+@dataclass(frozen=True)
+class AdversarialSettings:
+    """The conditional diffusion discriminator of Diffusion2GAN (arXiv 2405.05967, sec. 3.3)."""
+
+    __pydantic_config__ = STRICT
+
+    weight: float = 0.1
+    """Factor lambda on the student's adversarial loss; the paper does not publish its own."""
+    learning_rate: float = 1e-4
+    """Learning rate of the discriminator (AdamW with beta_1 = 0)."""
+    reads_noise: bool = True
+    """True if the discriminator reads the noise of which the picture is made."""
+    mix_rate: float = 0.25
+    """Share of samples whose picture is given to another one's noise and prompt, and counts as not real
+    (mix-and-match); the paper does not publish its own."""
+    gradient_penalty: float = 1.0
+    """Factor on R1, the squared gradient of the discriminator at a real picture; 0: no penalty."""
+    penalty_every: int = 16
+    """Interval in steps between two gradient penalties, each on one sample of a worker's batch."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, ("weight", "learning_rate"))
+        check_ranges(
+            self,
+            {"mix_rate": (0, 1), "gradient_penalty": (0, 1e6), "penalty_every": (1, 1_000_000)},
+        )
