@@ -1,15 +1,18 @@
 """Checks of backbones before anything is started: present, complete, and of a supported family."""
 
+import json
 from pathlib import Path
 
 from orchestrator.common.errors import UserError
 from orchestrator.common.redaction import refuse_credentials
 from orchestrator.planning.plan import Plan
+from workloads.backbones.architectures import architecture_of
 from workloads.backbones.families import check_start, check_student_steps, family_of
 from workloads.backbones.file_checks import check_files
 from workloads.backbones.loras.files import find_files
 from workloads.miniature import WEIGHTS
-from workloads.objectives.columns import columns_of
+from workloads.objectives.columns import columns_of, features_channels
+from workloads.settings.objectives.regression import RegressionSettings
 
 TIMESTEPS = 1000
 """Timesteps of the miniatures' schedules, of which a student can be called at any."""
@@ -48,6 +51,7 @@ def _check(plan: Plan) -> None:
     columns = (column for trial in plan.trials for column in columns_of(trial.train, trial.teacher))
     for column in dict.fromkeys(columns):
         column.digest()
+    _check_features(plan)
     # The shipped miniatures fit, and skipping them spares their sweeps the import of diffusers.
     own = [folder for folder in folders if WEIGHTS not in Path(folder).parents]
     if own:
@@ -84,6 +88,25 @@ def _check_attention(plan: Plan) -> None:
             raise ValueError(
                 f"backbone {name}: infer.attention_guidance has nasa alone, which is not defined for joint "
                 f"attention: add nag or vsf"
+            )
+
+
+def _check_features(plan: Plan) -> None:
+    """Check that the features of a distance are for the latents of the backbone."""
+    asked = {
+        (trial.train.features, trial.source)
+        for trial in plan.trials
+        if isinstance(trial.train, RegressionSettings) and trial.train.reads_features
+    }
+    for features, source in sorted(asked):
+        architecture = architecture_of(source)
+        channels = None if architecture is None else json.loads(architecture.network).get("in_channels")
+        found = features_channels(features)
+        if channels is not None and found != channels:
+            raise ValueError(
+                f"backbone {source!r}: train.features {features!r} is for latents of {found} channels, and "
+                f"this backbone has {channels}: name other features, or set train.distance to mse and leave "
+                f"train.relational out"
             )
 
 

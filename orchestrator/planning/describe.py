@@ -9,6 +9,7 @@ from orchestrator.planning.estimate import (
     assumed_tflops,
     estimate,
     gib,
+    pair_tflop,
     sharing,
     total_hours,
     usable_bytes,
@@ -36,6 +37,7 @@ def describe_plan(plan: Plan, storage: str, tracking: str, capacity: Capacity | 
         *_table(plan),
         *_lora_lines(plan),
         *_unused_lines(plan),
+        *_pair_lines(plan),
         _resources_line(plan, capacity),
         _memory_line(plan),
         *_adapter_lines(plan),
@@ -96,6 +98,29 @@ def _unused_lines(plan: Plan) -> list[str]:
         f"objective {objective} ignores {', '.join(name for of, name in unused if of == objective)}"
         for objective in objectives
     ]
+
+
+def _pair_lines(plan: Plan) -> list[str]:
+    """Return a line for each set of teacher pairs, with the time of making it at the assumed rate."""
+    made: dict[object, tuple[Trial, list[str]]] = {}
+    for trial in plan.trials:
+        if trial.train.teacher_pairs is not None:
+            made.setdefault((trial.teacher, trial.train.teacher_pairs), (trial, []))[1].append(trial.name)
+    return [_pair_line(plan, trial, len(names)) for trial, names in made.values()]
+
+
+def _pair_line(plan: Plan, trial: Trial, trainings: int) -> str:
+    pairs = trial.train.teacher_pairs
+    assert pairs is not None
+    text = (
+        f"teacher pairs: {trial.backbone.model} draws one for each prompt in {pairs.steps} steps at guidance "
+        f"scale {pairs.guidance_scale:g}, once for {trainings} trainings"
+    )
+    tflop = pair_tflop(plan, trial)
+    if tflop is None:
+        return text
+    hours = 1000 * tflop / assumed_tflops(plan, trial) / 3600
+    return f"{text}; about {hours:.2g} h for 1,000 prompts"
 
 
 def _resources_line(plan: Plan, capacity: Capacity | None) -> str:

@@ -110,6 +110,23 @@ def _measured(
     return Needs(needs.peak, needs.sampling > needs.step, needs.operations / 1e12)
 
 
+def pair_tflop(plan: Plan, trial: Trial) -> float | None:
+    """Return the operations of one teacher pair of a trial that reads some, in 10^12.
+
+    None if the config of its network is unknown, or no call of it can be counted.
+    """
+    pairs, architecture = trial.train.teacher_pairs, architecture_of(trial.source)
+    if pairs is None or architecture is None:
+        return None
+    from workloads.training.memory_estimate import call_operations  # torch and diffusers: seconds
+
+    calls = pairs.steps * (1 if pairs.guidance_scale == 1 else 2)
+    try:
+        return calls * call_operations(architecture, _half(plan, trial)) / 1e12
+    except Exception:  # as in `_measured`
+        return None
+
+
 def _half(plan: Plan, trial: Trial) -> bool:
     precision = trial.train.precision
     return precision == "bf16" or (precision == "auto" and plan.gpus_per_trial > 0)

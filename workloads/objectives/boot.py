@@ -11,19 +11,21 @@ The noise z cancels and enters through x_t alone. The student y(z, t) reads the 
 and learns the whole trajectory; the target at s is a teacher step from its own prediction at
 t = s + delta, where delta is a share of the schedule (so that the residual over delta is a velocity):
 
-    L = 1 / delta^2 mean (y(z, s) - stopgrad((1 - r) f(x_t, t) + r y(z, t)))^2    bootstrap loss
-      + beta mean (y(z, T) - f(z, T))^2                                           boundary loss
+    L = mean w (y(z, s) - stopgrad((1 - r) f(x_t, t) + r y(z, t)))^2    bootstrap loss
+      + beta mean (y(z, T) - f(z, T))^2                                 boundary loss
 
-with x_t = alpha_t y(z, t) + sigma_t z and a guided f. For any prediction type f is x_0:
-(x_t - sigma_t e) / alpha_t for an epsilon prediction e, alpha_t x_t - sigma_t v for a v prediction,
-x_t - sigma_t v in flow matching.
+with w = 1 / delta^2, or w = 1 / (1 - r)^2 with which the residual is one of pictures (the latter as BOOT is
+restated by OFTSR, arXiv 2412.09465). Near T the stride is shorter, and delta with it. x_t is
+alpha_t y(z, t) + sigma_t z, and f is guided. A midpoint step has f(x_m, m) in the place of f(x_t, t), where
+x_m is made of the signal after half a stride. For any prediction type f is x_0: (x_t - sigma_t e) / alpha_t
+for an epsilon prediction e, alpha_t x_t - sigma_t v for a v prediction, x_t - sigma_t v in flow matching.
 
 With `guidance_input` the student also reads the teacher's guidance scale.
 
 The student's network sees t as a timestep of its own (`network_timestep`): the start timestep at the
-trajectory's end, where the student is then the usual one-step generator, and 0 at its start. The
-network's output is always converted to x_0 as at the start timestep, because the conversion of
-epsilon at t near T would amplify errors by 1 / alpha_t.
+trajectory's end, where the student is then the usual one-step generator, and `clock_from` at its beginning.
+The network's output is converted to x_0 as at the timestep that it sees, but not below the start timestep,
+where x_0 would be the noise.
 
 Shapes: B batch, C latent channels, H latent height and width.
 """
@@ -98,7 +100,8 @@ class BOOT(Objective[BootDraws]):
             torch.cat([draws.timestep, first]),
             concatenate([read, read]),
         )
-        bootstrap = (signals[:rows] - target).square().mean() / self.settings.step_size**2
+        error = (signals[:rows] - target).square().mean((1, 2, 3))
+        bootstrap = (error * self.weight(draws.timestep)).mean()
         boundary = (signals[rows:] - boundary_target).square().mean()
         loss = bootstrap + self.settings.boundary_weight * boundary
         metrics = {"bootstrap_loss": bootstrap.detach(), "boundary_loss": boundary.detach()}
@@ -107,24 +110,48 @@ class BOOT(Objective[BootDraws]):
     def network_timestep(self, timestep: Tensor) -> Tensor:
         """Map timesteps (B,) of the trajectory to those (B,) that the student's network sees."""
         remaining = (timestep - self.t_min) / (self.t_max - self.t_min)
-        return (self.backbone.start_timestep * (1 - remaining)).round().long()
+        first, last = self.settings.clock_from * self.t_max, self.backbone.start_timestep
+        return (last + (first - last) * remaining).round().long()
+
+    def weight(self, timestep: Tensor) -> Tensor:
+        """Return the weight (B,) of the bootstrap loss at timesteps s (B,), by the stride taken to s."""
+        before = self.before(timestep)
+        if self.settings.trajectory_weighting == "picture":
+            return 1 / (1 - self.ratio(before, timestep).flatten()).square()
+        stride = (before - timestep).to(self.backbone.schedule.alpha.dtype)
+        return (len(self.backbone.schedule) / stride).square()
+
+    def before(self, timestep: Tensor) -> Tensor:
+        """Return the timesteps t (B,) from which the teacher steps to s (B,); the last stride is shorter."""
+        return (timestep + self.stride).clamp(max=self.t_max)
+
+    def ratio(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return r = exp(lambda_s - lambda_t) of a step from t = `first` to s = `second`, (B, 1, 1, 1)."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = map(self.backbone.schedule.alpha_sigma, (first, second))
+        return (sigma_s * alpha_t) / (alpha_s * sigma_t)
 
     def signal(self, student: Network, noise: Tensor, timestep: Tensor, prompts: Conditioning) -> Tensor:
         """Return the signal y(z, t), (B, C, H, H), for noise z (B, C, H, H) and timesteps t (B,)."""
-        output = self.backbone.predict(student, noise, self.network_timestep(timestep), prompts)
-        start = torch.full_like(timestep, self.backbone.start_timestep)
-        return self.backbone.schedule.to_latents(output, noise, start)
+        shown = self.network_timestep(timestep)
+        output = self.backbone.predict(student, noise, shown, prompts)
+        at = shown.clamp(min=self.backbone.start_timestep)
+        return self.backbone.schedule.to_latents(output, noise, at)
 
     @torch.no_grad()
     def target(self, student: Network, prompts: Conditioning, draws: BootDraws) -> Tensor:
         """Return the bootstrap target y_s (B, C, H, H): a teacher step from the student's own y_t."""
-        schedule, noise = self.backbone.schedule, draws.noise
-        timestep = (draws.timestep + self.stride).clamp(max=self.t_max)
-        signal = self.signal(student, noise, timestep, prompts)
-        noisy = schedule.add_noise(signal, noise, timestep)
-        latents = self.teacher_latents(noisy, timestep, prompts.unscaled(), draws.scale)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = map(schedule.alpha_sigma, (timestep, draws.timestep))
-        return torch.lerp(latents, signal, (sigma_s * alpha_t) / (alpha_s * sigma_t))
+        start, end = self.before(draws.timestep), draws.timestep
+        signal = self.signal(student, draws.noise, start, prompts)
+
+        def teacher(signal: Tensor, timestep: Tensor) -> Tensor:
+            noisy = self.backbone.schedule.add_noise(signal, draws.noise, timestep)
+            return self.teacher_latents(noisy, timestep, prompts.unscaled(), draws.scale)
+
+        latents = teacher(signal, start)
+        if self.settings.solver == "midpoint":
+            middle = (start + end) // 2
+            latents = teacher(torch.lerp(latents, signal, self.ratio(start, middle)), middle)
+        return torch.lerp(latents, signal, self.ratio(start, end))
 
     @torch.no_grad()
     def teacher_latents(

@@ -14,6 +14,7 @@ from workloads.objectives.base import Objective
 from workloads.objectives.boot import BOOT
 from workloads.objectives.pgsb import PGSB
 from workloads.objectives.regression import Regression
+from workloads.objectives.relational import Relational
 from workloads.objectives.terms import Term, WithTerms
 from workloads.settings.objectives.boot import BootSettings
 from workloads.settings.objectives.pgsb import PGSBSettings
@@ -50,6 +51,8 @@ def make_objective(
     if isinstance(train, RegressionSettings) and train.adversarial is not None:
         terms.append(Adversarial(backbone, train.adversarial))
     objective = _plain(backbone, null, train, step)
+    if isinstance(train, RegressionSettings) and train.relational is not None:
+        terms.append(Relational(backbone, train.relational, _features(backbone, train)))
     if isinstance(train, PGSBSettings | RegressionSettings) and train.clip is not None:
         from workloads.objectives.clip_loss import load_clip_loss  # transformers: seconds
 
@@ -65,15 +68,13 @@ def _plain(
     if isinstance(train, BootSettings):
         return BOOT(backbone, null, train)
     if isinstance(train, RegressionSettings):
-        return Regression(backbone, train, _features(backbone, train))
+        return Regression(backbone, train, None if train.distance == "mse" else _features(backbone, train))
     assert isinstance(train, PGSBSettings)
     return PGSB(backbone, null, train, step.score_batch)
 
 
-def _features(backbone: Backbone, train: RegressionSettings) -> LatentFeatures | None:
-    """Return the frozen network of the distance; on the device "meta" without weights, to estimate memory."""
-    if train.distance == "mse":
-        return None
+def _features(backbone: Backbone, train: RegressionSettings) -> LatentFeatures:
+    """Return the frozen network of features; on the device "meta" without weights, to estimate memory."""
     channels = backbone.latent_shape[0]
     if backbone.device.type == "meta":
         with backbone.device:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
 
 from workloads.backbones.loras.entry import TeacherSource
 from workloads.backbones.loras.files import files_digests
 from workloads.backbones.prompts.text_encoder_files import files_digest
-from workloads.miniature import clip_folder
+from workloads.miniature import clip_folder, features_file
 from workloads.settings.pairs import PairSettings
 from workloads.settings.train import TrainSettings
 
@@ -105,6 +106,25 @@ def columns_of(train: TrainSettings, teacher: TeacherSource) -> tuple[Column, ..
     if train.teacher_pairs is not None:
         columns += [NoiseSeeds(train.teacher_pairs), TeacherLatents(teacher, train.teacher_pairs)]
     return tuple(columns)
+
+
+def features_channels(source: str) -> int:
+    """Return the channels of the latents that the features of a distance are for.
+
+    Args:
+        source: A safetensors file of `LatentFeatures`, or `miniature/latents`.
+
+    Raises:
+        ValueError: The file is missing or holds other weights.
+    """
+    try:
+        with safe_open(features_file(source), "np") as file:
+            return int(file.get_slice("taps.0.0.weight").get_shape()[1])
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"train.features: {source!r} is no safetensors file of LatentFeatures: {reason}"
+        ) from None
 
 
 def clip_digest(source: str) -> str:

@@ -177,6 +177,19 @@ def step_needs(task: StepTask) -> StepNeeds:
     )
 
 
+@lru_cache(maxsize=256)
+def call_operations(architecture: Architecture, half: bool) -> int:
+    """Return the operations of one call of the teacher's network for one prompt, as `StepNeeds` counts."""
+    task = StepTask(architecture, TrainSettings(), 1, half, StepSettings())
+    with MemoryCounter() as counter, fused_attention(), torch.no_grad():
+        backbone = _backbone(task)
+        latents = torch.empty((1, *backbone.latent_shape), device=META)
+        timestep = torch.empty(1, dtype=torch.long, device=META)
+        before = counter.operations
+        backbone.predict(backbone.network, latents, timestep, _texts(architecture, backbone, 1))
+        return int(counter.operations - before)
+
+
 def _measure_steps(worker: _Worker, counter: MemoryCounter, steps: int) -> tuple[int, int]:
     """Return the peak and the mean operations of the training's steps.
 

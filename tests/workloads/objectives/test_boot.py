@@ -29,7 +29,7 @@ START, T_MIN, T_MAX, STRIDE = 700, 20, 980, 50
 class Bench:
     """A teacher, a student with other weights, and a batch with one guidance scale per sample."""
 
-    def __init__(self, prediction: Prediction, guidance_input: bool = False) -> None:
+    def __init__(self, prediction: Prediction, guidance_input: bool = False, **settings: Any) -> None:
         self.teacher, self.student = tiny_unet(0).requires_grad_(False).eval(), tiny_unet(1)
         self.by_hand = ByHand(prediction)
         self.start = 999 if self.by_hand.flow else START
@@ -38,13 +38,14 @@ class Bench:
         torch.manual_seed(2)
         self.prompts = Conditioning(torch.randn(BATCH, 3, 6, dtype=torch.float64))
         self.null = Conditioning(torch.randn(1, 3, 6, dtype=torch.float64))
-        settings = BootSettings(
+        self.settings = BootSettings(
             guidance_interval=(1.0, 5.0),
             guidance_input=guidance_input,
             step_size=0.05,
             boundary_weight=0.3,
+            **settings,
         )
-        self.objective = BOOT(self.backbone, self.null, settings)
+        self.objective = BOOT(self.backbone, self.null, self.settings)
         noise = torch.randn(BATCH, 4, 4, 4, dtype=torch.float64)
         # The last is less than one step from the start of the trajectory.
         timestep = torch.tensor([20, 333, 700, 960])
@@ -70,10 +71,12 @@ class Bench:
         return x0[0], epsilon[0]
 
     def signal(self, row: int, t: int) -> Tensor:
-        """Return the student's signal; its timestep runs from 0 at T_MAX to the start timestep at T_MIN."""
-        shown = round(self.start * (T_MAX - t) / (T_MAX - T_MIN))
+        """Return the student's signal; it sees the start timestep at T_MIN, the clock's first at T_MAX."""
+        first = self.settings.clock_from * T_MAX
+        shown = round(first + (self.start - first) * (T_MAX - t) / (T_MAX - T_MIN))
         text = self.prompts.embeddings[row]
-        return self.pair(self.by_hand_student(row), self.draws.noise[row], self.start, shown, text)[0]
+        at = max(self.start, shown)
+        return self.pair(self.by_hand_student(row), self.draws.noise[row], at, shown, text)[0]
 
     def guided(self, row: int, x: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Return the teacher's guided x_0 and epsilon."""
@@ -91,17 +94,39 @@ class Bench:
             with torch.no_grad():
                 noisy = a_t * self.signal(row, t) + s_t * z
                 x0, epsilon = self.guided(row, noisy, t)
+                if self.settings.solver == "midpoint":
+                    m = (s + t) // 2
+                    a_m, s_m = self.by_hand.a[m], self.by_hand.s[m]
+                    x0 = self.guided(row, a_m * x0 + s_m * epsilon, m)[0]
+                    # The noise that leads from x_t to this x_0.
+                    epsilon = (noisy - a_t * x0) / s_t
                 target = (a_s * x0 + s_s * epsilon - s_s * z) / a_s
                 first = self.guided(row, z, T_MAX)[0]
-            bootstrap.append((self.signal(row, s) - target).square().mean() / 0.05**2)
+            error = (self.signal(row, s) - target).square().mean()
+            # The share of the new picture in the step; the last stride is of 20 timesteps, not 50.
+            share = (
+                1 - (s_s / a_s) / (s_t / a_t)
+                if self.settings.trajectory_weighting == "picture"
+                else (t - s) / 1000
+            )
+            bootstrap.append(error / share**2)
             boundary.append((self.signal(row, T_MAX) - first).square().mean())
         return torch.stack(bootstrap).mean(), torch.stack(boundary).mean()
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("guidance_input", [False, True])
-def test_losses_and_gradient(prediction: Prediction, guidance_input: bool) -> None:
-    bench = Bench(prediction, guidance_input)
+@pytest.mark.parametrize(
+    ("guidance_input", "settings"),
+    [
+        (False, {}),
+        (True, {}),
+        (False, {"trajectory_weighting": "picture", "clock_from": 0.3}),
+        (False, {"solver": "midpoint", "clock_from": 1.0}),
+    ],
+    ids=str,
+)
+def test_losses_and_gradient(prediction: Prediction, guidance_input: bool, settings: dict[str, Any]) -> None:
+    bench = Bench(prediction, guidance_input, **settings)
     # settings.timestep_range ends before 981.
     assert (bench.objective.t_min, bench.objective.t_max) == (T_MIN, T_MAX)
     networks = {STUDENT: bench.trained}

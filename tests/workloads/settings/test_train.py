@@ -34,6 +34,7 @@ PGSB: dict[str, Any] = {
 }
 OF_PGSB = ("guided", "weighting", "null_rate", "nasa_interval", "fake_score_updates", "lora",
            "fake_score_learning_rate")  # fmt: skip
+OF_SCORES = (*OF_PGSB, "guidance_interval", "guidance_per", "timestep_range")
 SWIFTBRUSH = {
     "guidance_interval": (4.5, 4.5),
     "lora": {"rank": 64, "alpha": 108.0, "targets": ("to_q", "to_v")},
@@ -48,12 +49,35 @@ BOOT = {
     **{key: value for key, value in PGSB.items() if key not in OF_PGSB},
     "step_size": 0.04,
     "boundary_weight": 1.0,
+    "trajectory_weighting": "step",
+    "clock_from": 0.0,
+    "solver": "euler",
+}
+ADVERSARIAL = {
+    "weight": 0.1,
+    "learning_rate": 1e-4,
+    "reads_noise": True,
+    "mix_rate": 0.25,
+    "gradient_penalty": 1.0,
+    "penalty_every": 16,
+}
+REGRESSION = {
+    "objective": "regression",
+    **{key: PGSB[key] for key in PGSB if key not in OF_SCORES},
+    "pairs": {"steps": 50, "guidance_scale": 3.0, "seed": 0},
+    "distance": "augmented_features",
+    "features": "miniature/latents",
+    "adversarial": None,
+    "relational": None,
+    "clip": None,
 }
 IDENTITIES: dict[str, dict[str, Any]] = {
     "pgsb": PGSB,
     "swiftbrush": {**PGSB, **SWIFTBRUSH},
     "swiftbrush_v2": {**PGSB, **SWIFTBRUSH_V2},
     "boot": BOOT,
+    "regression": REGRESSION,
+    "diffusion2gan": {**REGRESSION, "adversarial": ADVERSARIAL},
 }
 
 
@@ -79,3 +103,12 @@ def test_no_setting_has_the_name_of_an_objective() -> None:
     """Both are keys of one section of a sweep file."""
     names = {each.name for kind in SETTINGS.values() for each in fields(kind)}
     assert not names & set(OBJECTIVES)
+
+
+def test_settings_of_one_name_are_alike() -> None:
+    """Trainings of several objectives may share a section `train`."""
+    types: dict[str, set[object]] = {}
+    for kind in SETTINGS.values():
+        for each in fields(kind):
+            types.setdefault(each.name, set()).add(str(each.type))
+    assert not {name for name, found in types.items() if len(found) > 1} - {"objective"}

@@ -5,7 +5,7 @@ from typing import Literal
 
 from workloads.settings.objectives.guided import GuidedSettings
 from workloads.settings.train import COST
-from workloads.settings.validation import check_positive
+from workloads.settings.validation import check_positive, check_ranges
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,22 @@ class BootSettings(GuidedSettings):
     """Step of the teacher along its trajectory, as a fraction of the schedule (the paper's delta)."""
     boundary_weight: float = 1.0
     """Weight of the loss at the start of the trajectory, where t = T (the paper's beta)."""
+    trajectory_weighting: Literal["step", "picture"] = "step"
+    """Weight of the bootstrap loss at a point. step: 1 / delta^2; picture: 1 / (1 - r)^2, by which the
+    teacher's pictures are matched (BOOT as restated in OFTSR's code)."""
+    clock_from: float = 0.0
+    """Timestep that the student's network sees at the beginning of the trajectory, as a fraction of the
+    schedule; at its end it is the start timestep. 1: the teacher's own, where the student, which starts as
+    the teacher, predicts what the teacher does without guidance."""
+    solver: Literal["euler", "midpoint"] = "euler"
+    """Step of the teacher along the trajectory; midpoint asks it twice."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.step_size < 1:
             raise ValueError(f"step_size must be above 0 and below 1, not {self.step_size}")
         check_positive(self, ("boundary_weight",))
+        check_ranges(self, {"clock_from": (0, 1)})
         if self.student_steps != 1:
             raise ValueError(f"student_steps must be 1 for the objective boot, not {self.student_steps}")
 

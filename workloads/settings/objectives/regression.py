@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from workloads.settings.objectives.terms import AdversarialSettings, ClipLossSettings
+from workloads.settings.objectives.terms import AdversarialSettings, ClipLossSettings, RelationalSettings
 from workloads.settings.pairs import PairSettings
 from workloads.settings.train import COST, TrainSettings
 
@@ -21,9 +21,12 @@ class RegressionSettings(TrainSettings):
     """Distance of student's and teacher's latents. features: of the maps of a small frozen network;
     augmented_features: the same after a random transform, equal on both sides (E-LatentLPIPS)."""
     features: str = "miniature/latents"
-    """Weights of that network: `miniature/latents`, or a safetensors file of `LatentFeatures`."""
+    """Weights of that network, which `relational` uses too: `miniature/latents`, or a safetensors file of
+    `LatentFeatures`."""
     adversarial: AdversarialSettings | None = field(default=None, metadata=COST)
     """Loss of a discriminator that starts as the teacher; None: regression alone."""
+    relational: RelationalSettings | None = field(default=None, metadata=COST)
+    """Loss on relations between positions and samples (RDD); None: no such loss."""
     clip: ClipLossSettings | None = field(default=None, metadata=COST)
     """CLIP loss added to the student's loss; None: no CLIP loss."""
 
@@ -35,6 +38,11 @@ class RegressionSettings(TrainSettings):
             )
         if self.flow_shift is not None:
             raise ValueError("flow_shift moves timesteps that regression does not draw: leave it out")
+
+    @property
+    def reads_features(self) -> bool:
+        """True if the training needs the network of `features`."""
+        return self.distance != "mse" or self.relational is not None
 
     @property
     def teacher_scales(self) -> tuple[float, float]:

@@ -53,3 +53,31 @@ class AdversarialSettings:
             self,
             {"mix_rate": (0, 1), "gradient_penalty": (0, 1e6), "penalty_every": (1, 1_000_000)},
         )
+
+
+@dataclass(frozen=True)
+class RelationalSettings:
+    """Relational Diffusion Distillation (RDD, arXiv 2410.07679): relations between features of latents.
+
+    Defaults as published for CIFAR-10, in its code.
+    """
+
+    __pydantic_config__ = STRICT
+
+    class_weight: float = 1.0
+    """Weight of the divergence of pooled features (RCFD's)."""
+    class_temperature: float = 0.9
+    """Divisor of the teacher's pooled features."""
+    pixel_weight: float = 1.0
+    """Weight of the divergence of similarities between all positions of all pairs of samples."""
+    bank_weight: float = 0.1
+    """Weight of the divergence of similarities to a bank of the teacher's positions."""
+    bank_temperature: float = 0.1
+    """Divisor of the similarities to the bank."""
+
+    def __post_init__(self) -> None:
+        names = ("class_weight", "pixel_weight", "bank_weight")
+        check_ranges(self, dict.fromkeys(names, (0, 1e6)))
+        check_positive(self, ("class_temperature", "bank_temperature"))
+        if not any(getattr(self, name) for name in names):
+            raise ValueError("class_weight, pixel_weight and bank_weight are all 0: leave relational out")
