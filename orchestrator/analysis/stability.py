@@ -5,6 +5,7 @@ stable region is the share of its trainings that do not fail, each combination o
 backbone counted equally.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from orchestrator.analysis.rows import AreaRow, RegionCellRow, StabilityRow
@@ -34,10 +35,11 @@ def stability(trainings: Sequence[Training]) -> StabilityRow | None:
         first, second = (float(each.settings[axis]) for axis in axes)
         groups.setdefault((each.settings["arm"], each.backbone, first, second), []).append(each)
     arms = list(dict.fromkeys(arm for arm, *_ in groups))
+    places = len({key[1:] for key in groups})
     return {
         "settings": axes,
         "cells": [_cell(arm, backbone, [x, y], own) for (arm, backbone, x, y), own in sorted(groups.items())],
-        "areas": [area for arm in arms if (area := _area(arm, trainings, _places(groups)))],
+        "areas": [area for arm in arms if (area := _area(arm, trainings, places))],
     }
 
 
@@ -61,11 +63,6 @@ def _numeric(text: str | None) -> bool:
     return True
 
 
-def _places(groups: Mapping[tuple[str, str, float, float], Sequence[Training]]) -> int:
-    """Return the number of combinations of backbone and settings in the whole sweep."""
-    return len({(backbone, first, second) for _, backbone, first, second in groups})
-
-
 def _area(arm: str, trainings: Sequence[Training], places: int) -> AreaRow | None:
     by_seed: dict[int, list[float]] = {}
     for each in trainings:
@@ -78,7 +75,8 @@ def _area(arm: str, trainings: Sequence[Training], places: int) -> AreaRow | Non
 
 
 def _cell(arm: str, backbone: str, values: list[float], trainings: Sequence[Training]) -> RegionCellRow:
-    known = [value for each in trainings if (value := _accuracy(each)) is not None]
+    measured = (_accuracy(each) for each in trainings)
+    known = [value for value in measured if value is not None and math.isfinite(value)]
     return {
         "arm": arm,
         "backbone": backbone,
@@ -90,9 +88,12 @@ def _cell(arm: str, backbone: str, values: list[float], trainings: Sequence[Trai
 
 
 def failed(training: Training) -> bool:
-    """Return True if a training that ended has collapsed or its last accuracy is below `LEAST_ACCURACY`."""
+    """Return True unless a training that ended has a last accuracy of at least `LEAST_ACCURACY`.
+
+    An accuracy that is missing or not a number, as of pictures that are not finite, is a failure too.
+    """
     accuracy = _accuracy(training)
-    return training.status == "collapsed" or (accuracy is not None and accuracy < LEAST_ACCURACY)
+    return training.status == "collapsed" or accuracy is None or not accuracy >= LEAST_ACCURACY
 
 
 def _accuracy(training: Training) -> float | None:

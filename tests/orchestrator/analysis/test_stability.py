@@ -1,8 +1,11 @@
 """Stable regions: which trainings fail, each arm's area, and when there is a map."""
 
+import io
 import math
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from orchestrator.analysis.seed_study import study
 from orchestrator.analysis.stability import failed, stability
@@ -36,7 +39,7 @@ ROWS = [*grid("fixed", (2, 2, 4)), *grid("random", (4, 4, 4))]
     "accuracy, status, expected",
     [
         (0.79, "finished", True), (0.8, "finished", False), (0.9, "collapsed", True),
-        (None, "collapsed", True), (None, "finished", False),
+        (None, "collapsed", True), (None, "finished", True), (math.nan, "finished", True),
     ],
 )  # fmt: skip
 def test_a_training_fails(accuracy: float | None, status: str, expected: bool) -> None:
@@ -92,3 +95,13 @@ def test_page_shows_map_and_areas() -> None:
     assert stability_png(found["stability"])[:4] == b"\x89PNG"
     one = "".join(study_parts(study([each for each in ROWS if each.seed == 0])))
     assert "<td>random</td><td>1.00</td><td>one seed</td>" in one
+
+
+def test_map_is_redder_where_more_failed() -> None:
+    """The panel of an arm that always fails against that of one that never does, in one picture."""
+    found = stability([*grid("fixed", (0, 0, 0)), *grid("random", (4, 4, 4))])
+    assert found is not None
+    pixels = np.asarray(Image.open(io.BytesIO(stability_png(found))).convert("RGB")).astype(float)
+    red = pixels[..., 0] - pixels[..., 1]
+    left, right = red[:, : red.shape[1] // 2], red[:, red.shape[1] // 2 :]
+    assert (left > 60).mean() > 0.2 and (right > 60).mean() == 0

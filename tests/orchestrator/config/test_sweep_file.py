@@ -28,13 +28,14 @@ LAUNCHES = {
     "flow-guidance": "4e3c88ba16fa",
     "guidance-input": "0d8288956e1b",
     "miniature": "0ce3fb2bd9d1",
-    "objectives": "13d758baea0e",
+    "objectives": "c03de55df070",
+    "pairs": "86ff0a4d6d59",
     "stability": "f2d517857d4a",
     "student-steps": "b9eb21e11493",
     "tune-new-backbone": "9916c08ee994",
 }
 """Launch digests of the shipped sweeps, which stored results carry. That of `backbones` changed with the
-revisions of its models, that of `miniature` with two more backbones and their steps; its older trials stay
+revisions of its models, those of `miniature` and `objectives` with more backbones; their older trials stay
 valid."""
 MINIATURE_TRIALS = ["b6dd788f0c62", "81c80e4555c4"]
 """Digests of the first trials of `sweeps/miniature.yaml`, which older results have too."""
