@@ -104,4 +104,4 @@ def test_map_is_redder_where_more_failed() -> None:
     pixels = np.asarray(Image.open(io.BytesIO(stability_png(found))).convert("RGB")).astype(float)
     red = pixels[..., 0] - pixels[..., 1]
     left, right = red[:, : red.shape[1] // 2], red[:, red.shape[1] // 2 :]
-    assert (left > 60).mean() > 0.2 and (right > 60).mean() == 0
+    assert (left > 60).mean() > 0.2 and (right > 60).mean() < 0.05
