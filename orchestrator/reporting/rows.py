@@ -129,6 +129,10 @@ class TrialRow:
     zero_stage: int
     seconds_per_picture: float | None = None
     """Seconds in which the student drew a picture for its scores; None if it was not measured."""
+    teacher: str = ""
+    """Model of the teacher; empty in results of earlier versions."""
+    course: tuple[Mapping[str, float], ...] = ()
+    """`seconds` of training and scores by metric at each evaluation; empty in results of earlier versions."""
 
     @property
     def student_steps(self) -> int:
@@ -158,11 +162,12 @@ class TrialRow:
             "best": self.best.to_json() if self.best else {},
         }
         scores = {key: [asdict(s) for s in getattr(self, key)] for key in ("scores", "teacher_scores")}
-        return {**vars(self), **scores, **rows}
+        return {**vars(self), **scores, **rows, "course": list(self.course)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "TrialRow":
         rows = {
+            "course": tuple(stored.get("course", ())),
             "scores": scores_from_json(stored["scores"]),
             "teacher_scores": scores_from_json(stored["teacher_scores"]),
             "curve": tuple(ArmRow.from_json(arm) for arm in stored["curve"]),

@@ -21,6 +21,7 @@ from orchestrator.reporting.strength_figures import (
     plotted_rows,
 )
 from orchestrator.reporting.study_report import study_parts
+from orchestrator.reporting.training_time import time_parts
 from workloads.scorers.score import Score, find_score
 
 
@@ -49,6 +50,7 @@ def sweep_report(
         "<h2>Students beside their teachers</h2>",
         table(*_comparison(rows)),
         *steps_parts(rows),
+        *time_parts(rows),
         *scale_parts(rows),
         *(image(sheet) for sheet in scales.values()),
         *(study_parts(over_seeds) if over_seeds is not None else []),

@@ -57,6 +57,8 @@ class TrialRecord:
     zero_stage: int = 0
     seconds_per_picture: float | None = None
     """Seconds in which the student drew a picture at its last evaluation; None if it was not measured."""
+    course: dict[int, dict[str, float]] = field(default_factory=dict)
+    """`seconds` of training and the scores by metric, by the step of each evaluation."""
     identity: dict[str, Any] = field(default_factory=dict)
     """Settings and digests that the result depends on; see `compatibility`."""
     reports: dict[int, StepReport] = field(default_factory=dict)
@@ -82,6 +84,9 @@ class TrialRecord:
             self.rate = 1 / report.metrics[SECONDS_PER_STEP]
         self.seconds_per_picture = report.metrics.get(SECONDS_PER_PICTURE, self.seconds_per_picture)
         self.scores = list(report.scores) or self.scores
+        if report.scores:
+            values = {score.metric: score.value for score in report.scores}
+            self.course[report.step] = {"seconds": round(self.train_seconds, 2), **values}
         self.sheet = report.sheet or self.sheet
 
     def to_json(self) -> dict[str, Any]:
@@ -104,6 +109,7 @@ class TrialRecord:
             "best": ArmRow.from_json(stored["best"]) if stored["best"] else None,
             "scores": list(scores_from_json(stored["scores"])),
             "reports": reports,
+            "course": {int(step): look for step, look in stored.get("course", {}).items()},
         }
         return cls(trial=trial, **{**stored, **fields})
 

@@ -71,6 +71,8 @@ def _row(
         checkpoint_sha256=record.checkpoint_digest,
         zero_stage=record.zero_stage,
         seconds_per_picture=record.seconds_per_picture,
+        teacher=trial.backbone.model,
+        course=tuple(record.course[step] for step in sorted(record.course)),
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workloads.backbones.loras.entry import TeacherSource
-from workloads.backbones.teacher_latents import TeacherSampler
+from workloads.objectives.teacher_sampler import TeacherSampler
 from workloads.settings.pairs import PairSettings
 
 NOISE = "noise"

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from workloads.backbones.loras.entry import TeacherSource
-from workloads.backbones.teacher_latents import TeacherSampler
 from workloads.miniature import TEACHERS, WEIGHTS
 from workloads.miniature.world import captions
 from workloads.objectives.columns import TEACHER_LATENTS, NoiseSeeds, TeacherLatents, columns_of
 from workloads.objectives.pairs import PairMaker, noise_of, row_seeds
+from workloads.objectives.teacher_sampler import TeacherSampler
 from workloads.settings.objectives.pgsb import PGSBSettings
 from workloads.settings.objectives.regression import RegressionSettings
 from workloads.settings.pairs import PairSettings

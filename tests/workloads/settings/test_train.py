@@ -50,7 +50,8 @@ BOOT = {
     "step_size": 0.04,
     "boundary_weight": 1.0,
     "trajectory_weighting": "step",
-    "clock_from": 0.0,
+    "guidance_interval": (3.0, 3.0),
+    "clock_from": 1.0,
     "solver": "euler",
 }
 ADVERSARIAL = {

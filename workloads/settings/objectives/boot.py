@@ -13,6 +13,8 @@ class BootSettings(GuidedSettings):
     """A training by BOOT; `timestep_range` is the part of the trajectory that the student learns."""
 
     objective: Literal["boot"] = field(default="boot", metadata=COST)
+    guidance_interval: tuple[float, float] = (3.0, 3.0)
+    """[low, high] of the teacher's guidance scale. A student that does not read it learns about its mean."""
     step_size: float = 0.04
     """Step of the teacher along its trajectory, as a fraction of the schedule (the paper's delta)."""
     boundary_weight: float = 1.0
@@ -20,7 +22,7 @@ class BootSettings(GuidedSettings):
     trajectory_weighting: Literal["step", "picture"] = "step"
     """Weight of the bootstrap loss at a point. step: 1 / delta^2; picture: 1 / (1 - r)^2, by which the
     teacher's pictures are matched (BOOT as restated in OFTSR's code)."""
-    clock_from: float = 0.0
+    clock_from: float = 1.0
     """Timestep that the student's network sees at the beginning of the trajectory, as a fraction of the
     schedule; at its end it is the start timestep. 1: the teacher's own, where the student, which starts as
     the teacher, predicts what the teacher does without guidance."""
