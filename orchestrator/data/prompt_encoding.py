@@ -12,6 +12,7 @@ import json
 import logging
 import tempfile
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ from workloads.miniature.world import captions
 from workloads.objectives.columns import Column
 
 ENCODE_BATCH = 64
+PROGRESS_SECONDS = 20
+"""Least time between two lines about progress."""
 EXAMPLE_CHARACTERS = 80
 """Characters that are kept of a prompt which is longer than the encoder's tokens."""
 MAX_ENCODERS, SHARDS_PER_ENCODER = 8, 64
@@ -139,6 +142,7 @@ def encode_prompts(
         if shard not in notes or sizes.get(f"{shard:06d}.parquet") != notes[shard]["bytes"]
     ]
     if todo:
+        progress = _Progress(teacher.source, len(todo))
         firsts = [0, *itertools.accumulate(prompts.rows)]
         rows = [{"shard": shard, "first": firsts[shard]} for shard in todo]
         shards = ray.data.from_items(rows, override_num_blocks=len(todo))
@@ -149,8 +153,10 @@ def encode_prompts(
             num_cpus=DATA_CPUS,
             num_gpus=1 if gpu else 0,
         )
-        if refused := [row["refused"] for row in done.take_all() if row["refused"]]:
-            raise UserError(refused[0])
+        for count, row in enumerate(done.iter_rows(), 1):
+            if row["refused"]:
+                raise UserError(row["refused"])
+            progress.report(count)
         notes = _notes(prompts, folder, store)
     digests = tuple(notes[shard]["sha256"] for shard in range(len(prompts.rows)))
     cut = sum(note.get("cut", 0) for note in notes.values())
@@ -162,6 +168,19 @@ def encode_prompts(
             cut, found.prompts, found.tokens, teacher.source, example,
         )  # fmt: skip
     return found
+
+
+class _Progress:
+    """Logs how many shards are encoded, now and then."""
+
+    def __init__(self, source: str, shards: int) -> None:
+        self._source, self._shards, self._last = source, shards, time.monotonic()
+
+    def report(self, done: int) -> None:
+        """Log unless the last line is recent, or nothing is left to do."""
+        if done < self._shards and time.monotonic() - self._last > PROGRESS_SECONDS:
+            self._last = time.monotonic()
+            logger.info("encoded %d of %d shards for %s", done, self._shards, self._source)
 
 
 def _notes(prompts: PromptSet, folder: str, store: Store) -> dict[int, ShardNote]:
