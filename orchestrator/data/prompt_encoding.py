@@ -42,7 +42,8 @@ PROGRESS_SECONDS = 20
 EXAMPLE_CHARACTERS = 80
 """Characters that are kept of a prompt which is longer than the encoder's tokens."""
 MAX_ENCODERS, SHARDS_PER_ENCODER = 8, 64
-"""Most actors of the second pass, and shards of each: loading the text encoder must pay off."""
+"""Most actors of the second pass, and shards of each: loading the text encoder must pay off. A costly column
+pays for an actor with every shard."""
 
 logger = logging.getLogger(__name__)
 
@@ -149,8 +150,8 @@ def encode_prompts(
         done = shards.map(
             EncodeShard,
             fn_constructor_args=(teacher, store.root, prompts.folder, folder, tuple(columns), negative),
-            compute=ray.data.ActorPoolStrategy(size=min(MAX_ENCODERS, -(-len(todo) // SHARDS_PER_ENCODER))),
-            num_cpus=DATA_CPUS,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_encoders(len(todo), columns)),
+            num_cpus=1 if _costly(columns) else DATA_CPUS,
             num_gpus=1 if gpu else 0,
         )
         for count, row in enumerate(done.iter_rows(), 1):
@@ -168,6 +169,15 @@ def encode_prompts(
             cut, found.prompts, found.tokens, teacher.source, example,
         )  # fmt: skip
     return found
+
+
+def _encoders(shards: int, columns: Sequence[Column]) -> int:
+    """Return the most actors that share `shards`; they start as far as the cluster has room for them."""
+    return min(MAX_ENCODERS, -(-shards // (1 if _costly(columns) else SHARDS_PER_ENCODER)))
+
+
+def _costly(columns: Sequence[Column]) -> bool:
+    return any(column.costly for column in columns)
 
 
 class _Progress:

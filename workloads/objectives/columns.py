@@ -9,7 +9,7 @@ names the shards, so a changed encoder makes new shards. Importing this module n
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
@@ -32,6 +32,9 @@ Integers are stored as they are, floats in half precision."""
 class Column(Protocol):
     """Recipe of a column; a frozen dataclass, so that it can be compared and sent to other processes."""
 
+    costly: ClassVar[bool]
+    """True if a row takes much longer than to encode its text, so that more processes share the shards."""
+
     @property
     def name(self) -> str:
         """Name of the column in the shards, and its key in `Batch.columns`."""
@@ -51,6 +54,8 @@ class Column(Protocol):
 class ClipTextColumn:
     """Text embeddings of a CLIP model; W is the width of its embedding space."""
 
+    costly: ClassVar[bool] = False
+
     model: str
     name: str = "clip_texts"
 
@@ -68,6 +73,8 @@ class ClipTextColumn:
 class NoiseSeeds:
     """The seed of the noise of each teacher pair, (N, 1), as integers: see `pairs`."""
 
+    costly: ClassVar[bool] = False
+
     pairs: PairSettings
     name: str = NOISE_SEED
 
@@ -83,6 +90,8 @@ class NoiseSeeds:
 @dataclass(frozen=True)
 class TeacherLatents:
     """The latents that the teacher draws from the noise of each pair, (N, C * H * H): see `pairs`."""
+
+    costly: ClassVar[bool] = True
 
     teacher: TeacherSource
     pairs: PairSettings
