@@ -8,10 +8,11 @@ A training uses the modules in this order:
 - `batch` holds one step's inputs: conditioning of the prompts and negative prompts, and the columns.
 - `base` defines the interface. An objective draws the random numbers of a step and yields one
   `Update` (a network and its loss) after another.
-- `pgsb` (PG-SB, SwiftBrush, DMD's gradient) and `boot` (BOOT) are the objectives. `clip_loss` adds the
-  CLIP loss of SwiftBrush v2 to an objective whose student update has latents; settings allow it for
-  `pgsb` alone.
-- `classifier_free_guidance` and `clip_model` are their helpers.
+- `pgsb` (PG-SB, SwiftBrush, DMD's gradient), `boot` (BOOT) and `regression` (on the teacher pairs of
+  `pairs`) are the objectives.
+- `terms` adds losses to that of the student: `clip_loss` (SwiftBrush v2), `adversarial` (Diffusion2GAN) and
+  `relational` (RDD).
+- The other modules are their helpers.
 
 The training loop, the checkpoints and the memory estimate use the interface alone, so they work with
 any number of updates of any number of networks.

@@ -1,5 +1,6 @@
 """Every objective on every miniature backbone: whole steps through the interface, and learning."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from workloads.objectives.base import SPREAD, STUDENT, Objective
 from workloads.objectives.batch import Batch
 from workloads.objectives.catalogue import make_objective
 from workloads.objectives.columns import ColumnEncoder, columns_of
+from workloads.objectives.pairs import NOISE
 from workloads.objectives.pgsb import FAKE_SCORE, PGSB
 from workloads.scorers.attributes import AttributeAccuracy
 from workloads.settings.objectives.boot import BootSettings
@@ -137,6 +139,28 @@ def test_steps_on_every_miniature(teacher: str, arm: str) -> None:
         assert sum(moved) > 0.9 * sum(p.requires_grad for p in network.parameters()), name
     now = [p for p in training.backbone.network.parameters() if not p.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(now, frozen, strict=True))
+
+
+def test_regression_needs_the_noise_of_each_pair() -> None:
+    """With the noise of another pair the student can only learn the mean of what belongs to the prompt."""
+    errors = []
+    for shift in (0, 1):
+        training = Training("pixart", replace(ARMS["regression"], batch_size=16, learning_rate=3e-4))
+        given = training.batch
+
+        def shifted(
+            texts: list[str],
+            first: int = 0,
+            given: Callable[[list[str], int], Batch] = given,
+            shift: int = shift,
+        ) -> Batch:
+            batch = given(texts, first)
+            return replace(batch, columns={**batch.columns, NOISE: batch.columns[NOISE].roll(shift, 0)})
+
+        training.batch = shifted  # type: ignore[method-assign]
+        metrics = dict(zip(training.objective.metric_names, training.steps(40)[-10:].mean(0), strict=True))
+        errors.append(metrics["mean_square_error"])
+    assert errors[0] < 0.9 * errors[1]
 
 
 @pytest.mark.parametrize("arm", ["swiftbrush_v2", "boot"])
