@@ -60,7 +60,7 @@ class Adversarial(Term[AdversarialDraws]):
         super().__init__()
         self.settings, self._shape = settings, backbone.latent_shape
         module = Discriminator(backbone, settings.reads_noise)
-        self.auxiliary = {DISCRIMINATOR: Auxiliary(module, settings.learning_rate, BETAS)}
+        self.auxiliary = {DISCRIMINATOR: Auxiliary(module, settings.learning_rate, BETAS, module.network)}
 
     def draw(self, batch: int, generator: torch.Generator) -> AdversarialDraws:
         uniform = torch.rand(batch, generator=generator, device=generator.device)
@@ -95,7 +95,9 @@ class Adversarial(Term[AdversarialDraws]):
         """Return gamma / 2 |grad D|^2 at the first real sample, times the interval, as it is rarely added."""
         real = self._latents(inputs, TEACHER_LATENTS)[:1].detach().requires_grad_()
         noise, prompts = self._latents(inputs, NOISE)[:1], inputs.batch.prompts[:1]
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        module: Discriminator = self.auxiliary[DISCRIMINATOR].module  # type: ignore[assignment]
+        # Fused attention has no second derivative, and blocks that are recomputed later would use it.
+        with sdpa_kernel(SDPBackend.MATH), module.keeping_activations():
             logits = inputs.networks[DISCRIMINATOR](real, noise, prompts)
             (gradient,) = torch.autograd.grad(logits.mean(1).sum(), real, create_graph=True)
         factor = self.settings.gradient_penalty / 2 * self.settings.penalty_every

@@ -52,6 +52,9 @@ class Auxiliary:
     learning_rate: float
     adam_betas: tuple[float, float] | None = None
     """beta_1 and beta_2 of its optimiser; None: those of the training."""
+    network: nn.Module | None = None
+    """Whole diffusers network in `module`, whose activations a step may recompute; None if it has none of its
+    own, as adapters on the teacher's."""
 
 
 class StepDraws(Protocol):

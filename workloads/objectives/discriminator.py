@@ -9,6 +9,8 @@ Shapes: B batch, C latent channels, H latent size, L logits of all heads and pos
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from workloads.backbones.backbone import Backbone
 from workloads.backbones.prompts.conditioning import Conditioning
 
 HEAD_WIDTH = 64
+RECOMPUTES = "gradient_checkpointing"
+"""Attribute by which the modules of diffusers are told to recompute their activations."""
 DEPTHS = (1 / 3, 2 / 3, 1.0)
 """Depths of a transformer at which it is read, as shares of its blocks."""
 AFTER_THE_BLOCKS = ("conv_norm_out", "conv_out", "norm_out", "proj_out", "scale_shift_table")
@@ -46,6 +50,18 @@ class Discriminator(nn.Module):
             nn.init.zeros_(self.noise_layer.weight)
         self._blocks = tuple(read_blocks(backbone))
         self.heads = nn.ModuleList(_head(width, like) for _, width in self._blocks)
+
+    @contextmanager
+    def keeping_activations(self) -> Iterator[None]:
+        """Recompute no activations of calls within a with-block."""
+        recomputing = [each for each in self.network.modules() if getattr(each, RECOMPUTES, False)]
+        for module in recomputing:
+            setattr(module, RECOMPUTES, False)
+        try:
+            yield
+        finally:
+            for module in recomputing:
+                setattr(module, RECOMPUTES, True)
 
     def forward(self, latents: Tensor, noise: Tensor, prompts: Conditioning) -> Tensor:
         """Return logits (B, L) of latents and noise (B, C, H, H) with B prompts; high: the teacher's."""

@@ -35,7 +35,7 @@ from workloads.students.ema import AverageWeights
 from workloads.students.student import SAMPLE_BATCH, decode_batch_size, generate, new_student
 from workloads.training.meta_counter import MemoryCounter, fused_attention
 from workloads.training.meta_kernels import META
-from workloads.training.step import Engine, apply_settings, each_network, train_step
+from workloads.training.step import Engine, apply_settings, each_network, recompute_auxiliary, train_step
 
 EngineFactory = Callable[[nn.Module], Engine]
 """Makes the stand-in for the engine around a network; hashable, as `step_needs` is cached by task."""
@@ -129,6 +129,7 @@ class _Worker:
         elif settings.activation_checkpointing:
             for network, checkpoint in each_network(self.student, self.objective):
                 checkpoint_blocks(network, checkpoint)
+            recompute_auxiliary(self.objective)
 
     def _engines(self) -> dict[str, Engine]:
         auxiliary = self.objective.auxiliary.items()

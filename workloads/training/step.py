@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from workloads.layers.lora import network_of, recompute_in_role
-from workloads.layers.transformer_blocks import Recompute, compile_blocks
+from workloads.layers.transformer_blocks import Recompute, compile_blocks, recompute
 from workloads.objectives.base import SPREAD, STUDENT, Objective
 from workloads.objectives.batch import Batch
 from workloads.settings.train import StepSettings, TrainSettings
@@ -82,12 +82,25 @@ def make_optimizer(
 
 
 def apply_settings(student: nn.Module, objective: Objective[Any], settings: StepSettings) -> None:
-    """Turn on activation checkpointing or compilation in student and teacher, as `settings` ask."""
+    """Turn on activation checkpointing or compilation, as `settings` ask.
+
+    Student and teacher are compiled; auxiliary networks are not, but recompute their activations too.
+    """
     for network, checkpoint in each_network(student, objective):
         if settings.compile:
             compile_blocks(network, keep=not settings.activation_checkpointing)
         elif settings.activation_checkpointing:
             network.enable_gradient_checkpointing(checkpoint)
+    if settings.activation_checkpointing:
+        recompute_auxiliary(objective)
+
+
+def recompute_auxiliary(objective: Objective[Any]) -> None:
+    """Turn on activation checkpointing in the auxiliary networks."""
+    for auxiliary in objective.auxiliary.values():
+        network: Any = auxiliary.network
+        if network is not None:
+            network.enable_gradient_checkpointing(recompute)
 
 
 def each_network(student: nn.Module, objective: Objective[Any]) -> list[tuple[Any, Recompute]]:

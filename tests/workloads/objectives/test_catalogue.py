@@ -163,7 +163,7 @@ def test_regression_needs_the_noise_of_each_pair() -> None:
     assert errors[0] < 0.9 * errors[1]
 
 
-@pytest.mark.parametrize("arm", ["swiftbrush_v2", "boot"])
+@pytest.mark.parametrize("arm", ["swiftbrush_v2", "boot", "diffusion2gan"])
 def test_activation_checkpointing_trains_the_same(arm: str) -> None:
     found = []
     for settings in (StepSettings(), StepSettings(activation_checkpointing=True)):

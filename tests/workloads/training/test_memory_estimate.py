@@ -114,6 +114,7 @@ def test_estimate_matches_a_compiled_step(name: str, monkeypatch: pytest.MonkeyP
 
 
 READS_SCALE = PGSBSettings(guidance_interval=(1.0, 7.5), guided="teacher", guidance_input=True)
+GAN = RegressionSettings(batch_size=16, adversarial=AdversarialSettings())
 OTHERS = [
     ("masked roles", PGSBSettings(batch_size=16, lora=LORA), StepSettings(score_batch="all")),
     ("each alone", PGSBSettings(batch_size=16, lora=LORA), StepSettings(score_batch="prediction")),
@@ -130,7 +131,8 @@ OTHERS = [
     ("all layers", PGSBSettings(batch_size=8, lora=replace(LORA, targets=("all",))), StepSettings()),
     ("a guidance input", replace(READS_SCALE, batch_size=16, lora=LORA), StepSettings(score_batch="all")),
     ("regression", RegressionSettings(batch_size=16), StepSettings()),
-    ("a discriminator", RegressionSettings(batch_size=16, adversarial=AdversarialSettings()), StepSettings()),
+    ("a discriminator", GAN, StepSettings()),
+    ("a recomputed discriminator", GAN, StepSettings(activation_checkpointing=True)),
     ("two steps", PGSBSettings(batch_size=16, lora=LORA, student_steps=2), StepSettings()),
 ]
 
