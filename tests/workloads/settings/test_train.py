@@ -66,7 +66,7 @@ REGRESSION = {
     "objective": "regression",
     **{key: PGSB[key] for key in PGSB if key not in OF_SCORES},
     "pairs": {"steps": 50, "guidance_scale": 3.0, "seed": 0},
-    "distance": "augmented_features",
+    "distance": "features",
     "features": "miniature/latents",
     "adversarial": None,
     "relational": None,
@@ -78,7 +78,7 @@ IDENTITIES: dict[str, dict[str, Any]] = {
     "swiftbrush_v2": {**PGSB, **SWIFTBRUSH_V2},
     "boot": BOOT,
     "regression": REGRESSION,
-    "diffusion2gan": {**REGRESSION, "adversarial": ADVERSARIAL},
+    "diffusion2gan": {**REGRESSION, "distance": "augmented_features", "adversarial": ADVERSARIAL},
 }
 
 

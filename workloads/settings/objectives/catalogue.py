@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip": {},
         "student_lora": {"rank": 256, "alpha": 512.0},
     },
-    "diffusion2gan": {"objective": "regression", "adversarial": {}},
+    "diffusion2gan": {"objective": "regression", "distance": "augmented_features", "adversarial": {}},
 }
 """Published objectives that are PG-SB, or the objective that they name, with other settings.
 

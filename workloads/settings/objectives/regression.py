@@ -15,11 +15,10 @@ class RegressionSettings(TrainSettings):
     objective: Literal["regression"] = field(default="regression", metadata=COST)
     pairs: PairSettings = field(default=PairSettings())
     """The teacher's pairs, which the data stage makes once for all trainings that name the same."""
-    distance: Literal["mse", "features", "augmented_features"] = field(
-        default="augmented_features", metadata=COST
-    )
+    distance: Literal["mse", "features", "augmented_features"] = field(default="features", metadata=COST)
     """Distance of student's and teacher's latents. features: of the maps of a small frozen network;
-    augmented_features: the same after a random transform, equal on both sides (E-LatentLPIPS)."""
+    augmented_features: the same after a random transform, equal on both sides (E-LatentLPIPS). In our
+    measurement (sweeps/README.md) the first of these two is nearest to the teacher."""
     features: str = "miniature/latents"
     """Weights of that network, which `relational` uses too: `miniature/latents`, or a safetensors file of
     `LatentFeatures`."""
