@@ -110,8 +110,15 @@ class BOOT(Objective[BootDraws]):
     def network_timestep(self, timestep: Tensor) -> Tensor:
         """Map timesteps (B,) of the trajectory to those (B,) that the student's network sees."""
         remaining = (timestep - self.t_min) / (self.t_max - self.t_min)
-        first, last = self.settings.clock_from * self.t_max, self.backbone.start_timestep
+        first, last = self.clock_from * self.t_max, self.backbone.start_timestep
         return (last + (first - last) * remaining).round().long()
+
+    @property
+    def clock_from(self) -> float:
+        """Timestep that the network sees at the trajectory's beginning, as a fraction of the schedule."""
+        if self.settings.clock_from is not None:
+            return self.settings.clock_from
+        return 0.0 if self.backbone.schedule.prediction == "epsilon" else 1.0
 
     def weight(self, timestep: Tensor) -> Tensor:
         """Return the weight (B,) of the bootstrap loss at timesteps s (B,), by the stride taken to s."""

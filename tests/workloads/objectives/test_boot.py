@@ -72,7 +72,9 @@ class Bench:
 
     def signal(self, row: int, t: int) -> Tensor:
         """Return the student's signal; it sees the start timestep at T_MIN, the clock's first at T_MAX."""
-        first = self.settings.clock_from * T_MAX
+        default = 0.0 if self.by_hand.prediction == "epsilon" else 1.0
+        share = default if self.settings.clock_from is None else self.settings.clock_from
+        first = share * T_MAX
         shown = round(first + (self.start - first) * (T_MAX - t) / (T_MAX - T_MIN))
         text = self.prompts.embeddings[row]
         at = max(self.start, shown)

@@ -51,7 +51,7 @@ BOOT = {
     "boundary_weight": 1.0,
     "trajectory_weighting": "step",
     "guidance_interval": (3.0, 3.0),
-    "clock_from": 1.0,
+    "clock_from": None,
     "solver": "euler",
 }
 ADVERSARIAL = {

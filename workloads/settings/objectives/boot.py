@@ -22,10 +22,11 @@ class BootSettings(GuidedSettings):
     trajectory_weighting: Literal["step", "picture"] = "step"
     """Weight of the bootstrap loss at a point. step: 1 / delta^2; picture: 1 / (1 - r)^2, by which the
     teacher's pictures are matched (BOOT as restated in OFTSR's code)."""
-    clock_from: float = 1.0
+    clock_from: float | None = None
     """Timestep that the student's network sees at the beginning of the trajectory, as a fraction of the
     schedule; at its end it is the start timestep. 1: the teacher's own, where the student, which starts as
-    the teacher, predicts what the teacher does without guidance."""
+    the teacher, predicts what the teacher does without guidance. None: 1, but 0 for an epsilon prediction,
+    whose conversion to x_0 amplifies errors there (measured in sweeps/README.md)."""
     solver: Literal["euler", "midpoint"] = "euler"
     """Step of the teacher along the trajectory; midpoint asks it twice."""
 
@@ -34,7 +35,8 @@ class BootSettings(GuidedSettings):
         if not 0 < self.step_size < 1:
             raise ValueError(f"step_size must be above 0 and below 1, not {self.step_size}")
         check_positive(self, ("boundary_weight",))
-        check_ranges(self, {"clock_from": (0, 1)})
+        if self.clock_from is not None:
+            check_ranges(self, {"clock_from": (0, 1)})
         if self.student_steps != 1:
             raise ValueError(f"student_steps must be 1 for the objective boot, not {self.student_steps}")
 
