@@ -10,7 +10,7 @@ from workloads.backbones.architectures import architecture_of
 from workloads.backbones.families import check_start, check_student_steps, family_of
 from workloads.backbones.file_checks import check_files
 from workloads.backbones.loras.files import find_files
-from workloads.miniature import WEIGHTS
+from workloads.miniature import FEATURES, WEIGHTS
 from workloads.objectives.columns import columns_of, features_channels
 from workloads.settings.objectives.regression import RegressionSettings
 
@@ -92,13 +92,22 @@ def _check_attention(plan: Plan) -> None:
 
 
 def _check_features(plan: Plan) -> None:
-    """Check that the features of a distance are for the latents of the backbone."""
+    """Check that the features of a distance are for the latents of the backbone.
+
+    The shipped ones have seen the miniatures' latents alone, so other backbones must name theirs.
+    """
     asked = {
         (trial.train.features, trial.source)
         for trial in plan.trials
         if isinstance(trial.train, RegressionSettings) and trial.train.reads_features
     }
     for features, source in sorted(asked):
+        if features == FEATURES and WEIGHTS not in Path(source).parents:
+            raise ValueError(
+                f"backbone {source!r}: train.features {features!r} knows the miniatures' latents alone: "
+                f"name a file of LatentFeatures that is trained on this backbone's, or set train.distance to "
+                f"mse and leave train.relational out"
+            )
         architecture = architecture_of(source)
         channels = None if architecture is None else json.loads(architecture.network).get("in_channels")
         found = features_channels(features)

@@ -1,15 +1,18 @@
 """Objectives in a sweep file: names, refusals, and unchanged digests of older trials."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from orchestrator.config.sweep_file import load_sweep
+from orchestrator.planning.backbone_checks import check_backbones
 from orchestrator.planning.describe import describe_plan
 from orchestrator.planning.estimate import worker_needs
 from orchestrator.planning.plan import Plan, Trial, make_plan
 from tests.support.cli import SWEEP, refused, written
 from tests.support.training_settings import boot, pgsb
+from workloads.miniature import FEATURES, WEIGHTS, features_file
 from workloads.settings.objectives.terms import ClipLossSettings
 from workloads.settings.train import LoraSettings
 
@@ -93,7 +96,7 @@ def test_plan_shows_ignored_settings(tmp_path: Path) -> None:
     assert " ignores " not in describe_plan(plan(tmp_path, *shared[1:]), "", "")
 
 
-BOOT = "train.objective=boot"
+BOOT, REGRESSION = "train.objective=boot", "train.objective=regression"
 REFUSED = [
     (["train.objective=gan"], r"train.objective: is 'gan', not one of pgsb, swiftbrush, "),
     (["train.objective={nam: pgsb}"], r"train.objective.nam: unknown key"),
@@ -111,6 +114,23 @@ REFUSED = [
     (["train.clip={model: nobody/no-such-clip}"], r"train.clip: CLIP model 'nobody/no-such-clip' is not"),
     (["train.fake_score_interval=[3, 1]"], r"train.fake_score_interval: \[3.0, 1.0\]: needs 0 <= low"),
     (["train.fake_score_interval=[1, 3]", "train.guided=teacher"], r"but guided is teacher"),
+    (
+        [REGRESSION, "train.features=none.safetensors"],
+        r"train.features: 'none.safetensors' is no safetensors file of LatentFeatures",
+    ),
+    (
+        [
+            "train.objective=regression",
+            "backbones.pixart.model=miniature/sana",
+            "backbones.pixart.start_timestep=999",
+        ],
+        r"train.features 'miniature/latents' is for latents of 4 channels, and this backbone has 16",
+    ),
+    ([REGRESSION, "train.pairs={steps: 0}"], r"train.pairs.steps: must be at least 1"),
+    (
+        [REGRESSION, "train.flow_shift=2"],
+        r"train.flow_shift: moves timesteps",
+    ),
     (["train.student_lora={rank: 0}"], r"train.student_lora.rank: must be at least 1"),
     ([BOOT, "train.student_steps=4"], r"train.student_steps: must be 1 for the objective boot, not 4"),
     (
@@ -154,3 +174,16 @@ def test_plan_shows_steps_of_students(tmp_path: Path) -> None:
     assert one is not None and two is not None and four is not None
     assert four.tflop - one.tflop == pytest.approx(3 * (two.tflop - one.tflop), rel=0.01)
     assert one.bytes == pytest.approx(four.bytes, rel=0.02)
+
+
+def test_shipped_features_are_for_miniatures_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another backbone's latents may have the same form; a file that is named is taken."""
+    other = shutil.copytree(WEIGHTS / "pixart", tmp_path / "teacher")
+    asked = [REGRESSION, f"backbones.pixart.model={other}"]
+    options = [each for override in asked for each in ("--set", override)]
+    pattern = "knows the miniatures' latents alone: name a file of LatentFeatures"
+    refused(capsys, pattern, written(tmp_path), *options, "--storage", str(tmp_path / "out"))
+    named = plan(tmp_path, *asked, f"train.features={features_file(FEATURES)}")
+    check_backbones(named)
