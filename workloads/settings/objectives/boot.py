@@ -41,6 +41,6 @@ class BootSettings(GuidedSettings):
             raise ValueError(f"student_steps must be 1 for the objective boot, not {self.student_steps}")
 
     def _check_guidance_input(self) -> None:
-        super()._check_guidance_input()
         if self.guidance_input == "student":
             raise ValueError("guidance_input: student is for the objective pgsb, but objective is boot")
+        super()._check_guidance_input()
