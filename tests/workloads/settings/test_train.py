@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from workloads.settings.objectives.boot import BootSettings
 from workloads.settings.objectives.catalogue import OBJECTIVES, SETTINGS, resolve
 from workloads.settings.objectives.pgsb import PGSBSettings
+from workloads.settings.objectives.regression import RegressionSettings
+from workloads.settings.objectives.terms import RelationalSettings
+from workloads.settings.train import TrainSettings
 
 PGSB: dict[str, Any] = {
     "guidance_interval": (0.5, 4.0),
@@ -104,6 +108,24 @@ def test_no_setting_has_the_name_of_an_objective() -> None:
     """Both are keys of one section of a sweep file."""
     names = {each.name for kind in SETTINGS.values() for each in fields(kind)}
     assert not names & set(OBJECTIVES)
+
+
+READS_SCALE = {"guidance_input": True, "guidance_interval": (1.0, 5.0)}
+COMBINED: list[TrainSettings] = [
+    PGSBSettings(guided="teacher", steps=7, **READS_SCALE),  # type: ignore[arg-type]
+    PGSBSettings(nasa_interval=(0, 1), guided="teacher", flow_shift=2),
+    BootSettings(steps=7, **READS_SCALE),  # type: ignore[arg-type]
+    RegressionSettings(steps=7, relational=RelationalSettings(class_weight=0), distance="mse"),
+]
+
+
+@pytest.mark.parametrize("train", COMBINED, ids=str)
+def test_cost_settings_are_settings_too(train: TrainSettings) -> None:
+    """Settings that only go together with others are kept or dropped together with them."""
+    kept = train.cost_settings
+    assert type(kept) is type(train) and kept.steps == 50_000
+    assert kept.read_scales is None or train.read_scales is not None
+    assert kept.cost_settings == kept
 
 
 def test_settings_of_one_name_are_alike() -> None:

@@ -13,7 +13,8 @@ class BootSettings(GuidedSettings):
     """A training by BOOT; `timestep_range` is the part of the trajectory that the student learns."""
 
     objective: Literal["boot"] = field(default="boot", metadata=COST)
-    guidance_interval: tuple[float, float] = (3.0, 3.0)
+    # Marked, as `guidance_input` needs another one than the default.
+    guidance_interval: tuple[float, float] = field(default=(3.0, 3.0), metadata=COST)
     """[low, high] of the teacher's guidance scale. A student that does not read it learns about its mean."""
     step_size: float = 0.04
     """Step of the teacher along its trajectory, as a fraction of the schedule (the paper's delta)."""
